@@ -1,0 +1,114 @@
+"""python -m helpers models | fetch | export | ask "…": the tutorial's road from a terminal."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import replace
+from typing import Annotated
+
+import typer
+
+from helpers import catalog, settings
+from helpers.plumbing import TutorialError
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+Model = Annotated[str | None, typer.Option("--model", help="A name from `python -m helpers models`.")]
+Format = Annotated[str | None, typer.Option("--format", help="Weight format: int4, int8 or fp16.")]
+Device = Annotated[str | None, typer.Option("--device", help="CPU, GPU, GPU.0, NPU or AUTO.")]
+
+
+def chosen(**options: str | None) -> settings.Settings:
+    """The settings of this project, with the options that were given on the command line."""
+    given = {name: value for name, value in options.items() if value is not None}
+    return settings.check(replace(settings.load(), **given))
+
+
+@app.command()
+def models() -> None:
+    """List the models, with what each needs."""
+    for model in catalog.MODELS.values():
+        print(f"{model.name:18} {model.title}")
+        print(
+            f"{'':18} {model.parameters / 1e6:,.0f} M parameters, {model.download_mib:,} MiB to download, "
+            f"{model.checkpoint_gib} GiB checkpoint, export needs {model.export_ram_gib} GiB of memory, {model.licence}"
+        )
+
+
+@app.command()
+def fetch(model: Model = None) -> None:
+    """Put the model's checkpoint on this disk, unless it is there."""
+    from helpers.fetch import fetch
+
+    choice = chosen(model=model)
+    fetch(choice.spec, choice.checkpoint_dir)
+
+
+@app.command(context_settings={"ignore_unknown_options": True})
+def export(
+    flags: Annotated[list[str] | None, typer.Argument(help="optimum-cli's compression flags, after --")] = None,
+    model: Model = None,
+    format: Format = None,
+) -> None:
+    """Make the OpenVINO model of a checkpoint (fetched first if need be), unless it is there."""
+    from helpers import export
+    from helpers.fetch import fetch
+
+    choice = chosen(model=model, format=format)
+    if not choice.model_dir.exists():
+        fetch(choice.spec, choice.checkpoint_dir)
+    argv = export.command(choice, tuple(flags) if flags else None)
+    print(export.as_typed(argv), flush=True)
+    export.run(argv)
+
+
+@app.command()
+def ask(
+    question: str,
+    model: Model = None,
+    format: Format = None,
+    device: Device = None,
+    max_new_tokens: Annotated[int | None, typer.Option("--max-new-tokens", min=1, help="Budget of the answer.")] = None,
+) -> None:
+    """Answer one question in the terminal, word by word."""
+    from transformers import TextStreamer
+
+    from helpers.runtime import load
+
+    choice = chosen(model=model, format=format, device=device)
+    if not question.strip():
+        raise TutorialError("The question is empty.", 'Try: python -m helpers ask "What is the capital of France?"')
+    start = time.perf_counter()
+    ov_model, tok, device_choice = load(choice)
+    if device_choice.device != choice.device:
+        print(device_choice.why, file=sys.stderr)
+    loaded = time.perf_counter()
+    messages = [{"role": "user", "content": question}]
+    prompt = tok.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    budget = max_new_tokens or choice.spec.max_new_tokens
+    answer = ov_model.generate(
+        **prompt,
+        max_new_tokens=budget,
+        do_sample=False,
+        streamer=TextStreamer(tok, skip_prompt=True, skip_special_tokens=True),
+    )
+    n_new = answer.shape[1] - prompt["input_ids"].shape[1]
+    done = time.perf_counter()
+    print(f"[load {loaded - start:.1f} s, {n_new} tokens in {done - loaded:.1f} s]", file=sys.stderr)
+
+
+def main() -> int:
+    """Run the command line; a problem that the reader can mend is a sentence and exit code 1."""
+    try:
+        app(prog_name="python -m helpers", standalone_mode=True)
+    except TutorialError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("Interrupted. Nothing half-made is kept; run it again to go on.", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,190 @@
+"""checkpoint → IR by optimum-cli: the command as data, then run with progress, atomic, locked, errors decoded."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import re
+import shlex
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+
+from helpers.catalog import TASK
+from helpers.plumbing import LiveLine, Report, TutorialError, building, disk_full
+from helpers.settings import ROOT, Settings, short
+
+RECORD = "tutorial_export.json"  # which command made the folder
+# A line of optimum-cli's log that has the first words opens the phase of that name.
+PHASES = [
+    ("Fetching|Downloading", "downloading"),
+    ("Loading weights|Loading checkpoint", "reading the checkpoint"),
+    ("TracerWarning|loss_type", "tracing the model into a graph"),
+    ("Mixed-Precision|bitwidth", "choosing each layer's precision"),
+    ("Applying Weight Compression", "compressing the weights"),
+]
+
+
+def command(settings: Settings, flags: tuple[str, ...] | None = None) -> list[str]:
+    """The argument list of `optimum-cli export openvino` for these settings: the document's, with our folders.
+
+    `flags` replace the catalog's compression flags.  Folders are relative to the project, where run() starts it.
+    """
+    flags = settings.spec.flags[settings.format] if flags is None else flags
+    source, target = short(settings.checkpoint_dir), short(settings.model_dir)
+    return ["optimum-cli", "export", "openvino", "--model", source, *TASK, *flags, target]
+
+
+def as_typed(argv: list[str]) -> str:
+    """`argv` as one would type it in this system's terminal."""
+    return subprocess.list2cmdline(argv) if os.name == "nt" else shlex.join(argv)
+
+
+def run(argv: list[str], report: Report = print) -> Path:
+    """Run an `optimum-cli export openvino … <folder>` and return the folder, which is whole or absent.
+
+    A folder that is there already is returned at once, if the same flags made it.  The log goes to <folder>.log.
+    Raises TutorialError with a cure for each failure that is known, and with the log's end for one that is not.
+    """
+    target = ROOT / argv[-1]
+    if target.exists():
+        return _same_flags(target, argv, report)
+    log = target.with_name(f"{target.name}.log")
+    with building(target, report) as part:
+        if part is None:
+            return _same_flags(target, argv, report)
+        code, seconds = _run([*argv[:-1], str(part)], log)
+        words = log.read_text(encoding="utf-8", errors="replace")
+        if code != 0 or not (part / "openvino_model.bin").exists():
+            raise diagnose(code, words, argv) from RuntimeError(words[-2000:])
+        record = {"command": argv, "seconds": round(seconds, 1)}
+        (part / RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
+    size = sum(file.stat().st_size for file in target.iterdir()) / 1e6
+    report(f"{argv[-1]} is complete: {size:.0f} MB in {seconds:.0f} s.")
+    return target
+
+
+def _same_flags(target: Path, argv: list[str], report: Report) -> Path:
+    def flags(words):
+        at = words.index("--model") if "--model" in words else words.index("-m")
+        return sorted(words[3:at] + words[at + 2 : -1])
+
+    record = target / RECORD
+    made_by = json.loads(record.read_text(encoding="utf-8"))["command"] if record.exists() else argv
+    if flags(made_by) != flags(argv):
+        raise TutorialError(
+            f"{argv[-1]} is there, but other flags made it: {as_typed(made_by)}",
+            "Delete that folder, or give this export another one.",
+        )
+    report(f"{argv[-1]} is there and whole; nothing to do.")
+    return target
+
+
+def _run(argv: list[str], log: Path) -> tuple[int, float]:
+    """Run it in the project's folder; returns the exit code and the seconds.  One live line, a kept line per phase."""
+    # -m instead of the script: it works when the scripts folder is not on PATH, and never picks another Python's.
+    module = [sys.executable, "-m", "optimum.commands.optimum_cli", *argv[1:]]
+    environment = os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1", "COLUMNS": "100"}
+    line, phase, since = LiveLine(), "starting", time.perf_counter()
+    start = since
+    with log.open("wb") as kept:
+        process = subprocess.Popen(
+            module,
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+        )
+        try:
+            for text in _pieces(process.stdout, kept):
+                found = next((name for words, name in reversed(PHASES) if re.search(words, text)), phase)
+                now = time.perf_counter()
+                if found != phase:
+                    line.keep(f"  {phase}: {now - since:.0f} s")
+                    phase, since = found, now
+                percent = re.search(r"(\d+)%", text)
+                line.update(f"  {phase} … {percent[0] if percent else ''} {now - since:.0f} s")
+            code = process.wait()
+        finally:
+            _kill(process)
+    line.keep(f"  {phase}: {time.perf_counter() - since:.0f} s")
+    return code, time.perf_counter() - start
+
+
+def _pieces(stream, kept) -> Iterator[str]:
+    """The output in lines (a progress bar's \\r ends one too), written to `kept`; "" every half second of silence."""
+    pieces: queue.Queue[bytes | None] = queue.Queue()
+
+    def read():
+        while data := os.read(stream.fileno(), 65536):
+            pieces.put(data)
+        pieces.put(None)
+
+    threading.Thread(target=read, daemon=True).start()
+    while True:
+        try:
+            data = pieces.get(timeout=0.5)
+        except queue.Empty:
+            yield ""
+            continue
+        if data is None:
+            return
+        kept.write(data)
+        kept.flush()
+        yield from re.split(r"[\r\n]+", data.decode("utf-8", errors="replace"))
+
+
+def _kill(process: subprocess.Popen) -> None:
+    """End the command and its children, which outlive an interrupt of the notebook otherwise."""
+    if process.poll() is None:
+        family = psutil.Process(process.pid)
+        for member in [*family.children(recursive=True), family]:
+            member.kill()
+        process.wait()
+    process.stdout.close()
+
+
+def diagnose(code: int, words: str, argv: list[str]) -> TutorialError:
+    """What a failed export's exit code and log mean, and the cure."""
+    model = argv[argv.index("--model") + 1] if "--model" in argv else ""
+    if "InvalidGroupSizeError" in words:
+        return _group_size(words, argv)
+    if "No space left on device" in words or "not enough space on the disk" in words:
+        return disk_full(Path(argv[-1]))
+    if code in (-9, 137) or any(sign in words for sign in ("MemoryError", "bad_alloc", "not enough memory")):
+        return TutorialError(
+            "The export was killed: this machine ran out of memory.",
+            "Close other programs and run it again, or export a smaller model. What each needs: python -m helpers models",
+        )
+    if any(sign in words for sign in ("ConnectError", "ConnectionError", "ConnectTimeout", "OfflineModeIsEnabled")):
+        return TutorialError(
+            f"The hub cannot be reached, and {model} is not a folder on this disk.",
+            "Check the network, HTTPS_PROXY and HF_ENDPOINT; or fetch first: python -m helpers fetch",
+        )
+    if any(sign in words for sign in ("RepositoryNotFound", "not a valid model identifier", "HFValidationError")):
+        return TutorialError(
+            f"There is no model {model}: not a folder on this disk, and not a repository on the hub.",
+            "Check the spelling. A folder is looked for from the project's folder.",
+        )
+    end = "\n".join(text for text in words.strip().splitlines()[-3:])
+    return TutorialError(f"optimum-cli ended with code {code}:\n{end}", f"The whole log: {argv[-1]}.log")
+
+
+def _group_size(words: str, argv: list[str]) -> TutorialError:
+    size = argv[argv.index("--group-size") + 1] if "--group-size" in argv else "the default"
+    widths = sorted({int(width) for width in re.findall(r"channel size: (\d+)", words)})
+    # The largest power of two that divides a number is its lowest bit.
+    fits = min((width & -width for width in widths), default=0)
+    choice = f"--group-size {fits}, which divides them, or " if fits >= 32 else ""
+    return TutorialError(
+        f"A group size of {size} does not divide the width of some layers ({', '.join(map(str, widths))}), "
+        f"so their rows cannot be cut into whole groups.",
+        f"Use {choice}--group-size-fallback adjust, which lowers it for those layers only.",
+    )

@@ -1,0 +1,161 @@
+"""What several rooms share: errors that speak to the reader, folders that are whole or absent, one live line."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import mkdtemp
+
+from filelock import FileLock, Timeout
+
+Report = Callable[[str], None]
+GIB = 1024**3
+
+
+class TutorialError(Exception):
+    """Something the reader can put right: what happened and why, then what to do."""
+
+    def __init__(self, what: str, cure: str = ""):
+        super().__init__(what, cure)
+        self.what, self.cure = what, cure
+
+    def __str__(self) -> str:
+        return f"{self.what}\n{self.cure}".strip()
+
+    def _render_traceback_(self) -> list[str]:
+        """IPython calls this: in a notebook the reader sees the sentence, not forty lines of our code."""
+        return [f"{type(self).__name__}: {self}"]
+
+
+@contextmanager
+def expect(error: type[Exception], words: str) -> Iterator[None]:
+    """Require that the block fails with `error` and that its message has `words`; print that message.
+
+    Raises AssertionError when the block succeeds, or fails in another way: a lesson about a failure needs the failure.
+    """
+    try:
+        yield
+    except error as caught:
+        assert words in str(caught), f"expected {words!r} in the message, got: {caught}"
+        print(f"{type(caught).__name__}: {caught}")
+    else:
+        raise AssertionError(f"this should have failed with {error.__name__}")
+
+
+@contextmanager
+def readable(target: Path) -> Iterator[None]:
+    """Turn the operating system's refusals while writing `target` into sentences."""
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT) or getattr(error, "winerror", 0) == 112
+        if full or "No space left" in str(error):
+            raise disk_full(target) from error
+        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise TutorialError(
+                f"The folder {target.parent} cannot be written to: {error.strerror}.",
+                "Set TUTORIAL_MODEL_ROOT to a folder of your own, or ask whoever made this one to prepare the model in it.",
+            ) from error
+        raise
+
+
+def disk_full(target: Path) -> TutorialError:
+    return TutorialError(
+        f"The disk filled up while writing {target}; nothing half-made was kept.",
+        "Free some space, or set TUTORIAL_MODEL_ROOT to a folder on a larger disk, and run this again.",
+    )
+
+
+def need_disk(folder: Path, gib: float) -> None:
+    """Stop before the first byte moves when `folder` (which may not exist yet) has less than `gib` GiB free."""
+    there = next(parent for parent in [folder, *folder.parents] if parent.exists())
+    free = shutil.disk_usage(there).free / GIB
+    if free < gib:
+        raise TutorialError(
+            f"{folder} needs {gib:.1f} GiB of free disk and has {free:.1f} GiB.",
+            "Free some space, or set TUTORIAL_MODEL_ROOT to a folder on a larger disk.",
+        )
+
+
+@contextmanager
+def building(target: Path, report: Report = print, keep: bool = False) -> Iterator[Path | None]:
+    """Yield an empty sibling folder that becomes `target` when the block ends well, under a lock.
+
+    Yields None when `target` is there already: a folder that exists is whole.  When the block raises, or the process
+    dies, `target` does not appear; what a dead process left is removed by the next one.  With `keep` the half-made
+    folder is kept and handed to the next run instead, for a download that can resume.
+    """
+    if target.exists():
+        yield None
+        return
+    with readable(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(target.with_name(f".{target.name}.lock"))
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            report(f"Another process is making {target.name}; waiting for it.")
+            lock.acquire()
+        try:
+            if target.exists():  # the process that we waited for made it
+                yield None
+                return
+            part = _workplace(target, keep)
+            try:
+                yield part
+                _rename(part, target)
+            finally:
+                if not keep:
+                    shutil.rmtree(part, ignore_errors=True)
+        finally:
+            lock.release()
+
+
+def _workplace(target: Path, keep: bool) -> Path:
+    part = target.with_name(f"{target.name}.part-kept")
+    if keep:
+        part.mkdir(exist_ok=True)
+        return part
+    # A fresh name each time: a child of a killed process may still be writing into the old one.
+    for stale in target.parent.glob(f"{target.name}.part-*"):
+        shutil.rmtree(stale, ignore_errors=True)
+    return Path(mkdtemp(prefix=f"{target.name}.part-", dir=target.parent))
+
+
+def _rename(part: Path, target: Path) -> None:
+    """Rename in one step; Windows refuses while a virus scanner holds a file, so try for a few seconds there."""
+    part.chmod(0o755)  # mkdtemp makes it private, but a prepared folder may be shared
+    for wait in (0.2, 0.5, 1, 2, 4, 0):
+        try:
+            os.replace(part, target)
+            return
+        except PermissionError:
+            if os.name != "nt" or not wait:
+                raise
+            time.sleep(wait)
+
+
+class LiveLine:
+    """One line that is rewritten while something runs, and kept when a step of it ends.
+
+    In a terminal and in a notebook the line moves; in a log file only the finished lines are written.
+    """
+
+    def __init__(self) -> None:
+        self.live = sys.stdout.isatty() or "ipykernel" in sys.modules
+        self.width = 0
+
+    def update(self, text: str) -> None:
+        if self.live:
+            print("\r" + text.ljust(self.width), end="", flush=True)
+            self.width = len(text)
+
+    def keep(self, text: str) -> None:
+        print(("\r" if self.live else "") + text.ljust(self.width), flush=True)
+        self.width = 0

@@ -1,0 +1,67 @@
+"""IR → model and tokenizer on a device that is really there."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+
+from helpers.plumbing import TutorialError
+from helpers.settings import Settings, short
+
+GPU_MISSING = {
+    "linux": "an Intel GPU needs its OpenCL driver (Debian and Ubuntu: intel-opencl-icd) and a user in the group render",
+    "win32": "an Intel GPU needs Intel's own graphics driver, not the one that Windows brings",
+    "darwin": "OpenVINO has no GPU support on macOS",
+}
+NPU_MISSING = "an NPU is in Intel Core Ultra processors, needs its driver, and on Linux /dev/accel must be readable"
+
+
+@dataclass(frozen=True)
+class DeviceChoice:
+    """`device` is what to load on; `why` is the sentence for the reader."""
+
+    device: str
+    wanted: str
+    available: tuple[str, ...]
+    why: str
+
+
+def choose_device(wanted: str, strict: bool = False, available: tuple[str, ...] | None = None) -> DeviceChoice:
+    """`wanted` if OpenVINO has it here, else CPU; with `strict` a missing device is a TutorialError.
+
+    "GPU" and "GPU.0" are the same when there is one GPU; "AUTO" is always there and chooses by itself.
+    """
+    import openvino
+
+    here = tuple(openvino.Core().available_devices) if available is None else available
+    name = wanted.strip().upper()
+    same = {name, name.removesuffix(".0"), f"{name}.0"} & set(here)
+    if same or name.split(":")[0] == "AUTO":
+        device = same.pop() if len(same) == 1 else name
+        return DeviceChoice(device, wanted, here, f"{device} is here.")
+    reason = NPU_MISSING if name.startswith("NPU") else GPU_MISSING.get(sys.platform, "")
+    hint = f" ({reason})" if name[:3] in ("GPU", "NPU") and reason else ""
+    what = f"There is no device {wanted} here{hint}. OpenVINO sees: {', '.join(here)}."
+    if strict:
+        raise TutorialError(what, "Choose one of those, or drop strict to use the CPU.")
+    return DeviceChoice("CPU", wanted, here, f"{what} We use CPU.")
+
+
+def load(settings: Settings, strict: bool = False):
+    """The exported model on its device, its tokenizer, and the DeviceChoice.
+
+    Raises TutorialError when there is no export yet.
+    """
+    if not settings.model_dir.exists():
+        raise TutorialError(
+            f"There is no export at {short(settings.model_dir)} yet.",
+            f"Run notebook 01_export, or: python -m helpers export --model {settings.model} --format {settings.format}",
+        )
+    from optimum.intel.openvino import OVModelForCausalLM
+    from transformers import AutoTokenizer
+
+    choice = choose_device(settings.device, strict)
+    model = OVModelForCausalLM.from_pretrained(
+        settings.model_dir, export=False, device=choice.device, ov_config=dict(settings.ov_config)
+    )
+    return model, AutoTokenizer.from_pretrained(settings.model_dir), choice
