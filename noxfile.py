@@ -1,7 +1,7 @@
 """The only task runner.  `nox -s lab` to learn, `nox -s tests` to prove, `nox -l` for the rest.
 
-Every session works in one environment, .venv, which the first of them makes; a later one without a network runs in it
-as it is, as long as pyproject.toml and constraints.txt have not changed.
+All sessions share one environment, .venv, which the first of them makes and which an editor can use too.  Once it is
+made, no session needs the network for it, as long as pyproject.toml and constraints.txt stay as they are.
 """
 
 import hashlib
@@ -14,14 +14,17 @@ from pathlib import Path
 import nox
 
 nox.options.sessions = ["lint", "tests"]
-nox.options.error_on_missing_interpreters = True
 ROOT = Path(__file__).parent
+VENV = ROOT / ".venv"
+PYTHON = str(VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python"))
+HELPERS = (PYTHON, "-m", "helpers")
+CPU_TORCH = "https://download.pytorch.org/whl/cpu"
 EMBEDDED = {"TUTORIAL_MODEL": "smollm2-instruct", "TUTORIAL_DEVICE": "CPU"}
-session = nox.session(venv_location=".venv", reuse_venv=True)
+session = nox.session(venv_backend="none")  # nox would make an environment of 2 GB for each session
 spent: list[tuple[str, float]] = []
 
 
-def run(session: nox.Session, what: str, *argv: str, **options) -> None:
+def timed(session: nox.Session, what: str, *argv: str, **options) -> None:
     """Run a command and remember how long it took; report() prints the list."""
     start = time.perf_counter()
     try:
@@ -36,19 +39,28 @@ def report(session: nox.Session) -> None:
 
 
 def install(session: nox.Session, *extras: str) -> None:
-    """Install this project with its extras, unless this environment has just that."""
+    """Make .venv with this project and its extras, unless it is there with just that."""
+    if sys.version_info < (3, 11):  # noqa: UP036  nox itself may have been started by an older one
+        session.error(f"This is Python {sys.version.split()[0]}; the tutorial needs 3.11 or newer.")
     files = [ROOT / "pyproject.toml", ROOT / "constraints.txt"]
     digest = hashlib.sha256(b"".join(file.read_bytes() for file in files) + sys.version.encode()).hexdigest()
-    stamp = Path(session.virtualenv.location) / "installed.json"
-    there = json.loads(stamp.read_text()) if stamp.exists() else {}
+    stamp = VENV / "installed.json"
+    there = json.loads(stamp.read_text()) if stamp.exists() else {"extras": []}
     if there.get("digest") == digest and set(extras) <= set(there["extras"]):
         return
+    extras = sorted({*extras, *there["extras"]})
+    session.log(f"Installing into {VENV.name}: about 2 GB, one to a few minutes.")
     start = time.perf_counter()
-    session.run("python", "-m", "pip", "install", "--quiet", "pip>=24.1", "--constraint", "constraints.txt")
-    session.run(
-        *("python", "-m", "pip", "install", "--progress-bar", "on" if sys.stdout.isatty() else "off", "--quiet"),
-        *("--constraint", "constraints.txt", "--editable", f".[{','.join(extras)}]"),
-    )
+    if not Path(PYTHON).exists():
+        session.run(sys.executable, "-m", "virtualenv", "--quiet", str(VENV))
+    pip = (PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--constraint", "constraints.txt")
+    session.run(*pip, "pip>=24.1")
+    if sys.platform == "linux" and not stamp.exists():
+        # PyPI's PyTorch for Linux brings 3 GB of CUDA libraries that nothing here uses; its own index has it without.
+        light = ("--no-deps", "--index-url", CPU_TORCH, "--retries", "0", "--timeout", "10", "torch")
+        if session.run(*pip, *light, success_codes=[0, 1], silent=True):
+            session.log("PyTorch's CPU index cannot be reached; taking the larger build from the usual one.")
+    session.run(*pip, "--editable", f".[{','.join(extras)}]")
     stamp.write_text(json.dumps({"digest": digest, "extras": extras}))
     spent.append(("install", time.perf_counter() - start))
 
@@ -58,27 +70,26 @@ def lab(session: nox.Session) -> None:
     """JupyterLab on the first page, with the embedded model ready.  Arguments after -- go to JupyterLab."""
     install(session, "lab")
     # A failed download has said why; the page opens all the same, and its first step tries again.
-    run(session, "fetch", "python", "-m", "helpers", "fetch", success_codes=[0, 1])
+    timed(session, "fetch", *HELPERS, "fetch", success_codes=[0, 1])
     report(session)
     first = str(Path("notebooks", "00_quickstart.ipynb"))
-    session.run("jupyter", "lab", first, "--ServerApp.root_dir=.", "--ip=127.0.0.1", *session.posargs)
+    session.run(PYTHON, "-m", "jupyterlab", first, "--ServerApp.root_dir=.", "--ip=127.0.0.1", *session.posargs)
 
 
 @session
 def tests(session: nox.Session) -> None:
-    """Everything that CI proves, from nothing: fetch, export, answer, unit tests, the notebooks on both models."""
+    """Everything that CI proves: fetch, export, answer, unit tests, all notebooks.  Arguments after -- go to pytest."""
     install(session, "lab", "test")
-    helpers = ("python", "-m", "helpers")
-    run(session, "fetch", *helpers, "fetch", env=EMBEDDED)
-    run(session, "export", *helpers, "export", env=EMBEDDED)
-    run(session, "load and answer", *helpers, "ask", "What is the capital of France?", env=EMBEDDED)
-    first = sum(seconds for _, seconds in spent)
-    spent.append(("= from a fresh clone to the first answer", first))
+    timed(session, "fetch", *HELPERS, "fetch", env=EMBEDDED)
+    timed(session, "export", *HELPERS, "export", env=EMBEDDED)
+    timed(session, "load and answer", *HELPERS, "ask", "What is the capital of France?", env=EMBEDDED)
+    spent.append(("from a fresh clone to the first answer", sum(seconds for _, seconds in spent)))
     notebooks = [str(path) for path in sorted(Path("notebooks").glob("*.ipynb"))]
     offline = EMBEDDED | {"PYTHONPATH": str(ROOT / "tests" / "offline"), "HF_HUB_OFFLINE": "1"}
+    pytest = (PYTHON, "-m", "pytest", "-q")
     nbval = ("--nbval", "--nbval-current-env", "--nbval-cell-timeout=600", "-p", "no:cacheprovider")
-    run(session, "unit tests, phi-3 lane", "pytest", "-q", *session.posargs, env=EMBEDDED)
-    run(session, "notebooks, strict, no network", "pytest", "-q", *nbval, *notebooks, env=offline)
+    timed(session, "notebooks, strict, no network", *pytest, *nbval, *notebooks, env=offline)
+    timed(session, "unit tests and the Phi-3 lane", *pytest, *session.posargs, env=EMBEDDED)
     report(session)
 
 
@@ -86,30 +97,32 @@ def tests(session: nox.Session) -> None:
 def lint(session: nox.Session) -> None:
     """Style of the Python files."""
     install(session, "lab", "test")
-    session.run("ruff", "check", ".")
-    session.run("ruff", "format", "--check", ".")
+    session.run(PYTHON, "-m", "ruff", "check", ".")
+    session.run(PYTHON, "-m", "ruff", "format", "--check", ".")
 
 
 @session
 def outputs(session: nox.Session) -> None:
     """Write the stored outputs of the notebooks (all, or those after --) from a clean kernel on the embedded model."""
     install(session, "lab", "test")
-    session.run("python", "-m", "helpers", "export", env=EMBEDDED)
-    session.run("python", "tests/write_outputs.py", *session.posargs, env=EMBEDDED)
+    session.run(*HELPERS, "export", env=EMBEDDED)
+    session.run(PYTHON, "tests/write_outputs.py", *session.posargs, env=EMBEDDED)
 
 
 @session
 def rehearsal(session: nox.Session) -> None:
     """Phi-3-mini's true shape with random weights on this machine; writes the README's table of costs."""
     install(session, "lab")
-    session.run("python", "bench/rehearsal.py", *session.posargs)
+    session.run(PYTHON, "bench/rehearsal.py", *session.posargs)
 
 
 @session
 def constraints(session: nox.Session) -> None:
-    """Write constraints.txt from a new environment with the newest versions that pyproject.toml allows."""
-    session.run("python", "-m", "pip", "install", "--upgrade", "--editable", ".[lab,test]", *session.posargs)
-    frozen = session.run("python", "-m", "pip", "freeze", "--all", "--exclude-editable", silent=True)
-    lines = [line for line in frozen.splitlines() if "==" in line and not line.startswith("setuptools")]
+    """Write constraints.txt: this environment, upgraded to what pyproject.toml (and what follows --) allows."""
+    install(session, "lab", "test", "bench")
+    session.run(PYTHON, "-m", "pip", "install", "--upgrade", "--editable", ".[lab,test,bench]", *session.posargs)
+    frozen = session.run(PYTHON, "-m", "pip", "freeze", "--all", "--exclude-editable", silent=True)
+    # PyTorch's CPU build calls itself 2.x.y+cpu, which a constraint would then demand of every machine.
+    lines = [line.split("+")[0] for line in frozen.splitlines() if "==" in line]
     head = "# Every version that CI has run, transitive ones too.  Written by: nox -s constraints\n"
-    Path("constraints.txt").write_text(head + "\n".join(lines) + os.linesep, encoding="utf-8")
+    Path("constraints.txt").write_text(head + "\n".join(lines) + "\n", encoding="utf-8")

@@ -12,6 +12,7 @@ import typer
 from helpers import catalog, settings
 from helpers.plumbing import TutorialError
 
+INTERRUPTED = 130
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 Model = Annotated[str | None, typer.Option("--model", help="A name from `python -m helpers models`.")]
 Format = Annotated[str | None, typer.Option("--format", help="Weight format: int4, int8 or fp16.")]
@@ -71,8 +72,6 @@ def ask(
     max_new_tokens: Annotated[int | None, typer.Option("--max-new-tokens", min=1, help="Budget of the answer.")] = None,
 ) -> None:
     """Answer one question in the terminal, word by word."""
-    from transformers import TextStreamer
-
     from helpers.runtime import load
 
     choice = chosen(model=model, format=format, device=device)
@@ -80,6 +79,8 @@ def ask(
         raise TutorialError("The question is empty.", 'Try: python -m helpers ask "What is the capital of France?"')
     start = time.perf_counter()
     ov_model, tok, device_choice = load(choice)
+    from transformers import TextStreamer  # seconds; what can be refused at once should be
+
     if device_choice.device != choice.device:
         print(device_choice.why, file=sys.stderr)
     loaded = time.perf_counter()
@@ -104,9 +105,10 @@ def main() -> int:
     except TutorialError as error:
         print(error, file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("Interrupted. Nothing half-made is kept; run it again to go on.", file=sys.stderr)
-        return 130
+    except SystemExit as end:
+        if end.code == INTERRUPTED:  # typer makes this of Ctrl-C
+            print("Interrupted. Nothing half-made is in use; run it again to go on.", file=sys.stderr)
+        raise
     return 0
 
 

@@ -7,6 +7,10 @@ from contextlib import redirect_stderr
 from pathlib import Path
 
 CONTROL = 3  # llama.cpp's code for tokens that stand for structure, not for text
+# llama.cpp's "smollm" in one pattern: each digit alone, then what is between digits as GPT-2 splits it, where white
+# space before a digit stays together.  One pattern and not two steps, as in SmolLM2's own tokenizer.json, because
+# openvino_tokenizers (2026.4) looks past the first step's pieces: "\n\n1" would become other ids on the OpenVINO side.
+SMOLLM = r"\p{N}|'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+(?![^\s\p{N}])|\s+"
 
 
 def gguf_to_checkpoint(gguf_file: Path, folder: Path) -> None:
@@ -32,12 +36,12 @@ def tokenizer_of(gguf_file: Path):
 
     Built from the file's fields and not by AutoTokenizer(gguf_file=…): what that one saves comes back with another
     pre-tokenizer, in which every space is an unknown token (transformers 5.5).  The recipe is llama.cpp's for the
-    pre-tokenizer named "smollm": single digits, then bytes as GPT-2 splits them.
+    pre-tokenizer named "smollm", written as one pattern.
 
     Raises ValueError for a file with another tokenizer: its recipe is not known here.
     """
     from gguf import GGUFReader
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     fields = GGUFReader(gguf_file).fields
@@ -51,7 +55,10 @@ def tokenizer_of(gguf_file: Path):
     merges = [tuple(merge.split(" ")) for merge in read("ggml.merges")]
     rust = Tokenizer(models.BPE(vocab={text: index for index, text in enumerate(texts)}, merges=merges))
     rust.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        [
+            pre_tokenizers.Split(Regex(SMOLLM), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
     )
     rust.decoder = decoders.ByteLevel()
     control = [text for text, kind in zip(texts, read("ggml.token_type"), strict=True) if kind == CONTROL]

@@ -7,20 +7,24 @@ import os
 import queue
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 
 from helpers.catalog import TASK
-from helpers.plumbing import LiveLine, Report, TutorialError, building, disk_full
+from helpers.plumbing import LiveLine, Report, TutorialError, building, disk_full, says_disk_full
 from helpers.settings import ROOT, Settings, short
 
 RECORD = "tutorial_export.json"  # which command made the folder
+# optimum-cli reports success without the last two when it could not write them.
+NEEDED = ("openvino_model.xml", "openvino_model.bin", "openvino_tokenizer.xml", "openvino_detokenizer.xml")
 # A line of optimum-cli's log that has the first words opens the phase of that name.
 PHASES = [
     ("Fetching|Downloading", "downloading"),
@@ -59,10 +63,14 @@ def run(argv: list[str], report: Report = print) -> Path:
     with building(target, report) as part:
         if part is None:
             return _same_flags(target, argv, report)
-        code, seconds = _run([*argv[:-1], str(part)], log)
+        scratch = part / "tmp"
+        scratch.mkdir()
+        code, seconds = _run([*argv[:-1], str(part)], log, scratch)
         words = log.read_text(encoding="utf-8", errors="replace")
-        if code != 0 or not (part / "openvino_model.bin").exists():
+        whole = all((part / name).exists() for name in NEEDED)
+        if code != 0 or not whole or says_disk_full(words):
             raise diagnose(code, words, argv) from RuntimeError(words[-2000:])
+        shutil.rmtree(scratch)
         record = {"command": argv, "seconds": round(seconds, 1)}
         (part / RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
     size = sum(file.stat().st_size for file in target.iterdir()) / 1e6
@@ -86,11 +94,14 @@ def _same_flags(target: Path, argv: list[str], report: Report) -> Path:
     return target
 
 
-def _run(argv: list[str], log: Path) -> tuple[int, float]:
+def _run(argv: list[str], log: Path, scratch: Path) -> tuple[int, float]:
     """Run it in the project's folder; returns the exit code and the seconds.  One live line, a kept line per phase."""
+    # optimum-cli writes the 16-bit graph into the temporary folder first: 7.6 GB for Phi-3, too much for many a /tmp,
+    # where a killed export would also leave it.
+    temporary = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(scratch))
     # -m instead of the script: it works when the scripts folder is not on PATH, and never picks another Python's.
     module = [sys.executable, "-m", "optimum.commands.optimum_cli", *argv[1:]]
-    environment = os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1", "COLUMNS": "100"}
+    environment = os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1", "COLUMNS": "100"} | temporary
     line, phase, since = LiveLine(), "starting", time.perf_counter()
     start = since
     with log.open("wb") as kept:
@@ -146,7 +157,8 @@ def _kill(process: subprocess.Popen) -> None:
     if process.poll() is None:
         family = psutil.Process(process.pid)
         for member in [*family.children(recursive=True), family]:
-            member.kill()
+            with suppress(psutil.NoSuchProcess):  # it may end by itself at this very moment
+                member.kill()
         process.wait()
     process.stdout.close()
 
@@ -156,14 +168,16 @@ def diagnose(code: int, words: str, argv: list[str]) -> TutorialError:
     model = argv[argv.index("--model") + 1] if "--model" in argv else ""
     if "InvalidGroupSizeError" in words:
         return _group_size(words, argv)
-    if "No space left on device" in words or "not enough space on the disk" in words:
+    if says_disk_full(words):
         return disk_full(Path(argv[-1]))
-    if code in (-9, 137) or any(sign in words for sign in ("MemoryError", "bad_alloc", "not enough memory")):
+    no_memory = ("MemoryError", "bad_alloc", "allocate memory", "not enough memory")
+    if code in (-9, 137) or any(sign in words for sign in no_memory):
         return TutorialError(
             "The export was killed: this machine ran out of memory.",
-            "Close other programs and run it again, or export a smaller model. What each needs: python -m helpers models",
+            "Close other programs and run it again, or export a smaller one. Their needs: python -m helpers models",
         )
-    if any(sign in words for sign in ("ConnectError", "ConnectionError", "ConnectTimeout", "OfflineModeIsEnabled")):
+    no_hub = ("ConnectError", "ConnectionError", "ProxyError", "ConnectTimeout", "ReadTimeout", "OfflineModeIsEnabled")
+    if any(sign in words for sign in no_hub):
         return TutorialError(
             f"The hub cannot be reached, and {model} is not a folder on this disk.",
             "Check the network, HTTPS_PROXY and HF_ENDPOINT; or fetch first: python -m helpers fetch",
@@ -171,20 +185,26 @@ def diagnose(code: int, words: str, argv: list[str]) -> TutorialError:
     if any(sign in words for sign in ("RepositoryNotFound", "not a valid model identifier", "HFValidationError")):
         return TutorialError(
             f"There is no model {model}: not a folder on this disk, and not a repository on the hub.",
-            "Check the spelling. A folder is looked for from the project's folder.",
+            "Check the spelling; a folder is looked for from the project's. "
+            "The catalog's models come by: python -m helpers fetch",
+        )
+    if code == 0:
+        return TutorialError(
+            f"optimum-cli reported success, but did not write all of {', '.join(NEEDED)}.",
+            f"Is the disk full? The whole log: {argv[-1]}.log",
         )
     end = "\n".join(text for text in words.strip().splitlines()[-3:])
     return TutorialError(f"optimum-cli ended with code {code}:\n{end}", f"The whole log: {argv[-1]}.log")
 
 
 def _group_size(words: str, argv: list[str]) -> TutorialError:
-    size = argv[argv.index("--group-size") + 1] if "--group-size" in argv else "the default"
+    size = f"A group size of {argv[argv.index('--group-size') + 1]}" if "--group-size" in argv else "The group size"
     widths = sorted({int(width) for width in re.findall(r"channel size: (\d+)", words)})
     # The largest power of two that divides a number is its lowest bit.
     fits = min((width & -width for width in widths), default=0)
     choice = f"--group-size {fits}, which divides them, or " if fits >= 32 else ""
     return TutorialError(
-        f"A group size of {size} does not divide the width of some layers ({', '.join(map(str, widths))}), "
+        f"{size} does not divide the width of some layers ({', '.join(map(str, widths))}), "
         f"so their rows cannot be cut into whole groups.",
         f"Use {choice}--group-size-fallback adjust, which lowers it for those layers only.",
     )

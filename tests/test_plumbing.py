@@ -1,0 +1,215 @@
+"""Folders that are whole or absent, whatever happens to whoever builds them; errors that speak to the reader."""
+
+import errno
+import io
+import sys
+from contextlib import suppress
+
+import pytest
+from conftest import half_made
+
+from helpers import plumbing
+from helpers.plumbing import LiveLine, TutorialError, building, expect, need_disk
+
+# Builds the folder argv[1], but stops half-way and goes on when it is told to.
+BUILD = """
+import sys
+from pathlib import Path
+from helpers.plumbing import building
+with building(Path(sys.argv[1])) as part:
+    if part is None:
+        sys.exit("it was there")
+    (part / "first").touch()
+    print("half-way")
+    sys.stdin.readline()
+    (part / "second").touch()
+"""
+
+
+def names(folder):
+    return {file.name for file in folder.iterdir()}
+
+
+def build(target):
+    with building(target) as part:
+        (part / "first").touch()
+        (part / "second").touch()
+    assert names(target) == {"first", "second"}
+    assert half_made(target.parent) == [target.name]
+    return True
+
+
+@pytest.mark.parametrize("failure", [ValueError, KeyboardInterrupt, SystemExit])
+def test_a_folder_is_absent_when_its_making_fails_and_the_next_run_makes_it(tmp_path, failure):
+    with pytest.raises(failure), building(tmp_path / "deep" / "model") as part:
+        (part / "first").touch()
+        assert not (tmp_path / "deep" / "model").exists()
+        raise failure
+    assert half_made(tmp_path / "deep") == []
+    assert build(tmp_path / "deep" / "model")
+
+
+def test_a_folder_is_absent_when_its_maker_is_killed_and_the_next_run_clears_up(tmp_path, start):
+    maker = start("-c", BUILD, str(tmp_path / "model"))
+    assert maker.stdout.readline() == "half-way\n"
+    maker.kill()
+    maker.wait()
+    assert len(half_made(tmp_path)) == 1 and not (tmp_path / "model").exists()
+    assert build(tmp_path / "model")
+
+
+def test_of_two_makers_one_makes_it_and_the_other_waits(tmp_path, start):
+    first = start("-c", BUILD, str(tmp_path / "model"))
+    assert first.stdout.readline() == "half-way\n"
+    second = start("-c", BUILD, str(tmp_path / "model"))
+    assert second.stdout.readline() == "Another process is making model; waiting for it.\n"
+    assert second.poll() is None
+    first.stdin.write("\n")
+    first.stdin.flush()
+    assert first.wait() == 0
+    assert second.communicate()[1] == "it was there\n"
+    assert names(tmp_path / "model") == {"first", "second"}
+
+
+def test_one_who_waits_takes_over_when_the_maker_is_killed(tmp_path, start):
+    first = start("-c", BUILD, str(tmp_path / "model"))
+    assert first.stdout.readline() == "half-way\n"
+    second = start("-c", BUILD, str(tmp_path / "model"))
+    second.stdout.readline()
+    first.kill()
+    assert second.communicate("\n")[0] == "half-way\n"
+    assert half_made(tmp_path) == ["model"] and names(tmp_path / "model") == {"first", "second"}
+
+
+def test_a_folder_that_exists_is_never_touched(read_only):
+    with building(read_only) as part:
+        assert part is None
+    assert names(read_only) == set()
+
+
+def test_a_kept_half_is_handed_to_the_next_run(tmp_path):
+    for round in (1, 2):
+        with suppress(ValueError), building(tmp_path / "model", keep=True) as part:
+            assert (part / "first").exists() == (round == 2)
+            (part / "first").touch()
+            if round == 1:
+                raise ValueError
+    assert half_made(tmp_path) == ["model"]
+
+
+FULL = [
+    OSError(errno.ENOSPC, "No space left on device"),
+    OSError(errno.EDQUOT, "Disk quota exceeded"),
+    RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"),  # safetensors
+    RuntimeError("basic_ios::clear: iostream error"),  # OpenVINO
+]
+
+
+@pytest.mark.parametrize("error", FULL, ids=str)
+def test_every_library_s_full_disk_becomes_the_sentence(tmp_path, error):
+    sentence = pytest.raises(TutorialError, match="disk filled up.*\nFree some space")
+    with sentence as caught, building(tmp_path / "model"):
+        raise error
+    assert caught.value.__cause__ is error
+    assert half_made(tmp_path) == []
+
+
+def test_another_error_stays_as_it_is(tmp_path):
+    with pytest.raises(OSError, match="too long"), building(tmp_path / "model"):
+        raise OSError(errno.ENAMETOOLONG, "too long")
+
+
+def test_a_disk_that_really_fills_up_is_named_and_left_clean(small_disk):
+    with pytest.raises(TutorialError, match="disk filled up"), building(small_disk / "model") as part:
+        (part / "weights").write_bytes(bytes(2**21))
+    assert half_made(small_disk) == []
+    assert build(small_disk / "model")
+
+
+def test_a_read_only_folder_is_named_with_the_way_out(read_only):
+    with pytest.raises(TutorialError, match="cannot be written to(?s:.*)TUTORIAL_MODEL_ROOT"):
+        build(read_only / "model")
+
+
+def test_need_disk_speaks_before_anything_is_made(tmp_path):
+    need_disk(tmp_path / "not" / "there", 0)
+    with pytest.raises(TutorialError, match="needs 1000000.0 GiB of free disk and has"):
+        need_disk(tmp_path / "not" / "there", 1e6)
+    assert names(tmp_path) == set()
+
+
+def test_expect_requires_the_very_failure(capsys):
+    with expect(ValueError, "wide"):
+        raise ValueError("too wide")
+    assert capsys.readouterr().out == "ValueError: too wide\n"
+    with pytest.raises(AssertionError, match="should have failed"), expect(ValueError, "wide"):
+        pass
+    with pytest.raises(AssertionError, match="too narrow"), expect(ValueError, "wide"):
+        raise ValueError("too narrow")
+    with pytest.raises(KeyError), expect(ValueError, "wide"):
+        raise KeyError("wide")
+
+
+@pytest.mark.parametrize(
+    ("said", "printed"),
+    [
+        ('Cannot load "/home/me/lib/python/../libs/gpu.so": no', 'Cannot load "…/gpu.so": no'),
+        ("C:\\Users\\me\\model is not there", "…/model is not there"),
+        ("look at https://hf.co//tmp/tmpx1/stranger.", "look at https://hf.co…/stranger."),
+        ("look at https://hf.co/microsoft/phi", "look at https://hf.co/microsoft/phi"),
+        ("./model/phi3/int4, src/core/core.cpp:117 and 3/4", "./model/phi3/int4, src/core/core.cpp:117 and 3/4"),
+    ],
+)
+def test_expect_prints_no_folder_of_this_machine(capsys, said, printed):
+    with expect(ValueError, "o"):
+        raise ValueError(said)
+    assert capsys.readouterr().out == f"ValueError: {printed}\n"
+
+
+def test_a_notebook_shows_the_sentence_instead_of_a_traceback(capsys):
+    from IPython.core.interactiveshell import InteractiveShell
+
+    shell = InteractiveShell()
+    shell.run_cell("from helpers.plumbing import TutorialError; raise TutorialError('What happened.', 'What to do.')")
+    assert capsys.readouterr().out.strip() == "TutorialError: What happened.\nWhat to do."
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def lines(monkeypatch, stream):
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
+    monkeypatch.setattr(sys, "stdout", stream)
+    line = LiveLine()
+    line.update("downloading 1 of 20")
+    line.update("short")
+    line.keep("done")
+    return stream.getvalue()
+
+
+def test_a_live_line_overwrites_itself_in_a_terminal(monkeypatch):
+    assert lines(monkeypatch, Terminal()) == "\rdownloading 1 of 20\rshort              \rdone \n"
+
+
+def test_a_live_line_is_silent_in_a_log_until_it_ends(monkeypatch):
+    assert lines(monkeypatch, io.StringIO()) == "done\n"
+
+
+def test_windows_is_given_time_to_let_go_of_a_file(tmp_path, monkeypatch):
+    tries = []
+
+    def held_at_first(part, target):
+        tries.append(part)
+        if len(tries) < 3:
+            raise PermissionError(errno.EACCES, "a scanner reads it")
+        part.rename(target)
+
+    monkeypatch.setattr(plumbing.os, "name", "nt")
+    monkeypatch.setattr(plumbing.os, "replace", held_at_first)
+    monkeypatch.setattr(plumbing.time, "sleep", lambda seconds: None)
+    part = tmp_path / "part"
+    part.mkdir()
+    plumbing._rename(part, tmp_path / "model")
+    assert len(tries) == 3 and (tmp_path / "model").is_dir()

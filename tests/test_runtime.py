@@ -1,0 +1,92 @@
+"""A device that is really there, and an export that is: or a sentence that says what to do."""
+
+import sys
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from helpers.plumbing import TutorialError
+from helpers.runtime import choose_device, load
+from helpers.settings import Settings
+
+devices = st.lists(st.sampled_from(["GPU", "NPU", "GPU.0", "GPU.1"]), unique=True).map(lambda more: ("CPU", *more))
+
+
+@given(available=devices, data=st.data())
+def test_a_device_that_is_here_is_taken_however_it_is_written(available, data):
+    device = data.draw(st.sampled_from(available))
+    for wanted in (device, device.lower(), f" {device} "):
+        choice = choose_device(wanted, strict=True, available=available)
+        assert choice.device == device
+
+
+@given(available=devices, wanted=st.sampled_from(["GPU", "GPU.0", "GPU.1", "NPU", "TPU", "", "GPU.9"]))
+def test_what_is_chosen_is_here_and_a_fallback_says_what_is_and_why(available, wanted):
+    choice = choose_device(wanted, available=available)
+    assert choice.device in available and choice.available == available and choice.wanted == wanted
+    if choice.device == "CPU":
+        assert f"no device {wanted} here" in choice.why and choice.why.endswith("We use CPU.")
+        assert f"OpenVINO sees: {', '.join(available)}." in choice.why
+        with pytest.raises(TutorialError) as caught:
+            choose_device(wanted, strict=True, available=available)
+        assert caught.value.what in choice.why
+
+
+@pytest.mark.parametrize("wanted, here", [("GPU", "GPU.0"), ("GPU.0", "GPU"), ("gpu.0", "GPU"), ("NPU.0", "NPU")])
+def test_the_only_gpu_has_two_names(wanted, here):
+    assert choose_device(wanted, strict=True, available=("CPU", here)).device == here
+
+
+def test_the_second_gpu_is_never_the_first():
+    for first in ("GPU", "GPU.0"):
+        assert choose_device("GPU.1", available=("CPU", first)).device == "CPU"
+    assert choose_device("GPU", available=("CPU", "GPU.0", "GPU.1")).device == "GPU.0"
+
+
+@pytest.mark.parametrize("wanted", ["AUTO", "auto", "AUTO:GPU,CPU"])
+def test_auto_is_always_here(wanted):
+    assert choose_device(wanted, strict=True, available=("CPU",)).device == wanted.upper()
+
+
+@pytest.mark.parametrize(
+    "system, wanted, words",
+    [
+        ("linux", "GPU", "intel-opencl-icd"),
+        ("win32", "GPU.0", "graphics driver"),
+        ("darwin", "GPU", "no GPU support on macOS"),
+        ("linux", "NPU", "/dev/accel"),
+    ],
+)
+def test_the_reason_is_this_system_s(monkeypatch, system, wanted, words):
+    monkeypatch.setattr(sys, "platform", system)
+    assert words in choose_device(wanted, available=("CPU",)).why
+
+
+def test_without_a_list_openvino_is_asked():
+    import openvino
+
+    choice = choose_device("GPU.9")
+    assert choice.available == tuple(openvino.Core().available_devices)
+    assert choice.device == "CPU" and "CPU" in choice.why
+    assert choose_device("CPU", strict=True).device == "CPU"
+
+
+def test_without_an_export_the_command_that_makes_it_is_named(tmp_path):
+    with pytest.raises(TutorialError, match="helpers export --model smollm2-instruct --format int8"):
+        load(Settings(model_root=str(tmp_path), format="int8"))
+
+
+def test_an_export_is_loaded_on_the_device_that_is_here_and_answers(exported, settings):
+    model, tok, choice = load(replace(settings, device="GPU.9"))
+    assert choice.device == model._device == "CPU"
+    assert model.ov_config["PERFORMANCE_HINT"] == "LATENCY"
+    prompt = tok("You may not", return_tensors="pt")
+    answer = model.generate(**prompt, max_new_tokens=4, min_new_tokens=4, do_sample=False)
+    assert answer.shape[1] == prompt["input_ids"].shape[1] + 4
+
+
+def test_a_strict_load_does_not_take_another_device(exported, settings):
+    with pytest.raises(TutorialError, match="drop strict"):
+        load(replace(settings, device="GPU.9"), strict=True)

@@ -1,0 +1,114 @@
+"""The settings: the document's by default, then the file, then the environment; what cannot be used is named."""
+
+import errno
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from helpers.catalog import MODELS
+from helpers.plumbing import TutorialError
+from helpers.settings import ROOT, Settings, check, load, save, short
+
+valid = st.builds(
+    Settings,
+    model=st.sampled_from(list(MODELS)),
+    format=st.sampled_from(["int4", "int8", "fp16"]),
+    device=st.text(),
+    model_root=st.text(),
+    ov_config=st.dictionaries(st.text(), st.text()),
+)
+
+
+@pytest.fixture
+def file(tmp_path):
+    return tmp_path / "settings.toml"
+
+
+def test_the_defaults_are_the_document_s(file):
+    assert load(file, {}) == Settings()
+    assert Settings().ov_config == {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1", "CACHE_DIR": ""}
+    assert short(replace(Settings(), model="phi3-instruct").model_dir) == "./model/phi3-instruct/int4"
+
+
+@given(settings=valid)
+def test_what_is_saved_comes_back(tmp_path_factory, settings):
+    file = tmp_path_factory.getbasetemp() / "round trip.toml"
+    assert load(save(settings, file), {}) == settings
+
+
+def test_the_defaults_are_not_written_so_that_a_later_version_may_change_them(file):
+    assert save(Settings(), file).read_text() == ""
+    assert save(Settings(format="int8"), file).read_text() == 'format = "int8"\n'
+
+
+def test_the_file_beats_the_defaults_and_the_environment_beats_the_file(file):
+    file.write_text('model = "phi3-instruct"\ndevice = "GPU"\n', encoding="utf-8")
+    environ = {"TUTORIAL_DEVICE": "NPU", "TUTORIAL_MODEL_ROOT": "/shared", "TUTORIAL_MODEL": ""}
+    assert load(file, environ) == Settings(model="phi3-instruct", device="NPU", model_root="/shared")
+    assert load(file, {"TUTORIAL_MODEL": "phi3-rehearsal"}).model == "phi3-rehearsal"
+
+
+@pytest.mark.parametrize("root", ["model", "~/models", "/shared/modèles à moi"])
+def test_folders_lie_below_the_model_root(root):
+    settings = Settings(model_root=root)
+    assert settings.model_dir == ROOT / Path(root).expanduser() / "smollm2-instruct" / "int4"
+    assert settings.checkpoint_dir == settings.model_dir.parent / "checkpoint"
+
+
+@pytest.mark.parametrize(
+    "content, what, cure",
+    [
+        ("device = CPU", "settings.toml is damaged: .* line 1", "Mend that line"),
+        (b"device = \xff", "settings.toml is damaged", "Mend that line"),
+        ('devize = "CPU"', "has devize", "It knows device, format, model"),
+        ('model = "gpt-7"', "no model 'gpt-7'", "Choose one of: smollm2"),
+        ('format = "int3"', "no weight format 'int3'", "Choose one of: int4, int8, fp16"),
+        ("device = 0", "device has 0, not text", "Put quotes"),
+        ("model = [1]", r"model has \[1\], not text", "Put quotes"),
+        ('ov_config = "fast"', "ov_config is not a table", r"Write \[ov_config\]"),
+        ("[ov_config]\nNUM_STREAMS = 1", "ov_config has 1, not text", "Put quotes"),
+        ("[device]", "device has {}, not text", "Put quotes"),
+    ],
+)
+def test_what_cannot_be_used_is_named_with_its_cure(file, content, what, cure):
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(TutorialError) as caught:
+        load(file, {})
+    assert caught.match(what)
+    assert caught.match(cure)
+
+
+def test_the_environment_is_checked_too(file):
+    with pytest.raises(TutorialError, match="gpt-7"):
+        load(file, {"TUTORIAL_MODEL": "gpt-7"})
+
+
+def test_settings_that_cannot_be_used_are_not_saved(file):
+    with pytest.raises(TutorialError, match="int3"):
+        save(Settings(format="int3"), file)
+    assert not file.exists()
+    assert check(Settings()) == Settings()
+
+
+@pytest.mark.parametrize("at", ["write_text", "replace"])
+def test_a_save_that_fails_leaves_the_old_file_whole(file, monkeypatch, at):
+    save(Settings(device="GPU"), file)
+
+    def full(path, *_, **__):
+        path.write_bytes(b"devi") if at == "write_text" else None
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, at, full)
+    with pytest.raises(TutorialError, match="disk filled up"):
+        save(Settings(device="NPU"), file)
+    assert load(file, {}) == Settings(device="GPU")
+
+
+def test_a_disk_that_really_fills_up_leaves_the_old_file_whole(small_disk):
+    file = save(Settings(device="GPU"), small_disk / "settings.toml")
+    with pytest.raises(TutorialError, match="disk filled up"):
+        save(Settings(device="x" * 2**21), file)
+    assert load(file, {}) == Settings(device="GPU")
