@@ -16,6 +16,7 @@ from unicodedata import category
 from IPython.display import HTML, Image, Markdown
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
+from matplotlib.patches import Patch
 
 COLOURS = ["#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#ff8ab7", "#a463f2", "#97bbf5"]
 
@@ -233,15 +234,15 @@ def stacks(bars: Mapping[str, Mapping[str, float]], unit: str) -> Image:
 
 def on_grid(weights, codes, scale: float) -> Image:
     """One group: a dot per weight, a line per value that 4 bits can hold, a stroke from dot to line."""
-    figure = Figure(figsize=(8, 4), layout="constrained")
+    figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     n, places = len(weights), range(len(weights))
     for code in range(-8, 8):
         axes.axhline(code * scale, color="#dddddd", linewidth=0.8, zorder=0)
         axes.text(n + 0.5, code * scale, code, va="center", fontsize=8)
-    axes.vlines(places, weights, codes * scale, color=COLOURS[2], linewidth=1.5, label="error")
-    axes.scatter(places, weights, s=14, color=COLOURS[0], zorder=3, label="weight")
-    axes.scatter(places, codes * scale, s=30, facecolors="none", edgecolors=COLOURS[2], label="stored")
+    axes.vlines(places, weights, codes * scale, color=COLOURS[2], linewidth=2, label="error")
+    axes.scatter(places, codes * scale, s=40, marker="_", color=COLOURS[2], label="stored")
+    axes.scatter(places, weights, s=10, color=COLOURS[0], zorder=3, label="weight")
     axes.set(xlabel="place in the group", ylabel="value", xlim=(-1, n + 3))
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside upper left", ncols=3, frameon=False)
@@ -254,9 +255,9 @@ def before_and_after(before, after, codes) -> Image:
     left, right = figure.subplots(1, 2, width_ratios=[3, 2])
     reach = 4 * float(before.std())
     options = {"bins": 161, "range": (-reach, reach)}
-    left.hist(before.ravel(), color=COLOURS[7], label="16 bits", **options)
+    counts, *_ = left.hist(before.ravel(), color=COLOURS[7], label="16 bits", **options)
     left.hist(after.ravel(), color=COLOURS[2], histtype="step", label="restored from 4", **options)
-    left.set(xlabel="weight", ylabel="how many")
+    left.set(xlabel="weight", ylabel="how many", ylim=(0, 1.5 * counts.max()))  # the peak at zero would hide the rest
     left.legend(frameon=False)
     shares = [float((codes == code).mean()) for code in range(-8, 8)]
     right.bar(range(-8, 8), shares, color=COLOURS[0])
@@ -349,8 +350,8 @@ def rounds(values: Mapping[str, Sequence[float]], unit: str) -> Image:
     axes.barh(names, middles, color=COLOURS[7], height=0.6)
     for row, each in enumerate(values.values()):
         axes.plot(each, [row] * len(each), "o", color=COLOURS[0], markersize=5)
-        axes.text(max(each), row, f"  {middles[row]:.3g}", va="center")
-    axes.set(xlabel=f"{unit}: median, and each round", xlim=(0, 1.12 * max(max(each) for each in values.values())))
+        axes.text(0, row, f"  {middles[row]:.3g}", va="center")
+    axes.set(xlabel=f"{unit}: median, and a dot for each round", xlim=(0, None))
     axes.invert_yaxis()
     axes.spines[["top", "right", "left"]].set_visible(False)
     words = ", ".join(f"{name} {middle:.3g}" for name, middle in zip(names, middles, strict=True))
@@ -365,13 +366,13 @@ def agreement(reference: Sequence[int], answers: Mapping[str, Sequence[int]]) ->
     for row, ids in enumerate(answers.values()):
         same = next((n for n, (a, b) in enumerate(zip(ids, reference, strict=True)) if a != b), len(reference))
         spans = (range(same), range(same, min(same + 1, len(ids))), range(same + 1, len(ids)))
-        for (kind, colour), places in zip(kinds.items(), spans, strict=True):
-            label = kind if row == 0 else None
-            axes.barh([row] * len(places), 0.9, left=places, height=0.8, color=colour, label=label)
+        for colour, places in zip(kinds.values(), spans, strict=True):
+            axes.barh([row] * len(places), 0.9, left=places, height=0.8, color=colour)
     axes.set(xlabel="new token", yticks=range(len(answers)), yticklabels=list(answers), xlim=(0, len(reference)))
     axes.invert_yaxis()
     axes.spines[:].set_visible(False)
-    figure.legend(loc="outside upper left", ncols=3, frameon=False)
+    handles = [Patch(color=colour, label=kind) for kind, colour in kinds.items()]
+    figure.legend(handles=handles, loc="outside upper left", ncols=3, frameon=False)
     return picture(figure, "A row of squares per configuration: which new tokens agree with the reference")
 
 
@@ -402,7 +403,7 @@ def likeliest(tok, ids: Sequence[int], scores: Sequence[float], probabilities: S
         bars = axes.barh(range(len(ids)), values, color=colour, height=0.6)
         axes.bar_label(bars, fmt=digits, padding=3)
         axes.set_yticks(range(len(ids)), names, family="monospace", parse_math=False)
-        axes.set(xlabel=label, xlim=(min(0, *values) * 1.25, max(0, *values) * 1.25))
+        axes.set(xlabel=label, xlim=(1.8 * min(0, *values), 1.25 * max(0, *values) or 1))
         axes.invert_yaxis()
         axes.spines[["top", "right"]].set_visible(False)
     words = ", ".join(f"{name} {probability:.3g}" for name, probability in zip(names, probabilities, strict=True))

