@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 
 from helpers.catalog import TASK
-from helpers.plumbing import LiveLine, Report, TutorialError, building, disk_full, says_disk_full
+from helpers.plumbing import GIB, LiveLine, Report, TutorialError, building, disk_full, need_disk, says_disk_full
 from helpers.settings import ROOT, Settings, short
 
 RECORD = "tutorial_export.json"  # which command made the folder
@@ -60,6 +60,7 @@ def run(argv: list[str], report: Report = print) -> Path:
     if target.exists():
         return _same_flags(target, argv, report)
     log = target.with_name(f"{target.name}.log")
+    need_disk(target, _scratch_gib(argv))
     with building(target, report) as part:
         if part is None:
             return _same_flags(target, argv, report)
@@ -76,6 +77,12 @@ def run(argv: list[str], report: Report = print) -> Path:
     size = sum(file.stat().st_size for file in target.iterdir()) / 1e6
     report(f"{argv[-1]} is complete: {size:.0f} MB in {seconds:.0f} s.")
     return target
+
+
+def _scratch_gib(argv: list[str]) -> float:
+    """What an export needs for a while: the checkpoint again as a 16-bit graph, and the compressed one beside it."""
+    source = ROOT / argv[argv.index("--model") + 1] if "--model" in argv else ROOT / "not there"
+    return 1.4 * sum(file.stat().st_size for file in source.glob("*.safetensors")) / GIB
 
 
 def _same_flags(target: Path, argv: list[str], report: Report) -> Path:

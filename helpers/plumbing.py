@@ -89,7 +89,7 @@ def says_disk_full(words: str) -> bool:
 
 def disk_full(target: Path) -> TutorialError:
     return TutorialError(
-        f"The disk filled up while writing {target}; nothing half-made was kept.",
+        f"The disk filled up while writing {target}; nothing half-made is in use.",
         "Free some space, or set TUTORIAL_MODEL_ROOT to a folder on a larger disk, and run this again.",
     )
 

@@ -11,6 +11,7 @@ from html import escape
 from io import BytesIO
 from itertools import accumulate, pairwise
 from statistics import median
+from textwrap import fill
 from unicodedata import category
 
 from IPython.display import HTML, Image, Markdown
@@ -397,7 +398,7 @@ def road(steps: Mapping[str, Sequence[object]]) -> Image:
 def likeliest(tok, ids: Sequence[int], scores: Sequence[float], probabilities: Sequence[float]) -> Image:
     """The same tokens twice: their scores, which may be any numbers, and their probabilities."""
     figure = Figure(figsize=(8, 0.8 + 0.34 * len(ids)), layout="constrained")
-    names = [_drawable(_face(tok, token_id, "")[0]) for token_id in ids]
+    names = [_drawable(_face(tok, int(token_id), "")[0]) for token_id in ids]
     panels = {"score (logit)": (scores, "%.2f"), "probability": (probabilities, "%.3g")}
     for axes, (label, (values, digits)), colour in zip(figure.subplots(1, 2), panels.items(), COLOURS, strict=False):
         bars = axes.barh(range(len(ids)), values, color=colour, height=0.6)
@@ -410,7 +411,105 @@ def likeliest(tok, ids: Sequence[int], scores: Sequence[float], probabilities: S
     return picture(figure, f"Bars of scores and probabilities of {len(ids)} tokens: {words}")
 
 
+def rhythm(seconds: Sequence[float]) -> Image:
+    """A dot per token at the second when it came: the wait for the first, then the beat of the others."""
+    figure = Figure(figsize=(8, 1.6), layout="constrained")
+    axes = figure.subplots()
+    first, last = seconds[0], seconds[-1]
+    axes.barh(0, first, height=0.5, color="#e4e4e4", label=f"wait for the first token: {first:.2f} s")
+    axes.plot(seconds, [0] * len(seconds), "o", markersize=4, color=COLOURS[0], alpha=0.6, label="a token")
+    axes.set(yticks=[], ylim=(-0.6, 0.6), xlim=(0, 1.02 * last), xlabel="seconds since the question")
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    figure.legend(loc="outside upper left", ncols=2, frameon=False)
+    return picture(figure, f"{len(seconds)} dots on a line of time, from {first:.2f} to {last:.2f} seconds")
+
+
+def reading(moments: Mapping[str, Sequence[float]]) -> Image:
+    """A line per name: the seconds at which the first, second, … word is written, or read."""
+    figure = Figure(figsize=(8, 3), layout="constrained")
+    axes = figure.subplots()
+    for colour, (name, seconds) in zip(COLOURS, moments.items(), strict=False):
+        axes.step([0, *seconds], range(len(seconds) + 1), where="post", color=colour, label=name)
+    axes.set(xlabel="seconds since the question", ylabel="words", xlim=(0, None), ylim=(0, None))
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside upper left", ncols=3, frameon=False)
+    words = ", ".join(f"{name} from {seconds[0]:.2f} to {seconds[-1]:.2f} s" for name, seconds in moments.items())
+    return picture(figure, f"Words over time: {words}")
+
+
 def _drawable(text: str) -> str:
     """`text` with U+… for what the figures' font has no glyph for."""
     font = get_font(findfont("DejaVu Sans Mono"))
     return "".join(c if font.get_char_index(ord(c)) else f"U+{ord(c):04X}" for c in text)
+
+
+def curves(panels: Mapping[str, Mapping[str, Sequence[float]]], x: str) -> Image:
+    """Panels side by side, named by what they measure; in each a line per name through its values at 1, 2, 3, …"""
+    figure = Figure(figsize=(8, 3.3), layout="constrained")
+    for axes, (y, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        for colour, (name, values) in zip(COLOURS, lines.items(), strict=False):
+            axes.plot(range(1, len(values) + 1), values, color=colour, label=name)
+        axes.set(xlabel=x, ylabel=y, ylim=(0, None))
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", ncols=4, frameon=False)
+    last = "; ".join(f"{y}: " + ", ".join(f"{n} {v[-1]:,.4g}" for n, v in lines.items()) for y, lines in panels.items())
+    return picture(figure, f"Curves against {x}, at their end {last}")
+
+
+def reshaped(tok, ids: Sequence[int], before: Sequence[float], changes: Mapping[str, Sequence[float]]) -> Image:
+    """The probabilities of the same tokens in a panel per change: in grey as they were, in colour as they become."""
+    rows, places = -(-len(changes) // 3), range(len(ids))
+    figure = Figure(figsize=(8, (0.6 + 0.19 * len(ids)) * rows), layout="constrained")
+    names = [_drawable(_face(tok, int(token_id), "")[0]) for token_id in ids]
+    grid = figure.subplots(rows, 3, sharex=True, sharey=True, squeeze=False).ravel()
+    for axes, (name, after) in zip(grid, changes.items(), strict=False):
+        axes.barh(places, before, height=0.8, color="#d5d8de")
+        axes.barh(places, after, height=0.4, color=COLOURS[0])
+        axes.set_title(name, fontsize=10)
+        axes.set_yticks(places, names, family="monospace", fontsize=8, parse_math=False)
+        axes.spines[["top", "right"]].set_visible(False)
+    grid[0].invert_yaxis()  # shared: the likeliest is on top
+    figure.supxlabel("probability: grey before, blue after", fontsize=10)
+    firsts = ", ".join(f"{name} {after[0]:.2g}" for name, after in changes.items())
+    return picture(figure, f"Bars of {len(ids)} tokens. {names[0]} has {before[0]:.2g}; after each change: {firsts}")
+
+
+def steps(tok, steps: Iterable) -> Chips:
+    """A row per step of helpers.generate: what was taken, and what was likeliest; the likelier, the bluer."""
+    lines, words = [], []
+    for number, step in enumerate(steps, 1):
+        taken, *others = [_likely(tok, *pair) for pair in [(step.id, step.probability), *step.alternatives]]
+        cells = "".join(f"<td>{html}</td>" for _, html in others)
+        lines.append(f"<tr><td>{number}</td><td>{taken[1]}</td>{cells}</tr>")
+        words.append(f"{number}: {taken[0]} | " + " | ".join(text for text, _ in others))
+    head = "<tr><th>step</th><th>taken</th><th>likeliest</th></tr>"
+    table = f'<table style="{ROW}"><thead>{head}</thead><tbody>{"".join(lines)}</tbody></table>'
+    return Chips(table, "\n".join(words))
+
+
+def _likely(tok, token_id: int, probability: float) -> tuple[str, str]:
+    """A token and its probability as text, and as a chip between white and blue."""
+    text, share = _face(tok, token_id, "")[0], f"{probability:.1%}"
+    colour = "#" + "".join(f"{round(255 + (end - 255) * probability):02x}" for end in bytes.fromhex(COLOURS[7][1:]))
+    style = f"{CHIP}background-color:{colour};color:#1f2328;border:1px solid {COLOURS[7]};"
+    return f"{text} {share}", f'<span style="{style}">{escape(text)}<sub style="{BELOW}">{share}</sub></span>'
+
+
+def fork(stem: str, branches: Sequence[tuple[float, str]]) -> Image:
+    """One text that goes on in several ways: a branch per (probability, text), the likelier, the thicker."""
+    figure = Figure(figsize=(8, 0.5 + 0.5 * len(branches)), layout="constrained")
+    axes = figure.subplots()
+    axes.text(0, 0, _lines(stem, 92), va="bottom", fontsize=9, parse_math=False)
+    for row, (probability, text) in enumerate(branches, 1):
+        width = 1 + 9 * probability
+        axes.plot([0.01, 0.01, 0.05], [row - 1 if row > 1 else 0, row, row], color=COLOURS[0], linewidth=width)
+        axes.text(0.06, row, f"{probability:.0%}", va="center", fontsize=9, color=COLOURS[0])
+        axes.text(0.12, row, _lines(text, 84), va="center", fontsize=9, parse_math=False)
+    axes.set(xlim=(0, 1), ylim=(len(branches) + 0.5, -0.6))
+    axes.axis("off")
+    said = "; ".join(f"{probability:.0%} {text}" for probability, text in branches)
+    return picture(figure, f"{stem}, which goes on in {len(branches)} ways: {said}")
+
+
+def _lines(text: str, width: int) -> str:
+    return fill(_drawable(" ".join(text.split())), width)

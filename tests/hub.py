@@ -167,7 +167,6 @@ if __name__ == "__main__":
     options.add_argument("folder", type=Path)
     options.add_argument("--port", type=int, default=0)
     arguments = options.parse_args()
-    with Hub(arguments.folder, arguments.port) as hub:
+    with suppress(KeyboardInterrupt), Hub(arguments.folder, arguments.port) as hub:
         print(f"HF_ENDPOINT={hub.url}", flush=True)
-        with suppress(KeyboardInterrupt):
-            threading.Event().wait()
+        threading.Event().wait()

@@ -195,7 +195,14 @@ def test_an_interrupt_ends_optimum_cli_too(checkpoint, settings, tmp_path, monke
     assert half_made(tmp_path) == []
 
 
-def test_a_full_disk_is_named_and_left_clean(checkpoint, settings, small_disk):
+def test_too_small_a_disk_is_named_before_anything_runs(checkpoint, settings, small_disk, monkeypatch):
+    monkeypatch.setattr(export, "_run", lambda *_: pytest.fail("it ran"))
+    with pytest.raises(TutorialError, match="GiB of free disk"):
+        run([*command(settings)[:-1], str(small_disk / "int4")])
+
+
+def test_a_disk_that_fills_up_is_named_and_left_clean(checkpoint, settings, small_disk, monkeypatch):
+    monkeypatch.setattr(export, "need_disk", lambda *_: None)  # somebody else fills it meanwhile
     with pytest.raises(TutorialError, match="disk filled up while writing .*small disk"):
         run([*command(settings)[:-1], str(small_disk / "int4")])
     assert half_made(small_disk) == []
