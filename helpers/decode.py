@@ -31,12 +31,13 @@ def _settled(tok, ids: Iterable[int], skip_special_tokens: bool) -> Iterator[str
     special = {index for index, token in tok.added_tokens_decoder.items() if token.special}
     window, shown = [], 0  # `shown` characters of the window's text have been given away
     for index in ids:
-        if skip_special_tokens and index in special:  # decoding leaves them out, and joins what they part
+        token = tok.convert_ids_to_tokens(index)
+        if token is None or skip_special_tokens and index in special:  # decoding leaves out both
             continue
         window.append(index)
-        if BYTE.fullmatch(tok.convert_ids_to_tokens(index) or ""):
+        if BYTE.fullmatch(token):
             continue  # a run of byte tokens is decoded as one: a bad byte at its end spoils all of it
-        yield (_certain(tok.decode(window)))[shown:]
+        yield _certain(tok.decode(window))[shown:]
         window = window[-4:]
         shown = len(_certain(tok.decode(window)))
     yield tok.decode(window)[shown:]
