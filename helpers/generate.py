@@ -1,4 +1,4 @@
-"""prompt ids → a stream of steps: the one generation loop of the project, on the OpenVINO model itself."""
+"""prompt ids → a stream of steps: the one generation loop of the project, on OpenVINO's infer request itself."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from helpers.plumbing import TutorialError
 
 @dataclass(frozen=True)
 class Step:
-    """One new token.
+    """One new token, how likely it was, what else was likely, and what it cost.
 
     `probability` is that of `id` in the distribution it was chosen from: the softmax of the scores after all that
-    Sampling does to the logits; greedy without a penalty does nothing to them, so there it is the model's own.
-    `alternatives` are the likeliest (id, probability) of the same distribution, likeliest first, whether chosen or
-    not; of equals the lower id comes first.  `milliseconds` is what this step took, for the first one the prompt too.
+    Sampling does to the logits.  Greedy without a penalty does nothing to them, so there it is the model's own.
+    `alternatives` are the likeliest (id, probability) of that distribution, likeliest first, the chosen one or not.
+    `milliseconds` is from when the step was asked for until it was there; the first one's has the prompt in it.
     """
 
     id: int
@@ -29,10 +29,10 @@ class Step:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is chosen: greedy at temperature 0, else drawn; `seed` None draws differently each time.
+    """How the next token is chosen: the likeliest at temperature 0, else by lot; seed None draws anew each time.
 
-    The names and their meaning are transformers'; top_k 0, top_p 1 and repetition_penalty 1 do nothing.
-    Raises TutorialError for a value that has no meaning.
+    Names and meanings are transformers'; top_k 0, top_p 1 and repetition_penalty 1 change nothing.
+    Raises TutorialError for values that have no meaning.
     """
 
     temperature: float = 0.0
@@ -43,37 +43,34 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if not (0 <= self.temperature < np.inf and self.top_k >= 0 and 0 < self.top_p <= 1):
-            raise TutorialError(f"{self} cannot be used.", "temperature ≥ 0, top_k ≥ 0 and 0 < top_p ≤ 1 can.")
+            raise TutorialError(f"{self} cannot be used.", "temperature and top_k are 0 or more, 0 < top_p ≤ 1.")
         if not 0 < self.repetition_penalty < np.inf:
-            raise TutorialError(f"{self} cannot be used.", "A repetition_penalty above 0 can; 1 is none.")
+            raise TutorialError(f"{self} cannot be used.", "repetition_penalty is above 0; 1 is none.")
 
     def processors(self):
-        """transformers' own changes to the scores, in the order in which its `generate` makes them."""
+        """transformers' LogitsProcessorList, in the order in which its `generate` puts it together."""
         from transformers.generation import logits_process as change
 
         chosen = change.LogitsProcessorList()
         if self.repetition_penalty != 1:
-            chosen.append(change.RepetitionPenaltyLogitsProcessor(self.repetition_penalty))
+            chosen.append(change.RepetitionPenaltyLogitsProcessor(float(self.repetition_penalty)))
         if self.temperature not in (0, 1):
-            chosen.append(change.TemperatureLogitsWarper(self.temperature))
+            chosen.append(change.TemperatureLogitsWarper(float(self.temperature)))
         if self.temperature and self.top_k:
             chosen.append(change.TopKLogitsWarper(self.top_k))
         if self.temperature and self.top_p < 1:
-            chosen.append(change.TopPLogitsWarper(self.top_p))
+            chosen.append(change.TopPLogitsWarper(float(self.top_p)))
         return chosen
 
     def chooser(self) -> Callable[[list[int], np.ndarray], tuple[int, np.ndarray]]:
-        """A function from the ids so far and the logits [vocabulary] to the next id and the scores it came from."""
+        """A function (ids so far, logits [vocabulary]) → the next id and the scores [vocabulary] it was chosen by."""
         import torch
 
         processors, generator = self.processors(), torch.Generator()
-        if self.seed is None:
-            generator.seed()
-        else:
-            generator.manual_seed(self.seed)
+        generator.seed() if self.seed is None else generator.manual_seed(self.seed)
 
         def choose(ids, scores):
-            if processors:  # greedy has none, and then no tensor of torch's is made
+            if processors:
                 scores = processors(torch.tensor([ids]), torch.tensor(scores)[None])[0].numpy()
             if self.temperature == 0:
                 return int(scores.argmax()), scores
@@ -87,76 +84,77 @@ GREEDY = Sampling()
 
 
 class Cache:
-    """The model's state after a text: `ids` are the tokens that it holds.
+    """What the model has read: `ids`, and its state after them, from which it goes on.
 
-    Each Cache has an infer request, and so a state, of its own; the weights are shared.  Texts that continue by
-    turns, or model.generate in between, do not disturb each other.  Raises TutorialError for an export without state.
+    Each Cache has an infer request, hence a state, of its own, and all share the weights: several texts can go on by
+    turns, and model.generate in between disturbs none.  Raises TutorialError for an export without state.
     """
 
     def __init__(self, model) -> None:
-        import openvino
+        from openvino import Tensor
 
         if not model.stateful:
-            raise TutorialError(
-                "This export keeps no state between two tokens.", "Export with --task text-generation-with-past."
-            )
+            raise TutorialError("This export forgets each token.", "Export with --task text-generation-with-past.")
         model.compile()  # does nothing if it is
-        compiled, context = model.request.get_compiled_model(), model.config.max_position_embeddings
-        self.ids: list[int] = []
-        self.request = compiled.create_infer_request()
+        self.model, self.ids = model, list[int]()
+        self.request = model.request.get_compiled_model().create_infer_request()
         # The inputs are made once, as long as the context; a run only sets their shapes, which moves no memory.
-        # Handing over new arrays each time takes longer than all else that Python does for a token.
-        self.mask = openvino.Tensor(np.ones((1, context), dtype=np.int64))
-        self.new, self.positions = (openvino.Tensor(np.zeros((1, context), dtype=np.int64)) for _ in range(2))
-        beam = openvino.Tensor(np.zeros(1, dtype=np.int32))  # no beams: the one text goes on from the one state
-        inputs = {"input_ids": self.new, "position_ids": self.positions, "attention_mask": self.mask, "beam_idx": beam}
-        for port in compiled.inputs:  # a model may do without positions
-            self.request.set_tensor(port.any_name, inputs[port.any_name])
+        # Handing over new arrays takes longer than all the rest that Python does for a token.
+        longest = (1, model.config.max_position_embeddings)
+        self.inputs = {
+            "input_ids": Tensor(np.zeros(longest, dtype=np.int64)),
+            "position_ids": Tensor(np.zeros(longest, dtype=np.int64)),
+            "attention_mask": Tensor(np.ones(longest, dtype=np.int64)),
+            "beam_idx": Tensor(np.zeros(1, dtype=np.int32)),  # no beams: the text goes on from the one state
+        }
+        for port in self.request.model_inputs:
+            self.request.set_tensor(port, self.inputs[port.any_name])
 
     def logits(self, ids: list[int]) -> np.ndarray:
-        """The scores [vocabulary] of what follows `ids`; runs the model on those only that the state does not hold.
+        """The scores [vocabulary] of each token to follow `ids`; runs the model on what it has not read yet.
 
-        The array is the request's own memory, good until the next call.  Raises TutorialError if it has no numbers.
+        The array is the request's memory: good until the next call.  Raises TutorialError if it holds no numbers.
         """
-        # While the model runs nobody knows what the state holds.  If something interrupts, it stays "nothing".
-        held, self.ids = self.ids, []
-        self.request.wait()  # it still runs if the interrupt came between the two lines that start it and wait
-        if not held or held != ids[: len(held)] or len(held) == len(ids):
-            held = held[: self._keep(held, ids)]
-        logits = self._run(ids[len(held) :], len(held))
-        if not np.isfinite(logits.max()):  # a NaN anywhere is the maximum
+        # While the request runs nobody knows what the state is.  If that is interrupted, we have read nothing.
+        read, self.ids = self.ids, []
+        self.request.wait()  # one that was interrupted may still run
+        if not read or len(read) >= len(ids) or read != ids[: len(read)]:
+            read = read[: self._go_back(read, ids)]
+        logits = self._run(ids[len(read) :], len(read))
+        if not np.isfinite(logits.max()):  # one NaN, and the maximum is NaN
             raise TutorialError(
                 f"The model's scores after {len(ids)} tokens are not numbers.",
                 'Try INFERENCE_PRECISION_HINT = "f32" in ov_config; if that does not help, export again.',
             )
-        held.extend(ids[len(held) :])
-        self.ids = held
+        read.extend(ids[len(read) :])
+        self.ids = read
         return logits
 
-    def _run(self, new_ids: list[int], past: int) -> np.ndarray:
-        self.mask.shape = [1, past + len(new_ids)]
-        self.new.shape = self.positions.shape = [1, len(new_ids)]
-        self.new.data[0], self.positions.data[0] = new_ids, range(past, past + len(new_ids))
+    def _run(self, new: list[int], past: int) -> np.ndarray:
+        self.inputs["attention_mask"].shape = [1, past + len(new)]
+        for name, values in ("input_ids", new), ("position_ids", range(past, past + len(new))):
+            self.inputs[name].shape = [1, len(new)]
+            self.inputs[name].data[0] = values
         self.request.start_async()
         self.request.wait()
         return self.request.get_tensor("logits").data[0, -1]
 
-    def _keep(self, held: list[int], ids: list[int]) -> int:
-        """Cut the state, which holds `held`, back to what it shares with `ids`; returns how many tokens that is.
+    def _go_back(self, read: list[int], ids: list[int]) -> int:
+        """Cut the state after `read` back to what `ids` begins with too, and return how many tokens that is.
 
-        One token of `ids` at least is left to run.  Slicing is what OpenVINO GenAI's trim_kv_cache does.  Keys and
-        values are read as f32; a cache in f16, bf16 or f32 comes back bit for bit, one in u8 is rounded once more.
+        At least one of `ids` is left to run.  Slicing the state's tensors is what OpenVINO GenAI does (trim_kv_cache).
+        They are read as f32: a KV cache of f16, bf16 or f32 is the same bits again, one of u8 is rounded once more.
         """
-        import openvino
+        from openvino import Tensor
 
-        pairs = zip(held, ids[:-1], strict=False)
-        shared = next((at for at, (a, b) in enumerate(pairs) if a != b), min(len(held), len(ids) - 1))
-        for state in self.request.query_state() if shared else []:
+        same = [a == b for a, b in zip(read, ids[:-1], strict=False)]
+        shared = same.index(False) if False in same else len(same)
+        for state in self.request.query_state() if shared else ():
             values = state.state.data  # [1, heads, tokens, width]
-            if values.ndim != 4 or values.shape[2] != len(held):  # another kind of memory
-                shared = 0
+            if values.ndim != 4 or values.shape[2] != len(read):
+                shared = 0  # a memory of another kind; begin anew
                 break
-            state.state = openvino.Tensor(np.ascontiguousarray(values[:, :, :shared]))
+            state.state = Tensor(np.ascontiguousarray(values[:, :, :shared]))
         if not shared:
             self.request.reset_state()
         return shared
@@ -171,28 +169,31 @@ def generate(
     alternatives: int = 0,
     cache: Cache | None = None,
 ) -> Iterator[Step]:
-    """The steps that continue `prompt_ids`, each computed when it is asked for; the token that stops is the last one.
+    """The steps that follow `prompt_ids`, each computed when it is asked for.
 
-    It ends at one of `stop_ids` (None: the model's own end tokens), after `max_new_tokens`, or where the context
-    ends.  To stop earlier, ask no more; `cache`, which continues what it holds, then knows what it holds.
-    Raises TutorialError at once for an empty prompt, one that fills the context, and a budget below 1.
+    They end with the first of `stop_ids` (None: the model's own end tokens), after `max_new_tokens`, or at the end
+    of the context.  Whoever wants fewer asks no more.  A `cache` from an earlier call spares reading what it has
+    read.  Raises TutorialError at once for a prompt that is empty, too long or of another model, or no budget.
     """
-    ids, context = [int(index) for index in prompt_ids], model.config.max_position_embeddings
-    if not ids:
-        raise TutorialError("The prompt is empty: there is nothing to continue.", "Give at least one id.")
+    ids, context, words = [int(i) for i in prompt_ids], model.config.max_position_embeddings, model.config.vocab_size
+    if not ids or min(ids) < 0 or max(ids) >= words:
+        raise TutorialError(
+            f"The prompt is empty, or has ids that this model does not know (it knows 0 to {words - 1}).",
+            "Make it with the tokenizer from the model's own folder.",
+        )
     if len(ids) >= context:
         raise TutorialError(
-            f"The prompt has {len(ids)} tokens; with at least one of an answer that is more than the {context} "
-            "that this model can look at.",
-            "Shorten the prompt, or drop the oldest turns.",
+            f"The prompt has {len(ids)} tokens, which leaves no room for an answer in this model's {context}.",
+            "Shorten it, or leave out the oldest turns.",
         )
     if max_new_tokens < 1:
-        raise TutorialError(f"A budget of {max_new_tokens} new tokens leaves nothing to do.", "Ask for 1 or more.")
+        raise TutorialError(f"A budget of {max_new_tokens} new tokens is no answer.", "Ask for 1 or more.")
+    if cache and cache.model is not model:
+        raise TutorialError("This cache is another model's.", "Make one for this: Cache(model).")
     if stop_ids is None:
         end = model.generation_config.eos_token_id
         stop_ids = end if isinstance(end, list) else [end]
-    cache = Cache(model) if cache is None else cache
-    budget = min(max_new_tokens, context - len(ids))
+    cache, budget = cache or Cache(model), min(max_new_tokens, context - len(ids))
     return _steps(cache, ids, budget, sampling.chooser(), frozenset(stop_ids), alternatives)
 
 
@@ -208,17 +209,17 @@ def _steps(cache, ids, budget, choose, stop_ids, alternatives) -> Iterator[Step]
 
 
 def probabilities(scores: np.ndarray, chosen: int, n: int = 0) -> tuple[float, tuple[tuple[int, float], ...]]:
-    """The probability of the id `chosen` under softmax(scores [vocabulary]), and the `n` likeliest (id, probability).
+    """Under softmax(scores [vocabulary]), the probability of `chosen` and the `n` likeliest (id, probability).
 
-    Those of probability 0, which top-k or top-p removed, are left out.
+    Of equals the lower id comes first, as argmax has it; those of probability 0 are left out.
     """
-    weights = np.exp(scores - scores.max())  # [vocabulary]; the largest is 1, so nothing overflows
+    weights = np.exp(scores - scores.max())  # [vocabulary]; at most 1, so nothing overflows
     total = weights.sum()
-    probability = float(weights[chosen] / total)
-    if n < 1:
-        return probability, ()
-    # Everything as good as the n-th, so that of equals the lower id wins, as it does for argmax.
-    floor = np.partition(scores, -n)[-n]
-    near = np.flatnonzero((scores >= floor) & (weights > 0))
-    near = near[np.argsort(-scores[near], kind="stable")][:n]
-    return probability, tuple((int(index), float(weights[index] / total)) for index in near)
+    likeliest = ()
+    if n > 0:
+        n = min(n, len(scores))
+        floor = np.partition(scores, -n)[-n]
+        near = np.flatnonzero((scores >= floor) & (weights > 0))
+        order = np.argsort(-scores[near], kind="stable")[:n]
+        likeliest = tuple((int(i), float(weights[i] / total)) for i in near[order])
+    return float(weights[chosen] / total), likeliest

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import re
 import shutil
@@ -22,6 +23,11 @@ NO_SPACE = ("No space left on device", "not enough space on the disk", "quota ex
 # The folders of a path from the root, as /home/me/ and C:\Users\me\; not those of https://host/ or ./model/.
 _NAME = r"[^\s\\/:\"'<>]+"
 FROM_ROOT = re.compile(rf"(?:(?<![\w.:/])/|(?<=\w)//|(?<!\w)[A-Za-z]:[\\/])(?:{_NAME}[\\/])+")
+
+
+NETWORK_CURE = (
+    "Check the network. Behind a company proxy set HTTPS_PROXY; with a mirror set {mirror}.\nThen run this again{more}"
+)
 
 
 class TutorialError(Exception):
@@ -102,6 +108,17 @@ def need_disk(folder: Path, gib: float) -> None:
         raise TutorialError(
             f"{folder} needs {gib:.1f} GiB of free disk and has {free:.1f} GiB.",
             "Free some space, or set TUTORIAL_MODEL_ROOT to a folder on a larger disk.",
+        )
+
+
+def check_hash(file: Path, expected: str, kind="sha256") -> None:
+    with file.open("rb") as stream:
+        found = hashlib.file_digest(stream, kind).hexdigest()
+    if found != expected:
+        raise TutorialError(
+            f"{file.name} is not the file that was published: {file.stat().st_size:,} bytes with hash {found[:12]}…, "
+            f"expected {expected[:12]}…. It was cut short, or changed on its way.",
+            "Run this again. If it stays so, tell whoever runs your mirror; the file was deleted.",
         )
 
 

@@ -1,4 +1,4 @@
-"""helpers.decode: the pieces together are the batch's text, none has half a character, none comes later than it must."""
+"""helpers.decode: the pieces together are the batch's text, no half characters, nothing later than it must."""
 
 import pytest
 from hypothesis import example, given

@@ -128,7 +128,7 @@ def test_no_hub_at_all(fetch):
 
 
 def test_a_name_that_leads_out_of_the_folder_is_not_wanted():
-    from helpers.fetch import _is_wanted
+    from helpers.hub import _is_wanted
 
     assert [name for name in ("config.json", "../config.json", "a/b.json", "/b.json", "x.py") if _is_wanted(name)] == [
         "config.json"

