@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,16 +72,31 @@ class Sampling:
 
         def choose(ids, scores):
             if processors:
-                scores = processors(torch.tensor([ids]), torch.tensor(scores)[None])[0].numpy()
+                with one_thread():
+                    scores = processors(torch.tensor([ids]), torch.tensor(scores)[None])[0].numpy()
             if self.temperature == 0:
                 return int(scores.argmax()), scores
-            shares = torch.softmax(torch.from_numpy(scores), dim=-1)
-            return int(torch.multinomial(shares, 1, generator=generator)), scores
+            with one_thread():
+                shares = torch.softmax(torch.from_numpy(scores), dim=-1)
+                return int(torch.multinomial(shares, 1, generator=generator)), scores
 
         return choose
 
 
 GREEDY = Sampling()
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """PyTorch with one thread for a while: its others would go on in a busy loop, on cores that OpenVINO needs next."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 class Cache:
