@@ -79,23 +79,28 @@ def ask(
         raise TutorialError("The question is empty.", 'Try: python -m helpers ask "What is the capital of France?"')
     start = time.perf_counter()
     ov_model, tok, device_choice = load(choice)
-    from transformers import TextStreamer  # seconds; what can be refused at once should be
+    from helpers.decode import pieces
+    from helpers.generate import generate
+    from helpers.prompt import prompt_ids
 
     if device_choice.device != choice.device:
         print(device_choice.why, file=sys.stderr)
     loaded = time.perf_counter()
-    messages = [{"role": "user", "content": question}]
-    prompt = tok.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
-    budget = max_new_tokens or choice.spec.max_new_tokens
-    answer = ov_model.generate(
-        **prompt,
-        max_new_tokens=budget,
-        do_sample=False,
-        streamer=TextStreamer(tok, skip_prompt=True, skip_special_tokens=True),
-    )
-    n_new = answer.shape[1] - prompt["input_ids"].shape[1]
+    ids = prompt_ids(tok, [{"role": "user", "content": question}])
+    steps = []
+
+    def new_ids():
+        for step in generate(ov_model, ids, max_new_tokens or choice.spec.max_new_tokens):
+            steps.append(step)
+            yield step.id
+
+    for piece in pieces(tok, new_ids()):
+        print(piece, end="", flush=True)
+    print()
     done = time.perf_counter()
-    print(f"[load {loaded - start:.1f} s, {n_new} tokens in {done - loaded:.1f} s]", file=sys.stderr)
+    first = steps[0].milliseconds / 1000
+    rate = f", then {(len(steps) - 1) / (done - loaded - first):.0f} tokens/s" if len(steps) > 1 else ""
+    print(f"[load {loaded - start:.1f} s, first token {first:.1f} s{rate}]", file=sys.stderr)
 
 
 def main() -> int:

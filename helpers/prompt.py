@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from functools import lru_cache
 
 from helpers.plumbing import TutorialError
 
@@ -29,8 +31,8 @@ def prompt_tokens(tok, messages: Messages, add_generation_prompt: bool = True) -
     author = [number for words, number in parts for _ in words]  # of each character
 
     def ordinary(start: int, end: int) -> list[tuple[int, int | None]]:
-        read = tok(text[start:end], split_special_tokens=True, add_special_tokens=False, return_offsets_mapping=True)
-        return [(i, author[start + at]) for i, (at, _) in zip(read["input_ids"], read["offset_mapping"], strict=True)]
+        read = plain(tok).encode(text[start:end], add_special_tokens=False)
+        return [(index, author[start + at]) for index, (at, _) in zip(read.ids, read.offsets, strict=True)]
 
     # Everything is read with its control tokens first, but only to learn where the template's own stand, together
     # with the white space that some of them swallow.  What lies between two of those is read as ordinary text.
@@ -42,6 +44,18 @@ def prompt_tokens(tok, messages: Messages, add_generation_prompt: bool = True) -
             tokens += [*ordinary(done, start), (index, None)]
             done = end
     return tokens + ordinary(done, len(text))
+
+
+@lru_cache(maxsize=4)
+def plain(tok):
+    """A twin of the tokenizer (a tokenizers.Tokenizer) that knows no control tokens: it reads everything as text.
+
+    split_special_tokens=True is not enough: it spares tokens that are added but not marked special, as Phi-3's </s>.
+    """
+    from tokenizers import Tokenizer
+
+    recipe = json.loads(tok.backend_tokenizer.to_str())
+    return Tokenizer.from_str(json.dumps(recipe | {"added_tokens": [], "truncation": None, "padding": None}))
 
 
 def template_parts(tok, messages: Messages, add_generation_prompt: bool = True) -> list[tuple[str, int | None]]:

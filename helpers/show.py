@@ -499,12 +499,12 @@ def fork(stem: str, branches: Sequence[tuple[float, str]]) -> Image:
     """One text that goes on in several ways: a branch per (probability, text), the likelier, the thicker."""
     figure = Figure(figsize=(8, 0.5 + 0.5 * len(branches)), layout="constrained")
     axes = figure.subplots()
-    axes.text(0, 0, _lines(stem, 92), va="bottom", fontsize=9, parse_math=False)
+    axes.text(0, 0, _lines(stem, 115), va="bottom", fontsize=9, parse_math=False)
     for row, (probability, text) in enumerate(branches, 1):
         width = 1 + 9 * probability
         axes.plot([0.01, 0.01, 0.05], [row - 1 if row > 1 else 0, row, row], color=COLOURS[0], linewidth=width)
         axes.text(0.06, row, f"{probability:.0%}", va="center", fontsize=9, color=COLOURS[0])
-        axes.text(0.12, row, _lines(text, 84), va="center", fontsize=9, parse_math=False)
+        axes.text(0.12, row, _lines(text, 102), va="center", fontsize=9, parse_math=False)
     axes.set(xlim=(0, 1), ylim=(len(branches) + 0.5, -0.6))
     axes.axis("off")
     said = "; ".join(f"{probability:.0%} {text}" for probability, text in branches)

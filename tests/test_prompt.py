@@ -174,3 +174,13 @@ def test_a_template_that_cannot_be_used_is_said(tok, with_template, template, wo
     with_template(template)
     with pytest.raises(TutorialError, match=words):
         prompt_ids(tok, [{"role": "user", "content": "x"}])
+
+
+def test_a_token_that_is_added_but_not_special_is_not_read_from_words_either():
+    from tokenizers import AddedToken
+
+    tok = phi3_tokenizer()
+    tok.add_tokens([AddedToken("<odd>", special=False)])
+    odd = tok.convert_tokens_to_ids("<odd>")
+    assert odd in tok("a <odd> b", split_special_tokens=True)["input_ids"], "the gap is closed: use that argument"
+    assert odd not in prompt_ids(tok, [{"role": "user", "content": "a <odd> b"}])
