@@ -117,6 +117,14 @@ def rehearsal(session: nox.Session) -> None:
 
 
 @session
+def bench(session: nox.Session) -> None:
+    """Decode speed of our loop beside optimum-intel's and OpenVINO GenAI's.  Arguments after -- go to bench/loop.py."""
+    install(session, "lab", "bench")
+    session.run(*HELPERS, "export", env=EMBEDDED)
+    session.run(PYTHON, "bench/loop.py", *session.posargs, env=EMBEDDED)
+
+
+@session
 def constraints(session: nox.Session) -> None:
     """Write constraints.txt: this environment, upgraded to what pyproject.toml (and what follows --) allows."""
     install(session, "lab", "test", "bench")

@@ -3,7 +3,7 @@
     python bench/loop.py [--rounds 9] [--tokens 128] [--json FILE]
 
 Protocol.  Each engine loads the same export once, in a process of its own, with the same device and ov_config, KV
-cache precision said.  Then they take turns, A-B-C-A-B-C, one working while the others sleep; round 0 is warm-up and not counted.
+cache precision said.  Then they take turns, A-B-C-A-B-C, one working while the others sleep; round 0 is a warm-up.
 A round is the same prompt ids, greedy, exactly --tokens new ones, end tokens ignored.  Decode speed counts from the
 first new token to the last, so the prompt is not in it.  The figures are medians; the ratio is the median of the
 ratios within a round, which a neighbour on the machine disturbs least.  Needs `pip install openvino-genai`.
@@ -159,9 +159,7 @@ def summary(results: dict[str, list[dict]]) -> dict:
             name: all(one["ids"] == results[mine][0]["ids"] for one in rounds) for name, rounds in results.items()
         },
         "ratio_of_medians": {name: median(decode[mine]) / median(decode[name]) for name in TARGETS},
-        "ratio": {
-            name: median(a / b for a, b in zip(decode[mine], decode[name], strict=True)) for name in TARGETS
-        },
+        "ratio": {name: median(a / b for a, b in zip(decode[mine], decode[name], strict=True)) for name in TARGETS},
         "decode_by_round": decode,
     }
 

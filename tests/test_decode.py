@@ -73,6 +73,13 @@ def test_a_character_in_parts_comes_whole(tok):
     assert [piece for piece in pieces(tok, ids) if "😀" in piece] in (["😀"], ["😀b"])
 
 
+def test_ids_that_stand_for_nothing_part_no_character(tok):
+    nothing = [len(tok), tok.eos_token_id] * 4
+    ids = [part for index in tok("a😀b", add_special_tokens=False)["input_ids"] for part in (index, *nothing)]
+    assert "".join(pieces(tok, ids)) == tok.decode(ids, skip_special_tokens=True)
+    assert "😀" in tok.decode(ids, skip_special_tokens=True)
+
+
 def test_what_never_becomes_a_character_is_flushed(tok):
     ids = tok("a😀", add_special_tokens=False)["input_ids"][:-1]
     assert "".join(pieces(tok, ids)) == tok.decode(ids)

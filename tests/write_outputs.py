@@ -46,5 +46,7 @@ if __name__ == "__main__":
     os.environ["TQDM_DISABLE"] = "1"
     for path in [Path(name) for name in sys.argv[1:]] or sorted(NOTEBOOKS.glob("*.ipynb")):
         if path.name in MAKES_THE_EXPORT:
-            shutil.rmtree(settings.load().model_dir, ignore_errors=True)
+            setup = settings.load()
+            for made in (setup.model_dir, setup.checkpoint_dir.parent.parent / "trial" / setup.model):
+                shutil.rmtree(made, ignore_errors=True)
         print(f"{path.name}: {run(path):.0f} s", flush=True)

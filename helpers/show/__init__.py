@@ -1,0 +1,61 @@
+"""The one place that draws, for JupyterLab and for the stored page.
+
+A module for each kind of drawing; pages write show.table(…), show.chips(…) and do not care where it stands.
+"""
+
+from helpers.show.canvas import COLOURS, picture
+from helpers.show.tables import facts, source, table
+from helpers.show.text import budget, fork, language_costs, likeliest, merge_tree, reshaped, road
+from helpers.show.times import agreement, curves, reading, rhythm, rounds, stacks, timeline
+from helpers.show.tokens import (
+    CONTROL,
+    Chips,
+    changes,
+    chips,
+    steps,
+    token_bytes,
+)
+from helpers.show.weights import (
+    before_and_after,
+    group_errors,
+    number_formats,
+    on_grid,
+    precision_map,
+    ranking,
+    trade_off,
+)
+
+__all__ = [
+    "COLOURS",
+    "CONTROL",
+    "Chips",
+    "agreement",
+    "before_and_after",
+    "budget",
+    "changes",
+    "chips",
+    "curves",
+    "facts",
+    "fork",
+    "group_errors",
+    "language_costs",
+    "likeliest",
+    "merge_tree",
+    "number_formats",
+    "on_grid",
+    "picture",
+    "precision_map",
+    "ranking",
+    "reading",
+    "reshaped",
+    "rhythm",
+    "road",
+    "rounds",
+    "source",
+    "stacks",
+    "steps",
+    "table",
+    "timeline",
+    "token_bytes",
+    "trade_off",
+]
