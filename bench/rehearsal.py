@@ -8,7 +8,6 @@ process and its children, sampled ten times a second; disk is the largest growth
 """
 
 import argparse
-import json
 import os
 import platform
 import re
@@ -143,7 +142,6 @@ def main() -> None:
     readme = ROOT / "README.md"
     text = readme.read_text(encoding="utf-8")
     readme.write_text(README_PART.sub(lambda part: part[1] + table(costs) + part[2], text), encoding="utf-8")
-    (ROOT / "bench" / "rehearsal.json").write_text(json.dumps([asdict(c) for c in costs], indent=1) + "\n")
     if not options.keep:
         shutil.rmtree(folder)
 

@@ -64,9 +64,11 @@ class SettingsForm(VBox):
     def _tell_needs(self, _=None) -> None:
         """What the choice costs, or that it is paid; an older verdict does not fit the new choice."""
         spec, here = self.choice.spec, self.choice.model_dir
-        costs = f"Its export needs {spec.export_ram_gib} GiB of memory and {spec.checkpoint_gib} GiB of disk."
-        ready = f"{short(here)} is here." if here.exists() else f"{short(here)} is not made yet. {costs}"
-        self.needs.value, self.status.value = escape(ready), ""
+        told = f"{short(here)} is here."
+        if not here.exists():
+            told = f"{short(here)} is not here. Notebook 01 makes it, with {spec.export_ram_gib} GiB of memory and "
+            told += f"{spec.checkpoint_gib} GiB of disk for the checkpoint."
+        self.needs.value, self.status.value = escape(told), ""
 
     def _save(self, _) -> None:
         try:

@@ -66,7 +66,7 @@ def test_a_device_that_is_not_here_stays_in_the_settings_and_says_so(path):
 def test_it_says_what_a_choice_needs_until_its_export_is_here(tmp_path, path):
     mine = Settings(model_root=str(tmp_path))
     form = settings_form(mine, path, devices=["CPU"], environ={})
-    assert "is not made yet" in form.needs.value and "1.6 GiB of memory" in form.needs.value
+    assert "Notebook 01 makes it" in form.needs.value and "1.6 GiB of memory" in form.needs.value
     replace(mine, format="int8").model_dir.mkdir(parents=True)
     form.format.value = "int8"
     assert form.needs.value.endswith("int8 is here.")
