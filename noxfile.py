@@ -72,7 +72,7 @@ def lab(session: nox.Session) -> None:
     # A failed download has said why; the page opens all the same, and its first step tries again.
     timed(session, "fetch", *HELPERS, "fetch", success_codes=[0, 1])
     report(session)
-    first = str(Path("notebooks", "00_quickstart.ipynb"))
+    first = "--LabApp.default_url=/lab/tree/notebooks/00_quickstart.ipynb"  # with --no-browser too
     session.run(PYTHON, "-m", "jupyterlab", first, "--ServerApp.root_dir=.", "--ip=127.0.0.1", *session.posargs)
 
 
