@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from helpers.plumbing import TutorialError
+from helpers.sampling import GREEDY, Sampling
 
 
 @dataclass(frozen=True)
@@ -28,77 +28,6 @@ class Step:
     milliseconds: float
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """How the next token is chosen: the likeliest at temperature 0, else by lot; seed None draws anew each time.
-
-    Names and meanings are transformers'; top_k 0, top_p 1 and repetition_penalty 1 change nothing.
-    Raises TutorialError for values that have no meaning.
-    """
-
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    repetition_penalty: float = 1.0
-    seed: int | None = None
-
-    def __post_init__(self) -> None:
-        if not (0 <= self.temperature < np.inf and self.top_k >= 0 and 0 < self.top_p <= 1):
-            raise TutorialError(f"{self} cannot be used.", "temperature and top_k are 0 or more, 0 < top_p ≤ 1.")
-        if not 0 < self.repetition_penalty < np.inf:
-            raise TutorialError(f"{self} cannot be used.", "repetition_penalty is above 0; 1 is none.")
-
-    def processors(self):
-        """transformers' LogitsProcessorList, in the order in which its `generate` puts it together."""
-        from transformers.generation import logits_process as change
-
-        chosen = change.LogitsProcessorList()
-        if self.repetition_penalty != 1:
-            chosen.append(change.RepetitionPenaltyLogitsProcessor(float(self.repetition_penalty)))
-        if self.temperature not in (0, 1):
-            chosen.append(change.TemperatureLogitsWarper(float(self.temperature)))
-        if self.temperature and self.top_k:
-            chosen.append(change.TopKLogitsWarper(self.top_k))
-        if self.temperature and self.top_p < 1:
-            chosen.append(change.TopPLogitsWarper(float(self.top_p)))
-        return chosen
-
-    def chooser(self) -> Callable[[list[int], np.ndarray], tuple[int, np.ndarray]]:
-        """A function (ids so far, logits [vocabulary]) → the next id and the scores [vocabulary] it was chosen by."""
-        import torch
-
-        processors, generator = self.processors(), torch.Generator()
-        generator.seed() if self.seed is None else generator.manual_seed(self.seed)
-
-        def choose(ids, scores):
-            if processors:
-                with one_thread():
-                    scores = processors(torch.tensor([ids]), torch.tensor(scores)[None])[0].numpy()
-            if self.temperature == 0:
-                return int(scores.argmax()), scores
-            with one_thread():
-                shares = torch.softmax(torch.from_numpy(scores), dim=-1)
-                return int(torch.multinomial(shares, 1, generator=generator)), scores
-
-        return choose
-
-
-GREEDY = Sampling()
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """PyTorch with one thread for a while: its others would go on in a busy loop, on cores that OpenVINO needs next."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
 class Cache:
     """What the model has read: `ids`, and its state after them, from which it goes on.
 
@@ -113,6 +42,7 @@ class Cache:
             raise TutorialError("This export forgets each token.", "Export with --task text-generation-with-past.")
         model.compile()  # does nothing if it is
         self.model, self.ids = model, list[int]()
+        self.reused = 0  # how many tokens the last call of logits did not have to read again
         self.request = model.request.get_compiled_model().create_infer_request()
         # The inputs are made once, as long as the context; a run only sets their shapes, which moves no memory.
         # Handing over new arrays takes longer than all the rest that Python does for a token.
@@ -136,13 +66,14 @@ class Cache:
         self.request.wait()  # one that was interrupted may still run
         if not read or len(read) >= len(ids) or read != ids[: len(read)]:
             read = read[: self._go_back(read, ids)]
-        logits = self._run(ids[len(read) :], len(read))
+        self.reused = len(read)
+        logits = self._run(ids[self.reused :], self.reused)
         if not np.isfinite(logits.max()):  # one NaN, and the maximum is NaN
             raise TutorialError(
                 f"The model's scores after {len(ids)} tokens are not numbers.",
                 'Try INFERENCE_PRECISION_HINT = "f32" in ov_config; if that does not help, export again.',
             )
-        read.extend(ids[len(read) :])
+        read.extend(ids[self.reused :])
         self.ids = read
         return logits
 
@@ -206,11 +137,15 @@ def generate(
         raise TutorialError(f"A budget of {max_new_tokens} new tokens is no answer.", "Ask for 1 or more.")
     if cache and cache.model is not model:
         raise TutorialError("This cache is another model's.", "Make one for this: Cache(model).")
-    if stop_ids is None:
-        end = model.generation_config.eos_token_id
-        stop_ids = end if isinstance(end, list) else [end]
+    stop_ids = end_ids(model) if stop_ids is None else frozenset(stop_ids)
     cache, budget = cache or Cache(model), min(max_new_tokens, context - len(ids))
-    return _steps(cache, ids, budget, sampling.chooser(), frozenset(stop_ids), alternatives)
+    return _steps(cache, ids, budget, sampling.chooser(), stop_ids, alternatives)
+
+
+def end_ids(model) -> frozenset[int]:
+    """The tokens with which this model ends an answer."""
+    end = model.generation_config.eos_token_id
+    return frozenset(end if isinstance(end, list) else [end])
 
 
 def _steps(cache, ids, budget, choose, stop_ids, alternatives) -> Iterator[Step]:

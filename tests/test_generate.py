@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from helpers import catalog, export
 from helpers import settings as project
-from helpers.generate import GREEDY, Cache, Sampling, generate, one_thread, probabilities
+from helpers.generate import Cache, generate, probabilities
+from helpers.sampling import GREEDY, Sampling, one_thread
 from helpers.plumbing import TutorialError
 
 # Where a continued text and the same text read at once can be compared: no rounding but float32's.

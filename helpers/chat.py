@@ -1,0 +1,273 @@
+"""Conversation: turns, reuse of the cache, the context's budget.  No widget, no printing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from threading import Event
+
+from helpers.decode import HALF, pieces
+from helpers.generate import Cache, Step, end_ids, generate
+from helpers.plumbing import TutorialError
+from helpers.prompt import prompt_ids
+from helpers.sampling import GREEDY, Sampling
+
+CHUNK = 256  # a long prompt is read in pieces of this many tokens, so that Stop need not wait for all of it
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What one answer cost.  `prompt_tokens` are those of the whole conversation that the model was given.
+
+    `reused_tokens` of them were in the cache, `new_tokens` were read.  `ttft_ms` is from the call to the first new
+    token, tokenization included; `tpot_ms` the mean time per token after the first, None for fewer than two.
+    `end` says why it ended: "end token", "budget", "context", "stopped" or "error".
+    """
+
+    prompt_tokens: int
+    reused_tokens: int
+    answer_tokens: int
+    ttft_ms: float | None
+    tpot_ms: float | None
+    context_length: int
+    end: str
+
+    @property
+    def new_tokens(self) -> int:
+        return self.prompt_tokens - self.reused_tokens
+
+    @property
+    def context_tokens(self) -> int:
+        """How much of the context is used after this answer."""
+        return self.prompt_tokens + self.answer_tokens
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn: `role` is "user" or "assistant".  An answer has its steps and its figures."""
+
+    role: str
+    content: str
+    steps: tuple[Step, ...] = ()
+    figures: Figures | None = None
+
+
+class Conversation:
+    """Turns with one model.  Each answer is an iterator of pieces of text; the model works while it is iterated.
+
+    `system`, `sampling` and `max_new_tokens` may be changed between answers.  `messages` are the turns without the
+    system message, of which the model is no longer given the first `forgotten`: when the context is full the oldest
+    turns go, whole and in pairs.  `context_length` may be set smaller than the model's.
+    """
+
+    def __init__(
+        self,
+        model,
+        tok,
+        system: str = "",
+        sampling: Sampling = GREEDY,
+        max_new_tokens: int = 512,
+        context_length: int | None = None,
+        alternatives: int = 5,
+    ) -> None:
+        longest = model.config.max_position_embeddings
+        if max_new_tokens < 1 or context_length is not None and not 1 <= context_length <= longest:
+            raise TutorialError(
+                f"A context of {context_length} with {max_new_tokens} new tokens cannot be.",
+                f"This model has {longest:,} tokens of context; ask for at least one new token.",
+            )
+        self.model, self.tok, self.system, self.sampling = model, tok, system, sampling
+        self.max_new_tokens, self.alternatives = max_new_tokens, alternatives
+        self.context_length = context_length or longest
+        self.messages: list[Message] = []
+        self.forgotten = 0
+        self.reading = (0, 0)  # tokens of the prompt: read so far, all
+        self.answering = False
+        self._cache, self._stop = Cache(model), Event()
+
+    def say(self, text: str) -> Iterator[str]:
+        """Add a user's turn and answer it.  Raises TutorialError, and changes nothing, for a text that cannot be used.
+
+        All pieces together are the answer; an empty one only says that the model is still reading.
+        """
+        return self._answer([*self.messages, self._user(text)])
+
+    def edit(self, number: int, text: str) -> Iterator[str]:
+        """Say `text` instead of the user's message of that number, and forget what came after it."""
+        self._need(number, "user")
+        return self._answer([*self.messages[:number], self._user(text)])
+
+    def regenerate(self) -> Iterator[str]:
+        """Answer the last message once more.  Greedy, or with a seed, it is the same answer."""
+        asked = [number for number, message in enumerate(self.messages) if message.role == "user"]
+        if not asked:
+            raise TutorialError("There is nothing to answer again yet.", "Say something first.")
+        return self._answer(self.messages[: asked[-1] + 1])
+
+    def branch(self, number: int, position: int, token_id: int) -> Iterator[str]:
+        """Take another token at that position of answer `number`, and go on from there.
+
+        `token_id` is one of that step's alternatives.  The pieces begin with the part that is kept.
+        """
+        steps = self._need(number, "assistant").steps
+        here = steps[position] if 0 <= position < len(steps) else None
+        if here is None or token_id not in dict(here.alternatives):
+            raise TutorialError(
+                f"Token {token_id} was not among the likeliest at position {position}.",
+                "Choose one of that step's alternatives.",
+            )
+        taken = replace(here, id=token_id, probability=dict(here.alternatives)[token_id], milliseconds=0.0)
+        return self._answer(self.messages[:number], (*steps[:position], taken))
+
+    def stop(self) -> None:
+        """End the answer that is being written after its next token; what there is of it is kept."""
+        self._stop.set()
+
+    def clear(self) -> None:
+        """Begin anew, with the same system message and settings."""
+        self._need_quiet()
+        self.messages, self.forgotten = [], 0
+
+    def prompt(self) -> list[int]:
+        """The ids that the model would be given for the messages as they are, with an answer to follow."""
+        return self._prompt(self.messages[self.forgotten :])
+
+    def _user(self, text: str) -> Message:
+        if not isinstance(text, str) or not text.strip():
+            raise TutorialError("The message is empty.", "Write something.")
+        return Message("user", text)
+
+    def _need(self, number: int, role: str) -> Message:
+        if not (0 <= number < len(self.messages) and self.messages[number].role == role):
+            raise TutorialError(f"Message {number} is not one of the {role}'s.", f"There are {len(self.messages)}.")
+        return self.messages[number]
+
+    def _need_quiet(self) -> None:
+        if self.answering:
+            raise TutorialError("An answer is being written.", "Wait for its end, or stop it.")
+
+    def _prompt(self, turns: Sequence[Message]) -> list[int]:
+        system = [{"role": "system", "content": self.system}] if self.system else []
+        said = [{"role": message.role, "content": message.content} for message in turns]
+        return prompt_ids(self.tok, [*system, *said])
+
+    def _fit(self, turns: Sequence[Message], given: int) -> tuple[list[int], int]:
+        """The prompt of `turns` without the oldest that have no room, and how many turns those are.
+
+        An answer of the full budget shall have room, up to a quarter of the context.  Where it has not, turns go until
+        the prompt fills at most half of the context: each time that the beginning of a prompt changes, all of it is
+        read again, so we forget seldom and then enough.
+        """
+        room = self.context_length - min(self.max_new_tokens, self.context_length // 4) - given
+        forgotten = self.forgotten if self.forgotten < len(turns) else 0
+        prompt = self._prompt(turns[forgotten:])
+        if len(prompt) > room:
+            while len(prompt) > self.context_length // 2 and forgotten + 2 < len(turns):
+                forgotten += 2
+                prompt = self._prompt(turns[forgotten:])
+        if len(prompt) + given >= self.context_length:
+            raise TutorialError(
+                f"This takes {len(prompt) + given:,} tokens, the context has {self.context_length:,}, and there is "
+                "nothing older left to forget.",
+                "Shorten the message, or the system message.",
+            )
+        return prompt, forgotten
+
+    def _answer(self, turns: list[Message], given: tuple[Step, ...] = ()) -> Iterator[str]:
+        self._need_quiet()
+        start = time.perf_counter()
+        prompt, forgotten = self._fit(turns, len(given))
+        return self._write(_Draft(turns, forgotten, prompt, list(given), start))
+
+    def _write(self, draft: _Draft) -> Iterator[str]:
+        self._need_quiet()  # two iterators may have been made before the first was used
+        # An event for each answer: one that comes too late does not stop the next.
+        self.answering, self._stop = True, Event()
+        self.messages, self.forgotten = draft.turns, draft.forgotten
+        try:
+            yield from self._read(draft, self._stop)
+            yield from pieces(self.tok, self._new_ids(draft, self._stop))
+        except GeneratorExit:  # whoever iterated wants no more of it
+            draft.end = "stopped"
+            raise
+        except BaseException:
+            draft.end = "error"
+            raise
+        finally:
+            self.messages = [*draft.turns, draft.message(self.tok, self.context_length)]
+            self.answering = False
+
+    def _read(self, draft: _Draft, stop: Event) -> Iterator[str]:
+        """Let the model read all but the last piece of what is new to it; an empty string after each piece."""
+        ids = draft.ids()
+        known = next((n for n, (a, b) in enumerate(zip(self._cache.ids, ids, strict=False)) if a != b), None)
+        known = min(len(self._cache.ids), len(ids)) if known is None else known
+        for end in range(known + CHUNK, len(ids), CHUNK):
+            self._cache.logits(ids[:end])
+            draft.reused = self._cache.reused if draft.reused is None else draft.reused
+            self.reading = (end, len(ids))
+            if stop.is_set():
+                return
+            yield ""
+
+    def _new_ids(self, draft: _Draft, stop: Event) -> Iterator[int]:
+        """The ids that are given, then the new ones; draft.end says why there are no more."""
+        yield from [step.id for step in draft.steps]
+        last_ids = end_ids(self.model)
+        ids = draft.ids()
+        room = self.context_length - len(ids)
+        budget = min(room, self.max_new_tokens - len(draft.steps))
+        draft.end = "stopped" if stop.is_set() else "end token" if draft.ends_with(last_ids) else "budget"
+        if draft.end != "budget" or budget < 1:
+            return
+        for step in generate(self.model, ids, budget, self.sampling, last_ids, self.alternatives, self._cache):
+            draft.add(step, self._cache.reused)
+            yield step.id
+            if stop.is_set():
+                draft.end = "stopped"
+                return
+        if draft.ends_with(last_ids):
+            draft.end = "end token"
+        elif room == budget:
+            draft.end = "context"
+
+
+@dataclass
+class _Draft:
+    """An answer while it is written."""
+
+    turns: list[Message]
+    forgotten: int
+    prompt: list[int]
+    steps: list[Step]
+    start: float
+    moments: list[float] = field(default_factory=list)  # when each new token was there
+    reused: int | None = None
+    end: str = "stopped"
+
+    def ids(self) -> list[int]:
+        return self.prompt + [step.id for step in self.steps]
+
+    def add(self, step: Step, reused: int) -> None:
+        self.steps.append(step)
+        self.moments.append(time.perf_counter())
+        self.reused = reused if self.reused is None else self.reused
+
+    def ends_with(self, end_ids: frozenset[int]) -> bool:
+        return bool(self.steps) and self.steps[-1].id in end_ids
+
+    def message(self, tok, context_length: int) -> Message:
+        """The answer as it is now.  Half of a character at its end, where it was stopped, is left out."""
+        text = tok.decode([step.id for step in self.steps], skip_special_tokens=True).rstrip(HALF)
+        first, last, n = *(self.moments[:1] + self.moments[-1:] or (None, None)), len(self.moments)
+        figures = Figures(
+            prompt_tokens=len(self.prompt),
+            reused_tokens=min(self.reused or 0, len(self.prompt)),
+            answer_tokens=len(self.steps),
+            ttft_ms=1000 * (first - self.start) if n else None,
+            tpot_ms=1000 * (last - first) / (n - 1) if n > 1 else None,
+            context_length=context_length,
+            end=self.end,
+        )
+        return Message("assistant", text, tuple(self.steps), figures)
