@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from threading import Event
 
 from helpers.decode import HALF, pieces
@@ -12,45 +13,9 @@ from helpers.generate import Cache, Step, end_ids, generate
 from helpers.plumbing import TutorialError
 from helpers.prompt import prompt_ids
 from helpers.sampling import GREEDY, Sampling
+from helpers.turns import Figures, Message, markdown, read, write
 
 CHUNK = 256  # a long prompt is read in pieces of this many tokens, so that Stop need not wait for all of it
-
-
-@dataclass(frozen=True)
-class Figures:
-    """What one answer cost.  `prompt_tokens` are those of the whole conversation that the model was given.
-
-    `reused_tokens` of them were in the cache, `new_tokens` were read.  `ttft_ms` is from the call to the first new
-    token, tokenization included; `tpot_ms` the mean time per token after the first, None for fewer than two.
-    `end` says why it ended: "end token", "budget", "context", "stopped" or "error".
-    """
-
-    prompt_tokens: int
-    reused_tokens: int
-    answer_tokens: int
-    ttft_ms: float | None
-    tpot_ms: float | None
-    context_length: int
-    end: str
-
-    @property
-    def new_tokens(self) -> int:
-        return self.prompt_tokens - self.reused_tokens
-
-    @property
-    def context_tokens(self) -> int:
-        """How much of the context is used after this answer."""
-        return self.prompt_tokens + self.answer_tokens
-
-
-@dataclass(frozen=True)
-class Message:
-    """One turn: `role` is "user" or "assistant".  An answer has its steps and its figures."""
-
-    role: str
-    content: str
-    steps: tuple[Step, ...] = ()
-    figures: Figures | None = None
 
 
 class Conversation:
@@ -128,6 +93,19 @@ class Conversation:
         """Begin anew, with the same system message and settings."""
         self._need_quiet()
         self.messages, self.forgotten = [], 0
+
+    def save(self, path: Path | str) -> Path:
+        """Write the turns, with their tokens and figures, as JSON.  Raises TutorialError where that cannot be done."""
+        return write(Path(path), self.tok, self.system, self.forgotten, self.messages)
+
+    def load(self, path: Path | str) -> None:
+        """Go on with what `save` has written.  Raises TutorialError, and changes nothing, for any other file."""
+        self._need_quiet()
+        self.system, self.forgotten, self.messages = read(Path(path), self.tok)
+
+    def markdown(self) -> str:
+        """The turns to read: a heading each, and the words as they are."""
+        return markdown(self.system, self.messages)
 
     def prompt(self) -> list[int]:
         """The ids that the model would be given for the messages as they are, with an answer to follow."""

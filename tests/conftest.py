@@ -12,8 +12,11 @@ from pathlib import Path
 import hypothesis
 import psutil
 import pytest
+from hub import tiny_phi3
 from index import Index, make_wheel
+from loaded import EXACT, Loaded, load
 
+from helpers import catalog, export
 from helpers.catalog import Model
 from helpers.settings import ROOT, Settings
 
@@ -178,8 +181,6 @@ class Exported:
 
 @pytest.fixture(scope="session")
 def exported(checkpoint, settings) -> Exported:
-    from helpers import export
-
     argv = [sys.executable, "-m", "helpers", "export", "--model", settings.model, "--format", settings.format]
     environ = os.environ | {"TUTORIAL_MODEL_ROOT": settings.model_root, "PYTHONUTF8": "1"}
     with subprocess.Popen(argv, cwd=ROOT, env=environ, stdout=subprocess.PIPE, encoding="utf-8") as first:
@@ -190,6 +191,30 @@ def exported(checkpoint, settings) -> Exported:
     left, said = list(settings.model_dir.parent.rglob("*")), [said]
     export.run(export.command(settings), report=said.append)
     return Exported(settings.model_dir, left, said)
+
+
+@pytest.fixture(scope="session")
+def phi3_folder(tmp_path_factory):
+    """The tiny random Phi-3 as the document's command exports it."""
+    folder = tmp_path_factory.mktemp("phi3") / "int4"
+    source = str(tiny_phi3(tmp_path_factory.getbasetemp()))
+    argv = ["optimum-cli", "export", "openvino", "--model", source, *catalog.TASK, *catalog.DOCUMENT_INT4, str(folder)]
+    return export.run(argv, report=lambda _: None)
+
+
+@pytest.fixture(scope="session", params=[pytest.param("embedded", marks=pytest.mark.model), "phi3"])
+def lm(request) -> Loaded:
+    from transformers import AutoTokenizer
+
+    embedded = request.param == "embedded"
+    folder = EMBEDDED / "int4" if embedded else request.getfixturevalue("phi3_folder")
+    tok = AutoTokenizer.from_pretrained(folder)
+    questions = ["What is the capital of France?", "Write a short story about a robot that learns to paint."]
+    prompts = [
+        tok.apply_chat_template([{"role": "user", "content": q}], add_generation_prompt=True, return_dict=True)
+        for q in questions
+    ]
+    return Loaded(folder, load(folder), load(folder, **EXACT), tok, [prompt["input_ids"] for prompt in prompts])
 
 
 @pytest.fixture

@@ -1,22 +1,18 @@
 """helpers.generate: the ids of transformers' generate, whatever was read before; steps that tell the truth."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
 import pytest
-from hub import tiny_phi3
 from hypothesis import given
 from hypothesis import strategies as st
+from loaded import theirs
 
-from helpers import catalog, export
-from helpers import settings as project
 from helpers.generate import Cache, generate, probabilities
-from helpers.sampling import GREEDY, Sampling, one_thread
 from helpers.plumbing import TutorialError
+from helpers.sampling import GREEDY, Sampling
 
-# Where a continued text and the same text read at once can be compared: no rounding but float32's.
-EXACT = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
 VARIED = Sampling(repetition_penalty=1.3)  # greedy, but the random model does not say one word for ever
 SAMPLINGS = [
     Sampling(temperature=1, seed=1),
@@ -24,56 +20,6 @@ SAMPLINGS = [
     Sampling(temperature=1.5, top_k=40, seed=3),
     Sampling(temperature=0.9, top_k=50, top_p=0.8, repetition_penalty=1.2, seed=4),
 ]
-
-
-@dataclass
-class Loaded:
-    """A model as a reader loads it, the same in full precision, and prompts for both."""
-
-    folder: object
-    model: object
-    exact: object
-    prompts: list[list[int]]
-
-
-def load(folder, **ov_config):
-    from optimum.intel.openvino import OVModelForCausalLM
-
-    return OVModelForCausalLM.from_pretrained(folder, export=False, device="CPU", ov_config=ov_config)
-
-
-@pytest.fixture(scope="session")
-def phi3_folder(tmp_path_factory):
-    """The tiny random Phi-3 as the document's command exports it."""
-    folder = tmp_path_factory.mktemp("phi3") / "int4"
-    source = str(tiny_phi3(tmp_path_factory.getbasetemp()))
-    argv = ["optimum-cli", "export", "openvino", "--model", source, *catalog.TASK, *catalog.DOCUMENT_INT4, str(folder)]
-    return export.run(argv, report=lambda _: None)
-
-
-@pytest.fixture(scope="session", params=[pytest.param("embedded", marks=pytest.mark.model), "phi3"])
-def lm(request) -> Loaded:
-    from transformers import AutoTokenizer
-
-    embedded = request.param == "embedded"
-    folder = project.load().model_dir if embedded else request.getfixturevalue("phi3_folder")
-    tok = AutoTokenizer.from_pretrained(folder)
-    questions = ["What is the capital of France?", "Write a short story about a robot that learns to paint."]
-    prompts = [
-        tok.apply_chat_template([{"role": "user", "content": q}], add_generation_prompt=True, return_dict=True)
-        for q in questions
-    ]
-    return Loaded(folder, load(folder), load(folder, **EXACT), [prompt["input_ids"] for prompt in prompts])
-
-
-def theirs(model, prompt_ids, n, **options) -> list[int]:
-    """The new ids of transformers' generate."""
-    import torch
-
-    prompt = torch.tensor([prompt_ids])
-    with one_thread():
-        out = model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=n, **options)
-    return out[0, len(prompt_ids) :].tolist()
 
 
 def ours(*arguments, **options) -> list[int]:
