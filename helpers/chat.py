@@ -156,16 +156,17 @@ class Conversation:
         self._need_quiet()
         start = time.perf_counter()
         prompt, forgotten = self._fit(turns, len(given))
-        return self._write(_Draft(turns, forgotten, prompt, list(given), start))
+        draft = _Draft(turns, forgotten, prompt, list(given), start)
+        self._stop = draft.stop  # so that it can be stopped before its first token is asked for
+        return self._write(draft)
 
     def _write(self, draft: _Draft) -> Iterator[str]:
         self._need_quiet()  # two iterators may have been made before the first was used
-        # An event for each answer: one that comes too late does not stop the next.
-        self.answering, self._stop = True, Event()
+        self.answering, self._stop = True, draft.stop
         self.messages, self.forgotten = draft.turns, draft.forgotten
         try:
-            yield from self._read(draft, self._stop)
-            yield from pieces(self.tok, self._new_ids(draft, self._stop))
+            yield from self._read(draft)
+            yield from pieces(self.tok, self._new_ids(draft))
         except GeneratorExit:  # whoever iterated wants no more of it
             draft.end = "stopped"
             raise
@@ -176,7 +177,7 @@ class Conversation:
             self.messages = [*draft.turns, draft.message(self.tok, self.context_length)]
             self.answering = False
 
-    def _read(self, draft: _Draft, stop: Event) -> Iterator[str]:
+    def _read(self, draft: _Draft) -> Iterator[str]:
         """Let the model read all but the last piece of what is new to it; an empty string after each piece."""
         ids = draft.ids()
         known = next((n for n, (a, b) in enumerate(zip(self._cache.ids, ids, strict=False)) if a != b), None)
@@ -185,24 +186,24 @@ class Conversation:
             self._cache.logits(ids[:end])
             draft.reused = self._cache.reused if draft.reused is None else draft.reused
             self.reading = (end, len(ids))
-            if stop.is_set():
+            if draft.stop.is_set():
                 return
             yield ""
 
-    def _new_ids(self, draft: _Draft, stop: Event) -> Iterator[int]:
+    def _new_ids(self, draft: _Draft) -> Iterator[int]:
         """The ids that are given, then the new ones; draft.end says why there are no more."""
         yield from [step.id for step in draft.steps]
         last_ids = end_ids(self.model)
         ids = draft.ids()
         room = self.context_length - len(ids)
         budget = min(room, self.max_new_tokens - len(draft.steps))
-        draft.end = "stopped" if stop.is_set() else "end token" if draft.ends_with(last_ids) else "budget"
+        draft.end = "stopped" if draft.stop.is_set() else "end token" if draft.ends_with(last_ids) else "budget"
         if draft.end != "budget" or budget < 1:
             return
         for step in generate(self.model, ids, budget, self.sampling, last_ids, self.alternatives, self._cache):
             draft.add(step, self._cache.reused)
             yield step.id
-            if stop.is_set():
+            if draft.stop.is_set():
                 draft.end = "stopped"
                 return
         if draft.ends_with(last_ids):
@@ -223,6 +224,7 @@ class _Draft:
     moments: list[float] = field(default_factory=list)  # when each new token was there
     reused: int | None = None
     end: str = "stopped"
+    stop: Event = field(default_factory=Event)  # one for each answer: an order that comes too late stops no other
 
     def ids(self) -> list[int]:
         return self.prompt + [step.id for step in self.steps]

@@ -17,7 +17,8 @@ from helpers.prompt import prompt_ids, prompt_tokens
 from helpers.sampling import Sampling
 
 VARIED = Sampling(repetition_penalty=1.3)  # greedy, but no model says one word for ever
-WORDS = "blue river seven of the and a 12 x= é 日本 👩‍🚀 \n - ** tell me why not now".split(" ")
+TEXT = "blue river seven of the and a 12 x= é 日本 👩‍🚀 - ** tell me why not now"
+WORDS = [*TEXT.split(), "\n"]
 # What would close the user's turn, or open another, if it were read as control tokens.
 MARKS = {
     "embedded": ["<|im_end|>", "<|im_start|>", "<|endoftext|>", "<repo_name>"],
@@ -108,6 +109,20 @@ def test_only_what_is_new_is_read(lm):
     assert talk.messages[-1].figures.new_tokens == 1  # one is always read, to have the scores after it
 
 
+def test_reading_on_cuts_nothing_off_the_cache(lm, monkeypatch):
+    """Cutting costs a copy of the whole cache, so a prompt is never read to its end before the answer begins."""
+    cuts, go_back = [], generate.Cache._go_back
+    monkeypatch.setattr(
+        generate.Cache, "_go_back", lambda self, read, ids: cuts.append(len(read)) or go_back(self, read, ids)
+    )
+    talk = Conversation(lm.exact, lm.tok, max_new_tokens=3, sampling=VARIED)
+    for length in (40, 257, 600):
+        talk.messages = []
+        cuts.clear()
+        say(talk, "word " * length)
+        assert len(cuts) == 1  # where this prompt parts from the one before
+
+
 @pytest.mark.model
 def test_an_answer_of_the_embedded_model_is_kept_to_its_last_token(lm):
     if "SmolLM" not in str(lm.tok.chat_template):
@@ -124,7 +139,7 @@ def test_figures_say_why_an_answer_ended(lm):
     say(talk, "Tell me a long story.")
     figures = talk.messages[-1].figures
     assert figures.end == "budget" and figures.answer_tokens == 3
-    assert 0 < figures.ttft_ms and 0 < figures.tpot_ms
+    assert figures.ttft_ms > 0 and figures.tpot_ms > 0
     assert figures.context_tokens == len(prompt_ids(lm.tok, as_dicts(talk, -1))) + 3
     short = Conversation(lm.model, lm.tok, context_length=figures.prompt_tokens + 2, sampling=VARIED)
     say(short, "Tell me a long story.")
@@ -157,6 +172,13 @@ def test_stop_ends_between_two_tokens_and_a_late_one_ends_nothing(lm):
     rest = list(pieces)
     assert 0 < len(ids(talk)) <= 12 and ids(talk) == whole[: len(ids(talk))]
     assert "".join(some + rest).rstrip("\ufffd") == talk.messages[-1].content
+
+
+def test_stop_holds_before_the_first_token_is_asked_for(lm):
+    talk = Conversation(lm.model, lm.tok)
+    pieces = talk.say("Hello")
+    talk.stop()
+    assert "".join(pieces) == "" and talk.messages[-1].figures.end == "stopped"
 
 
 def test_stop_does_not_wait_for_a_long_prompt(lm):

@@ -1,0 +1,163 @@
+"""What a conversation costs: a later turn from the cache, streaming to the chat box, and two hundred turns of memory.
+
+    python bench/chat.py [--rounds 5] [--turns 200] [--json FILE]
+
+Protocol.  Everything runs in one Jupyter kernel, as for a reader, with the settings' model, device and ov_config; what
+the kernel sends to a browser is received and thrown away.  A round takes each side once; round 0 is a warm-up.
+Figures are medians, the ratio is the median of the ratios within a round.
+
+- reuse: time to first token of turn 5, with a history of 1,000 tokens or more, by a Conversation that has said the
+  turns before; against one that is given the same turns and has read none of them.  The prompts are equal.
+- streaming: decode speed of an answer in a ChatBox that is displayed, alternatives for the X-ray included, against
+  the bare loop of helpers.generate on the same prompt.  The ids are equal.
+- memory: --turns turns in one chat box with a context of 1,024 tokens, which forgets again and again: how much the
+  kernel's resident set has grown since turn 20, and whether the last answer still streams.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import textwrap
+from pathlib import Path
+from statistics import median
+
+from jupyter_client.manager import start_new_kernel
+
+from helpers import settings
+
+TARGETS = {"reuse": (0.15, "at most"), "streaming": (0.95, "at least"), "memory": (50, "below")}
+SETUP = """
+import gc, json, time
+import psutil
+from IPython.display import display
+from helpers import settings
+from helpers.chat import Conversation, Message
+from helpers.chat_box import ChatBox
+from helpers.generate import Cache, generate
+from helpers.runtime import load
+
+model, tok, _ = load(settings.load())
+STORY = "A river runs from the hills to the sea, past a mill, a bridge, a town and its harbour. "
+QUESTION = "Explain to a child why the sky is blue and why the evening sky is red."
+model.generation_config.eos_token_id = -1  # every answer has its full length
+"""
+REUSE = """
+talk = Conversation(model, tok, max_new_tokens=48)
+for turn in range(4):
+    list(talk.say(f"Part {turn + 1}. " + STORY * 12 + "What is it about?"))
+cold = Conversation(model, tok, max_new_tokens=4)
+cold.messages, talk.max_new_tokens = list(talk.messages), 4
+for each in (talk, cold):
+    list(each.say("And what did you say first?"))
+warm, anew = talk.messages[-1].figures, cold.messages[-1].figures
+assert warm.prompt_tokens == anew.prompt_tokens > 1000 and anew.reused_tokens == 0
+print(json.dumps([warm.ttft_ms, anew.ttft_ms, warm.prompt_tokens, warm.reused_tokens]))
+"""
+STREAMING = """
+talk = Conversation(model, tok, max_new_tokens=TOKENS)
+box = ChatBox(talk)
+display(box)
+box.submit(QUESTION)
+assert box.wait() and not box.error, box.error
+answer = talk.messages[-1]
+moments = []
+prompt = Conversation(model, tok)
+prompt.messages = [Message("user", QUESTION)]
+ids = []
+for step in generate(model, prompt.prompt(), TOKENS, cache=Cache(model)):
+    ids.append(step.id)
+    moments.append(time.perf_counter())
+assert ids == [step.id for step in answer.steps] and len(ids) == TOKENS
+bare = (TOKENS - 1) / (moments[-1] - moments[0])
+box.close()
+print(json.dumps([1000 / answer.figures.tpot_ms, bare]))
+"""
+MEMORY = """
+talk = Conversation(model, tok, "Be brief.", max_new_tokens=32, context_length=1024)
+box = ChatBox(talk)
+display(box)
+pieces, write = 0, box.transcript.write
+def count(*arguments):
+    global pieces
+    pieces += 1
+    write(*arguments)
+box.transcript.write = count
+grown = []
+for turn in range(TURNS):
+    pieces = 0
+    box.submit(f"Turn {turn}. Tell me something about the number {turn}.")
+    assert box.wait() and not box.error, box.error
+    gc.collect()
+    grown.append(psutil.Process().memory_info().rss / 2**20)
+figures = talk.messages[-1].figures
+assert talk.forgotten > TURNS and figures.answer_tokens == 32, talk.forgotten
+print(json.dumps([grown[19], grown[-1], pieces, talk.forgotten, max(grown)]))
+"""
+
+
+class Kernel:
+    """A Jupyter kernel of its own, as JupyterLab starts one."""
+
+    def __init__(self) -> None:
+        self.manager, self.client = start_new_kernel(kernel_name="python3", cwd=str(settings.ROOT))
+
+    def run(self, code: str) -> list[float] | None:
+        """Run a cell; what it prints last is JSON."""
+        said, errors = [], []
+
+        def hook(message):
+            content = message["content"]
+            if message["msg_type"] == "stream" and content["name"] == "stdout":
+                said.append(content["text"])
+            elif message["msg_type"] == "error":
+                errors.append("\n".join(content["traceback"]))
+
+        self.client.execute_interactive(textwrap.dedent(code), timeout=3600, output_hook=hook)
+        if errors:
+            raise SystemExit(errors[0])
+        lines = "".join(said).split()
+        return json.loads("".join(said).splitlines()[-1]) if lines else None
+
+    def end(self) -> None:
+        self.client.stop_channels()
+        self.manager.shutdown_kernel(now=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5, help="counted rounds")
+    parser.add_argument("--turns", type=int, default=200, help="turns for the memory, at least 21")
+    parser.add_argument("--tokens", type=int, default=256, help="length of the streamed answer")
+    parser.add_argument("--json", type=Path, help="write the figures there too")
+    args = parser.parse_args()
+    kernel = Kernel()
+    try:
+        kernel.run(SETUP + f"TOKENS, TURNS = {args.tokens}, {args.turns}\n")
+        reuse = [kernel.run(REUSE) for _ in range(args.rounds + 1)][1:]
+        streaming = [kernel.run(STREAMING) for _ in range(args.rounds + 1)][1:]
+        first, last, pieces, forgotten, most = kernel.run(MEMORY)
+    finally:
+        kernel.end()
+    figures = {
+        "reuse": median(warm / cold for warm, cold, *_ in reuse),
+        "streaming": median(box / bare for box, bare in streaming),
+        "memory": last - first,
+    }
+    warm, cold, prompt, reused = (median(column) for column in zip(*reuse, strict=True))
+    print(f"turn 5, {prompt:,.0f} tokens of prompt, {reused:,.0f} reused:", end=" ")
+    print(f"first token after {warm:.0f} ms, cold {cold:.0f} ms")
+    box, bare = (median(column) for column in zip(*streaming, strict=True))
+    print(f"{args.tokens} tokens: {box:.1f} tokens/s in the chat box, {bare:.1f} in the bare loop")
+    print(f"{args.turns} turns, {forgotten} messages forgotten, the last answer came in {pieces} pieces:", end=" ")
+    print(f"{first:,.0f} MiB after turn 20, {last:,.0f} at the end, {most:,.0f} at most")
+    units = {"reuse": "", "streaming": "", "memory": " MiB"}
+    for name, (target, word) in TARGETS.items():
+        print(f"{name:10} {figures[name]:.3f}{units[name]}   target {word} {target}{units[name]}")
+    if args.json:
+        args.json.write_text(json.dumps(figures | {"rounds": {"reuse": reuse, "streaming": streaming}}, indent=1))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
