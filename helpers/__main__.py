@@ -1,4 +1,4 @@
-"""python -m helpers models | fetch | export | ask "…": the tutorial's road from a terminal."""
+"""python -m helpers models | fetch | export | ask "…" | chat: the tutorial's road from a terminal."""
 
 from __future__ import annotations
 
@@ -101,6 +101,33 @@ def ask(
     first = steps[0].milliseconds / 1000
     rate = f", then {(len(steps) - 1) / (done - loaded - first):.0f} tokens/s" if len(steps) > 1 else ""
     print(f"[load {loaded - start:.1f} s, first token {first:.1f} s{rate}]", file=sys.stderr)
+
+
+@app.command()
+def chat(
+    model: Model = None,
+    format: Format = None,
+    device: Device = None,
+    max_new_tokens: Annotated[int | None, typer.Option("--max-new-tokens", help="Budget of each answer.")] = None,
+    system: Annotated[str, typer.Option("--system", help="The system message.")] = "",
+    temperature: Annotated[float, typer.Option("--temperature", help="0: the likeliest token; above, a draw.")] = 0,
+    seed: Annotated[int | None, typer.Option("--seed", help="Makes the draws repeatable.")] = None,
+    context_length: Annotated[int | None, typer.Option("--context-length", help="Less than the model's.")] = None,
+) -> None:
+    """Talk with the model.  Ctrl-C stops an answer, /help lists the commands, /bye ends."""
+    from helpers import terminal
+    from helpers.chat import Conversation
+    from helpers.runtime import load
+    from helpers.sampling import Sampling
+
+    choice = chosen(model=model, format=format, device=device)
+    sampling = Sampling(temperature=temperature, seed=seed)
+    ov_model, tok, device_choice = load(choice)
+    if device_choice.device != choice.device:
+        print(device_choice.why, file=sys.stderr)
+    budget = choice.spec.max_new_tokens if max_new_tokens is None else max_new_tokens
+    # A terminal shows no alternatives, and finding them takes time for each token.
+    terminal.run(Conversation(ov_model, tok, system, sampling, budget, context_length, alternatives=0))
 
 
 def main() -> int:

@@ -64,7 +64,7 @@ class Conversation:
         return self._answer([*self.messages[:number], self._user(text)])
 
     def regenerate(self) -> Iterator[str]:
-        """Answer the last message once more.  Greedy, or with a seed, it is the same answer."""
+        """Answer the last message once more.  Greedy, or with a seed, it is the same answer at exact settings."""
         asked = [number for number, message in enumerate(self.messages) if message.role == "user"]
         if not asked:
             raise TutorialError("There is nothing to answer again yet.", "Say something first.")

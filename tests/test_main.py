@@ -1,5 +1,6 @@
 """The command line as a reader meets it: the right exit code, the answer on stdout, the sentence on stderr."""
 
+import io
 import os
 import signal
 import sys
@@ -9,7 +10,9 @@ import pytest
 from conftest import half_made, use_index
 from index import Index, make_wheel
 
+from helpers import terminal
 from helpers.catalog import MODELS
+from helpers.turns import Figures, Message
 
 SMOLLM2 = "smollm2-instruct"
 
@@ -18,10 +21,10 @@ SMOLLM2 = "smollm2-instruct"
 def helpers(start, tmp_path):
     """helpers("ask", …) runs `python -m helpers ask …` in an empty model root; gives exit code, stdout and stderr."""
 
-    def run(*argv, **environ):
+    def run(*argv, typed="", **environ):
         environ = {"TUTORIAL_MODEL": SMOLLM2, "TUTORIAL_DEVICE": "CPU", "TUTORIAL_MODEL_ROOT": str(tmp_path)} | environ
         process = start("-m", "helpers", *argv, **environ)
-        out, errors = process.communicate()
+        out, errors = process.communicate(typed)
         assert "Traceback" not in errors
         return process.returncode, out, errors
 
@@ -44,6 +47,7 @@ def test_models_are_listed_without_loading_a_library(helpers, tmp_path):
         (["fetch", "--model", "gpt-7"], "There is no model 'gpt-7' in the catalog.\nChoose one of: smollm2-instruct"),
         (["export", "--format", "int3"], "There is no weight format 'int3' for smollm2-instruct.\nChoose one of"),
         (["ask", "  "], "The question is empty.\nTry: python -m helpers ask"),
+        (["chat", "--temperature", "-1"], "cannot be used.\ntemperature and top_k are 0 or more"),
         (["ask", "Why?"], "yet.\nRun notebook 01_export, or: python -m helpers export --model smollm2-instruct"),
     ],
 )
@@ -54,7 +58,7 @@ def test_what_the_reader_can_mend_is_a_sentence_and_code_1(helpers, tmp_path, ar
     assert half_made(tmp_path) == []
 
 
-@pytest.mark.parametrize("argv", [["chat"], ["ask"], ["ask", "Why?", "--max-new-tokens", "0"], ["models", "--faster"]])
+@pytest.mark.parametrize("argv", [["talk"], ["ask"], ["ask", "Why?", "--max-new-tokens", "0"], ["models", "--faster"]])
 def test_what_is_no_command_is_code_2_with_the_usage(helpers, argv):
     code, out, errors = helpers(*argv)
     assert (code, out) == (2, "")
@@ -118,3 +122,74 @@ def test_ask_answers_paris_on_a_device_that_is_here(helpers):
     assert code == 0, errors
     assert "Paris" in out and question not in out, "the answer, without the prompt's echo"
     assert "There is no device GPU.9 here" in errors and "We use CPU." in errors
+
+
+@pytest.mark.model
+def test_chat_answers_line_by_line_and_goes_on_after_what_cannot_be_done(helpers, tmp_path):
+    talk, page = tmp_path / "a talk.json", tmp_path / "talk.md"
+    typed = "What is the capital of France?\n\n/dance\n/save\n/load no.json\n/export no/x.md\nAnd in a word?\n"
+    typed += f"/save {talk}\n/export {page}\n/clear\n/regenerate\n/load {talk}\n/regenerate\n/help\n/bye\nnever read\n"
+    options = "--format", "int4", "--device", "GPU.9", "--max-new-tokens", "12", "--system", "Answer in one sentence."
+    code, out, errors = helpers("chat", *options, TUTORIAL_MODEL_ROOT="model", typed=typed)
+    assert code == 0, errors
+    assert "Paris" in out and "capital of France?" not in out and "[" not in out, "the answers and nothing else"
+    for sentence in [
+        "We use CPU.",
+        "There is no command /dance.\n/regenerate",
+        "/save needs a file.",
+        "no.json cannot be read: No such file or directory.",
+        "x.md cannot be written: No such file or directory.",
+        f"Saved to {talk}.",
+        "There is nothing to answer again yet.",
+        "4 messages are loaded.",
+        "A message that begins with / needs a space before it.",
+    ]:
+        assert sentence in errors
+    first, second, again = [line for line in errors.splitlines() if line.startswith("[prompt")]
+    assert " 0 of them from the cache" in first and " 0 of them from the cache" not in second
+    assert second.split()[1] == again.split()[1], "the conversation that was loaded is another one"
+    assert "## System\n\nAnswer in one sentence.\n\n## User\n\nWhat is" in page.read_text(encoding="utf-8")
+
+
+@pytest.mark.model
+def test_chat_says_when_it_forgets_and_what_has_no_room(helpers):
+    typed = "Tell me more.\n" * 5 + "word " * 200 + "\nStill there?\n"
+    options = "--max-new-tokens", "8", "--context-length", "120", "--temperature", "1", "--seed", "7"
+    code, out, errors = helpers("chat", *options, TUTORIAL_MODEL_ROOT="model", typed=typed)
+    assert code == 0, errors
+    assert "[The context is full: the first " in errors and "Shorten the message" in errors
+    assert errors.count("[prompt") == 6 and "of 120" in errors
+    assert helpers("chat", *options, TUTORIAL_MODEL_ROOT="model", typed=typed)[1] == out, "the seed does not repeat it"
+
+
+@pytest.mark.model
+@pytest.mark.skipif(os.name == "nt", reason="Windows sends Ctrl-C to a whole console")
+def test_an_interrupt_stops_the_answer_and_ends_the_chat_at_the_prompt(start):
+    process = start("-m", "helpers", "chat", TUTORIAL_MODEL=SMOLLM2, TUTORIAL_DEVICE="CPU", TUTORIAL_MODEL_ROOT="model")
+    for _ in range(2):  # the second one shows that the chat went on
+        process.stdin.write("Tell me a long story about a lighthouse.\n")
+        process.stdin.flush()
+        while process.stdout.read(1).isspace():
+            pass
+        process.send_signal(signal.SIGINT)
+        assert "· stopped]" in next(line for line in process.stderr if line.startswith("[prompt"))
+        process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 0 and process.stderr.read() == ""
+
+
+def test_chat_shows_no_control_characters(monkeypatch):
+    class Hostile:
+        forgotten, messages = 0, [Message("assistant", "", (), Figures(3, 0, 2, 1.0, None, 9, "budget"))]
+
+        def say(self, text):
+            yield from ("\x1b[2Jone\n", "\ttwo\x07\r\x9b", "👩‍💻")
+
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"hello \xff\n"), encoding="utf-8"))
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(f"sys.{name}", io.TextIOWrapper(io.BytesIO(), encoding="utf-8"))
+    terminal.run(Hostile())
+    sys.stdout.flush()
+    assert sys.stdout.buffer.getvalue().decode() == "[2Jone\n\ttwo👩‍💻\n".replace("\n", os.linesep)
+    sys.stderr.flush()
+    assert "cut by the budget" in sys.stderr.buffer.getvalue().decode()

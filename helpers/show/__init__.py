@@ -15,6 +15,7 @@ from helpers.show.tokens import (
     steps,
     token_bytes,
 )
+from helpers.show.turns import filling
 from helpers.show.weights import (
     before_and_after,
     group_errors,
@@ -36,6 +37,7 @@ __all__ = [
     "chips",
     "curves",
     "facts",
+    "filling",
     "fork",
     "group_errors",
     "language_costs",
