@@ -77,20 +77,49 @@ def lab(session: nox.Session) -> None:
 
 
 @session
+def demo(session: nox.Session) -> None:
+    """The chat box of page 07 as a page of its own, for a projector.  Arguments after -- go to Voilà."""
+    install(session, "lab", "demo")
+    session.run(*HELPERS, "export")
+    session.run(PYTHON, "-m", "voila", "notebooks/07_chat.ipynb", "--Voila.config_file_paths=demo", *session.posargs)
+
+
+@session
 def tests(session: nox.Session) -> None:
-    """Everything that CI proves: fetch, export, answer, unit tests, all notebooks.  Arguments after -- go to pytest."""
-    install(session, "lab", "test")
+    """Everything that CI proves: fetch, export, answer, all notebooks, unit tests, the chat box in a browser.
+
+    After --: --no-browser leaves the last out; other arguments go to the unit tests' pytest.
+    """
+    install(session, "lab", "demo", "test")
+    browser = "--no-browser" not in session.posargs
+    posargs = [argument for argument in session.posargs if argument != "--no-browser"]
     timed(session, "fetch", *HELPERS, "fetch", env=EMBEDDED)
     timed(session, "export", *HELPERS, "export", env=EMBEDDED)
     timed(session, "load and answer", *HELPERS, "ask", "What is the capital of France?", env=EMBEDDED)
     spent.append(("from a fresh clone to the first answer", sum(seconds for _, seconds in spent)))
+    if browser:
+        timed(session, "find a browser, or fetch one", PYTHON, "tests/browser/browsers.py")
     notebooks = [str(path) for path in sorted(Path("notebooks").glob("*.ipynb"))]
     offline = EMBEDDED | {"PYTHONPATH": str(ROOT / "tests" / "offline"), "HF_HUB_OFFLINE": "1"}
     pytest = (PYTHON, "-m", "pytest", "-q")
     nbval = ("--nbval", "--nbval-current-env", "--nbval-cell-timeout=600", "-p", "no:cacheprovider")
     timed(session, "notebooks, strict, no network", *pytest, *nbval, *notebooks, env=offline)
-    timed(session, "unit tests and the Phi-3 lane", *pytest, *session.posargs, env=EMBEDDED)
+    unit = (*pytest, "--ignore=tests/browser", *posargs)
+    timed(session, "unit tests and the Phi-3 lane", *unit, env=EMBEDDED)
+    if browser:
+        timed(session, "the chat box in a browser", *pytest, "--maxfail=5", "tests/browser", env=EMBEDDED)
     report(session)
+    if not browser:
+        session.warn("--no-browser: the chat box was NOT tested in a browser.")
+
+
+@session
+def screenshots(session: nox.Session) -> None:
+    """Take the README's pictures of the chat box, with the embedded model's own words."""
+    install(session, "lab", "demo", "test")
+    session.run(PYTHON, "tests/browser/browsers.py")
+    session.run(*HELPERS, "export", env=EMBEDDED)
+    session.run(PYTHON, "-m", "pytest", "-q", "tests/browser/screenshots.py", env=EMBEDDED)
 
 
 @session
@@ -118,17 +147,18 @@ def rehearsal(session: nox.Session) -> None:
 
 @session
 def bench(session: nox.Session) -> None:
-    """Decode speed of our loop beside optimum-intel's and OpenVINO GenAI's.  Arguments after -- go to bench/loop.py."""
+    """Our loop beside optimum-intel's and OpenVINO GenAI's, then what a chat costs.  After --: for bench/loop.py."""
     install(session, "lab", "bench")
     session.run(*HELPERS, "export", env=EMBEDDED)
     session.run(PYTHON, "bench/loop.py", *session.posargs, env=EMBEDDED)
+    session.run(PYTHON, "bench/chat.py", env=EMBEDDED)
 
 
 @session
 def constraints(session: nox.Session) -> None:
     """Write constraints.txt: this environment, upgraded to what pyproject.toml (and what follows --) allows."""
-    install(session, "lab", "test", "bench")
-    session.run(PYTHON, "-m", "pip", "install", "--upgrade", "--editable", ".[lab,test,bench]", *session.posargs)
+    install(session, "lab", "demo", "test", "bench")
+    session.run(PYTHON, "-m", "pip", "install", "--upgrade", "--editable", ".[lab,demo,test,bench]", *session.posargs)
     frozen = session.run(PYTHON, "-m", "pip", "freeze", "--all", "--exclude-editable", silent=True)
     # PyTorch's CPU build calls itself 2.x.y+cpu, which a constraint would then demand of every machine.
     lines = [line.split("+")[0] for line in frozen.splitlines() if "==" in line]

@@ -8,8 +8,11 @@ from helpers.plumbing import TutorialError
 
 TASK = ("--task", "text-generation-with-past")
 DOCUMENT_INT4 = ("--weight-format", "int4", "--group-size", "128", "--ratio", "0.6", "--sym")
-# 576, the width of SmolLM2's layers, is not a multiple of 128; 64 is the largest power of two that divides it.
-SMOLLM2_INT4 = ("--weight-format", "int4", "--group-size", "64", "--ratio", "0.6", "--sym")
+# Two numbers differ from the document's.  The group size: 576, the width of SmolLM2's layers, is not a multiple of
+# 128; 64 is the largest power of two that divides it.  The ratio: a model this small forgives less.  With 0.3 its
+# perplexity is 1.06 times that of fp16, with 0.6 it is 1.12 times; and with 0.6 the first word of the answer about
+# France is nearly a tie, which CPUs that calculate in bf16 and in f32 decide differently.
+SMOLLM2_INT4 = ("--weight-format", "int4", "--group-size", "64", "--ratio", "0.3", "--sym")
 PLAIN_FORMATS = {"int8": ("--weight-format", "int8"), "fp16": ("--weight-format", "fp16")}
 
 
@@ -51,7 +54,7 @@ MODELS = {
             download_mib=89,
             checkpoint_gib=0.3,
             export_ram_gib=1.6,
-            max_new_tokens=1024,
+            max_new_tokens=256,  # where a model this small does not end by then, it runs in circles
             flags={"int4": SMOLLM2_INT4, **PLAIN_FORMATS},
             sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
         ),

@@ -15,7 +15,7 @@ from helpers.plumbing import TutorialError
 from helpers.runtime import choose_device
 from helpers.settings import Settings, short
 
-FORMATS = {"int4": "most weights in 4 bits", "int8": "weights in 8 bits", "fp16": "weights in 16 bits"}
+FORMATS = {"int4": "weights in 4 and 8 bits", "int8": "weights in 8 bits", "fp16": "weights in 16 bits"}
 
 
 def settings_form(

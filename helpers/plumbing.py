@@ -84,7 +84,8 @@ def readable(target: Path) -> Iterator[None]:
         if code in (errno.EROFS, errno.EACCES, errno.EPERM):
             raise TutorialError(
                 f"The folder {target.parent} cannot be written to: {error.strerror}.",
-                "Set TUTORIAL_MODEL_ROOT to a folder of your own, or have the model prepared in this one.",
+                "Make it writable. For the models' folder, you can also set TUTORIAL_MODEL_ROOT to one of your own, "
+                "or have the model prepared in this one.",
             ) from error
         raise
 

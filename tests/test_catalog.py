@@ -36,6 +36,14 @@ def test_the_document_s_model_has_the_document_s_flags():
     assert MODELS["phi3-instruct"].flags["int4"] == MODELS["phi3-rehearsal"].flags["int4"] == DOCUMENT_INT4
 
 
+def test_the_embedded_model_s_flags_differ_from_the_document_s_in_two_numbers():
+    """Notebooks 00 and 01 say so, and why."""
+    pairs = list(zip(MODELS["smollm2-instruct"].flags["int4"], DOCUMENT_INT4, strict=True))
+    differ = [pairs[n - 1][0] for n, (ours, theirs) in enumerate(pairs) if ours != theirs]
+    assert differ == ["--group-size", "--ratio"]
+    assert float(MODELS["smollm2-instruct"].flags["int4"][5]) < float(DOCUMENT_INT4[5]), "a small model forgives less"
+
+
 def test_the_rehearsal_has_as_many_parameters_as_the_catalog_says():
     import torch
     from transformers import Phi3Config, Phi3ForCausalLM

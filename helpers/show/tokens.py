@@ -90,7 +90,7 @@ def _chips(tok, signed: Iterable[tuple[str, int, str]]) -> Chips:
     """Chips of (sign, id, colour); a newline in a text begins a new line of chips, so that a prompt keeps its shape."""
     html, words = [], []
     for sign, token_id, colour in signed:
-        text, style = _face(tok, token_id, colour)
+        text, style = face(tok, token_id, colour)
         words.append(f"{sign}{text} {token_id}")
         # <sub> and the space behind: a page that drops styles, such as GitHub's, still tells text, id and chips apart
         chip = f'<span style="{CHIP}{style}">{sign}{escape(text)}<sub style="{BELOW}">{token_id}</sub></span> '
@@ -99,7 +99,7 @@ def _chips(tok, signed: Iterable[tuple[str, int, str]]) -> Chips:
     return Chips(f'<div role="img" aria-label="{label}" style="{ROW}">{"".join(html)}</div>', " | ".join(words))
 
 
-def _face(tok, token_id: int, colour: str) -> tuple[str, str]:
+def face(tok, token_id: int, colour: str) -> tuple[str, str]:
     """A token's text with its white space drawn, and its chip's style."""
     data = token_bytes(tok, token_id)
     try:
@@ -129,7 +129,7 @@ def steps(tok, steps: Iterable) -> Chips:
 
 def _likely(tok, token_id: int, probability: float) -> tuple[str, str]:
     """A token and its probability as text, and as a chip between white and blue."""
-    text, share = _face(tok, token_id, "")[0], f"{probability:.1%}"
+    text, share = face(tok, token_id, "")[0], f"{probability:.1%}"
     colour = "#" + "".join(f"{round(255 + (end - 255) * probability):02x}" for end in bytes.fromhex(COLOURS[7][1:]))
     style = f"{CHIP}background-color:{colour};color:#1f2328;border:1px solid {COLOURS[7]};"
     return f"{text} {share}", f'<span style="{style}">{escape(text)}<sub style="{BELOW}">{share}</sub></span>'

@@ -1,0 +1,80 @@
+"""The chat box as a page of its own, as `nox -s demo` shows it, with a scripted and with the real model."""
+
+import re
+import shutil
+
+import pytest
+from chat_page import Box
+from conftest import BOX, SETUP, write_notebook
+from playwright.sync_api import expect
+
+from helpers.settings import ROOT
+
+pytestmark = pytest.mark.model
+
+
+def open_page(new_page, server, name):
+    page, guard = new_page(server)
+    page.goto(f"{server.url}/voila/render/{name}", wait_until="commit")  # the rest comes when the cells have run
+    box = Box(page)
+    expect(box.message).to_be_visible(timeout=60_000)
+    return page, guard, box
+
+
+@pytest.fixture(scope="module")
+def demo(new_page, voila_server):
+    write_notebook(voila_server.work / "scripted.ipynb", SETUP, "1 / 0", BOX, "2 / 0")
+    page, guard, box = open_page(new_page, voila_server, "scripted.ipynb")
+    yield page, box
+    guard.check()
+
+
+def test_it_streams_and_stops(demo):
+    _, box = demo
+    box.say("long")
+    expect(box.answers).to_contain_text("word10")
+    box.button("Stop").click()
+    box.wait()
+    expect(box.status).to_contain_text("Stopped.")
+    expect(box.answers).not_to_contain_text("word149")
+    box.say("long")
+    expect(box.answers).to_have_count(2)
+    expect(box.answers.last).to_contain_text("word10")
+    box.message.press("Escape")
+    box.wait()
+    expect(box.status).to_contain_text("Stopped.")
+
+
+def test_enter_sends_and_shift_enter_breaks_the_line(demo):
+    page, box = demo
+    box.message.click()
+    page.keyboard.type("one")
+    page.keyboard.press("Shift+Enter")
+    page.keyboard.type("two")
+    expect(box.message).to_have_value("one\ntwo")
+    page.keyboard.press("Enter")
+    expect(box.questions.last).to_have_text("one\ntwo")
+    box.wait()
+
+
+def test_only_what_the_box_needs_is_run_and_shown(demo):
+    page, _ = demo
+    expect(page.get_by_text("ZeroDivisionError")).to_have_count(0)
+
+
+def test_page_07_with_the_real_model(new_page, voila_server):
+    """The published page, the embedded model: it streams, stops, answers, and says what that cost."""
+    shutil.copy(ROOT / "notebooks" / "07_chat.ipynb", voila_server.work)
+    page, guard, box = open_page(new_page, voila_server, "07_chat.ipynb")
+    box.ask("What is the capital of France?")
+    expect(box.answers).to_contain_text("Paris")
+    expect(box.status).to_contain_text(re.compile(r"\d+ tokens in .* tokens per second"))
+    box.say("Tell me a long story about a lighthouse.")
+    expect(box.answers).to_have_count(2)
+    expect(box.answers.last).to_have_text(re.compile(".{40}", re.DOTALL))
+    box.button("Stop").click()
+    box.wait()
+    expect(box.status).to_contain_text("prompt tokens were still in memory")
+    box.button("X-ray").first.click()
+    expect(box.root.get_by_role("group", name="Tokens").get_by_role("button").first).to_be_visible()
+    guard.check()
