@@ -4,35 +4,38 @@ import ast
 
 import nbformat
 
-STYLE = "<style>body { zoom: 1.4 } #rendered_cells { max-width: 60rem; margin: auto }</style>"
+STYLE = "<style>.jp-OutputArea { zoom: 1.4; max-width: 860px; margin: auto }</style>"
 # Voilà's template asks for icons from elsewhere, which nothing here uses.  With this header a browser does not.
 ONLY_FROM_HERE = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"
 
 
 def only_the_chat_box(_handler, notebook, cwd):
-    """Keep the cell that shows the box, and those before it that define what it uses.  Voilà calls it per visitor."""
-    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    while cells and "ChatBox(" not in cells[-1].source:
-        cells.pop()
-    kept, wanted = [], {"ChatBox"}
-    for cell in reversed(cells):
-        used, bound = names(cell.source)
-        if not kept or wanted & bound:
-            kept, wanted = [cell, *kept], wanted - bound | used
-    notebook.cells = [nbformat.v4.new_markdown_cell(STYLE), *kept]
+    """Replace the cells by those statements that make `box`, and show it.  Voilà calls this for each visitor."""
+    code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    notebook.cells = [nbformat.v4.new_markdown_cell(STYLE), nbformat.v4.new_code_cell(needed_for("box", code))]
     return notebook
 
 
-def names(code: str) -> tuple[set[str], set[str]]:
-    """The names that Python code uses, and those that it defines."""
+def needed_for(name: str, cells: list[str]) -> str:
+    """The statements of `cells` without which there is no `name`, found from the last to the first; then `name`."""
+    kept, wanted = [name], {name}
+    for statement in reversed([statement for cell in cells for statement in ast.parse(cell).body]):
+        used, bound = names(statement)
+        if wanted & bound:
+            kept, wanted = [ast.unparse(statement), *kept], wanted - bound | used
+    return "\n".join(kept)
+
+
+def names(statement: ast.stmt) -> tuple[set[str], set[str]]:
+    """The names that a statement uses, and those that it defines."""
     used, bound = set(), set()
-    for node in ast.walk(ast.parse(code)):
+    for node in ast.walk(statement):
         if isinstance(node, ast.Name):
             (used if isinstance(node.ctx, ast.Load) else bound).add(node.id)
         elif isinstance(node, ast.alias):
             bound.add(node.asname or node.name)
-        elif isinstance(node, ast.FunctionDef):
-            bound.add(node.name)
+    if isinstance(statement, ast.FunctionDef):  # what is bound inside of it stays there
+        return used - bound, {statement.name}
     return used, bound
 
 

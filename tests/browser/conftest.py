@@ -6,7 +6,7 @@ import nbformat
 import pytest
 from browsers import NoBrowser, launch
 from chat_page import ChatPage, Guard
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Error, sync_playwright
 from servers import jupyterlab, voila
 
 SETUP = "from helpers.chat_box import ChatBox\nfrom scripted import conversation"
@@ -89,8 +89,11 @@ def chat(lab):
 def pytest_runtest_makereport(item, call):
     """A picture of the page that a test failed on."""
     report = yield
-    if report.failed and (chat := item.funcargs.get("lab")):
+    if report.failed and call.when != "teardown" and (chat := item.funcargs.get("lab")):
         picture = chat.server.work.parent / f"{item.name}.png"
-        chat.page.screenshot(path=picture)
+        try:
+            chat.page.screenshot(path=picture, timeout=5000)
+        except Error as error:  # the page may be what failed
+            picture = error.message
         report.sections.append(("the page", f"{picture}"))
     return report

@@ -81,10 +81,18 @@ def test_enter_that_ends_a_composition_does_not_send(chat):
     """In Japanese and Chinese, Enter chooses what the letters stand for."""
     chat.message.fill("にほん")
     chat.message.dispatch_event("keydown", {"key": "Enter", "isComposing": True, "bubbles": True})
-    expect(chat.message).to_have_value("にほん")
-    chat.message.fill("   ")
+    chat.message.press("End")
+    chat.page.keyboard.insert_text("ご")
     chat.message.press("Enter")
+    expect(chat.answers).to_have_text(["にほんご"])
+    chat.wait()
+
+
+def test_an_empty_message_is_not_sent(chat):
+    chat.say("  \n ")
+    expect(chat.status).to_contain_text("The message is empty.")
     expect(chat.questions).to_have_count(0)
+    expect(chat.button("Send")).to_be_visible()
 
 
 def test_an_earlier_message_can_be_edited(chat):
@@ -107,13 +115,14 @@ def test_an_earlier_message_can_be_edited(chat):
 
 def test_an_answer_can_be_had_again(chat):
     chat.ask("say it again")
-    first = chat.kernel("id(box.conversation.messages[-1])")
+    last = "box.conversation.messages[-1]"
+    first = chat.kernel(f"id({last})")
     chat.button("Regenerate").click()
-    expect(chat.status).not_to_be_empty()
+    expect(chat.status).to_contain_text("Same settings, same answer")  # it says so at the end of the new one
     chat.wait()
     expect(chat.answers).to_have_text(["say it again"])
-    assert chat.kernel("id(box.conversation.messages[-1])") != first
     assert chat.kernel("[message.content for message in box.conversation.messages]") == ["say it again"] * 2
+    assert chat.kernel(f"({last}.role, id({last}) != {first})") == ("assistant", True)
 
 
 def test_an_error_is_shown_and_the_next_message_works(chat):
