@@ -1,13 +1,20 @@
-"""python -m helpers models | fetch | export | ask "…" | chat: the tutorial's road from a terminal."""
+"""python -m helpers doctor | models | fetch | export | check | ask "…" | chat: the tutorial's road from a terminal."""
 
 from __future__ import annotations
 
+import json
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Annotated
 
-import typer
+try:
+    import typer
+except ModuleNotFoundError:  # another Python than the one that was set up, or none was
+    sys.exit(
+        f"The tutorial's libraries are not in this Python, {sys.executable}.\n"
+        "Set its own up: pipx run nox -s lab.  If that is done, use .venv/bin/python (Windows: .venv\\Scripts\\python)."
+    )
 
 from helpers import catalog, settings
 from helpers.plumbing import TutorialError
@@ -16,6 +23,7 @@ INTERRUPTED = 130
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 Model = Annotated[str | None, typer.Option("--model", help="A name from `python -m helpers models`.")]
 Format = Annotated[str | None, typer.Option("--format", help="Weight format: int4, int8 or fp16.")]
+Penalty = Annotated[float, typer.Option("--repetition-penalty", help="Above 1: against circles; 1.1 is enough.")]
 Device = Annotated[str | None, typer.Option("--device", help="CPU, GPU, GPU.0, NPU or AUTO.")]
 
 
@@ -23,6 +31,25 @@ def chosen(**options: str | None) -> settings.Settings:
     """The settings of this project, with the options that were given on the command line."""
     given = {name: value for name, value in options.items() if value is not None}
     return settings.check(replace(settings.load(), **given))
+
+
+@app.command()
+def doctor(
+    model: Model = None,
+    format: Format = None,
+    device: Device = None,
+    network: Annotated[bool, typer.Option("--network", help="Ask the network too: proxy, pip's index, hub.")] = False,
+    thorough: Annotated[bool, typer.Option("--thorough", help="Compare the export's hashes, not only sizes.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Say whether this machine is ready, and what to do where not; exit code 1 if there is a problem."""
+    from helpers.doctor import as_text, examine
+
+    given = model or format or device
+    found = examine(chosen(model=model, format=format, device=device) if given else None, network, thorough)
+    print(json.dumps([asdict(finding) for finding in found], indent=1) if as_json else as_text(found))
+    if any(finding.state == "problem" for finding in found):
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -50,6 +77,7 @@ def export(
     flags: Annotated[list[str] | None, typer.Argument(help="optimum-cli's compression flags, after --")] = None,
     model: Model = None,
     format: Format = None,
+    sound: Annotated[bool, typer.Option("--check/--no-check", help="Compare a new export with its checkpoint.")] = True,
 ) -> None:
     """Make the OpenVINO model of a checkpoint (fetched first if need be), unless it is there."""
     from helpers import export
@@ -58,9 +86,26 @@ def export(
     choice = chosen(model=model, format=format)
     if not choice.model_dir.exists():
         fetch(choice.spec, choice.checkpoint_dir)
-    argv = export.command(choice, tuple(flags) if flags else None)
+    argv, new = export.command(choice, tuple(flags) if flags else None), not choice.model_dir.exists()
     print(export.as_typed(argv), flush=True)
     export.run(argv)
+    if new and sound and choice.spec.source != "made up":  # the words of random weights need no check
+        from helpers.doctor import as_text
+        from helpers.selfcheck import check
+
+        print(as_text(check(choice)))
+
+
+@app.command()
+def check(model: Model = None, format: Format = None, device: Device = None) -> None:
+    """Say whether the export still speaks as its checkpoint does; exit code 1 if it does not."""
+    from helpers.doctor import as_text
+    from helpers.selfcheck import check
+
+    found = check(chosen(model=model, format=format, device=device))
+    print(as_text(found))
+    if any(finding.state == "problem" for finding in found):
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -70,18 +115,22 @@ def ask(
     format: Format = None,
     device: Device = None,
     max_new_tokens: Annotated[int | None, typer.Option("--max-new-tokens", min=1, help="Budget of the answer.")] = None,
+    repetition_penalty: Penalty = 1,
 ) -> None:
     """Answer one question in the terminal, word by word."""
     from helpers.runtime import load
+    from helpers.sampling import Sampling
 
     choice = chosen(model=model, format=format, device=device)
     if not question.strip():
         raise TutorialError("The question is empty.", 'Try: python -m helpers ask "What is the capital of France?"')
+    sampling = Sampling(repetition_penalty=repetition_penalty)
     start = time.perf_counter()
     ov_model, tok, device_choice = load(choice)
     from helpers.decode import pieces
     from helpers.generate import generate
     from helpers.prompt import prompt_ids
+    from helpers.selfcheck import degenerate
 
     if device_choice.device != choice.device:
         print(device_choice.why, file=sys.stderr)
@@ -90,7 +139,7 @@ def ask(
     steps = []
 
     def new_ids():
-        for step in generate(ov_model, ids, max_new_tokens or choice.spec.max_new_tokens):
+        for step in generate(ov_model, ids, max_new_tokens or choice.spec.max_new_tokens, sampling):
             steps.append(step)
             yield step.id
 
@@ -101,6 +150,9 @@ def ask(
     first = steps[0].milliseconds / 1000
     rate = f", then {(len(steps) - 1) / (done - loaded - first):.0f} tokens/s" if len(steps) > 1 else ""
     print(f"[load {loaded - start:.1f} s, first token {first:.1f} s{rate}]", file=sys.stderr)
+    said = [step.id for step in steps]
+    if warning := degenerate(tok.decode(said, skip_special_tokens=True), said):
+        print(f"[{warning}]", file=sys.stderr)
 
 
 @app.command()
@@ -111,6 +163,7 @@ def chat(
     max_new_tokens: Annotated[int | None, typer.Option("--max-new-tokens", help="Budget of each answer.")] = None,
     system: Annotated[str, typer.Option("--system", help="The system message.")] = "",
     temperature: Annotated[float, typer.Option("--temperature", help="0: the likeliest token; above, a draw.")] = 0,
+    repetition_penalty: Penalty = 1,
     seed: Annotated[int | None, typer.Option("--seed", help="Makes the draws repeatable.")] = None,
     context_length: Annotated[int | None, typer.Option("--context-length", help="Less than the model's.")] = None,
 ) -> None:
@@ -121,7 +174,7 @@ def chat(
     from helpers.sampling import Sampling
 
     choice = chosen(model=model, format=format, device=device)
-    sampling = Sampling(temperature=temperature, seed=seed)
+    sampling = Sampling(temperature, repetition_penalty=repetition_penalty, seed=seed)
     ov_model, tok, device_choice = load(choice)
     if device_choice.device != choice.device:
         print(device_choice.why, file=sys.stderr)

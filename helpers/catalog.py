@@ -92,6 +92,6 @@ MODELS = {
 
 def find(name: str) -> Model:
     """The catalog's entry of that name.  Raises TutorialError, naming those that exist."""
-    if name not in MODELS:
+    if not isinstance(name, str) or name not in MODELS:
         raise TutorialError(f"There is no model {name!r} in the catalog.", f"Choose one of: {', '.join(MODELS)}.")
     return MODELS[name]

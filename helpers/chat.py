@@ -9,13 +9,16 @@ from pathlib import Path
 from threading import Event
 
 from helpers.decode import HALF, pieces
-from helpers.generate import Cache, Step, end_ids, generate
+from helpers.generate import Cache, Step, common, end_ids, generate
 from helpers.plumbing import TutorialError
 from helpers.prompt import prompt_ids
 from helpers.sampling import GREEDY, Sampling
 from helpers.turns import Figures, Message, markdown, read, write
 
 CHUNK = 256  # a long prompt is read in pieces of this many tokens, so that Stop need not wait for all of it
+# The CPU plugin compiles its kernels anew for each number of tokens that it meets, and keeps them: 2.5 MB each time for
+# SmolLM2.  So what is new is read as a multiple of this and a rest below it, which are few numbers.
+STRIDE = 16
 
 
 class Conversation:
@@ -180,9 +183,11 @@ class Conversation:
     def _read(self, draft: _Draft) -> Iterator[str]:
         """Let the model read all but the last piece of what is new to it; an empty string after each piece."""
         ids = draft.ids()
-        known = next((n for n, (a, b) in enumerate(zip(self._cache.ids, ids, strict=False)) if a != b), None)
-        known = min(len(self._cache.ids), len(ids)) if known is None else known
-        for end in range(known + CHUNK, len(ids), CHUNK):
+        known = common(self._cache.ids, ids)
+        rest = 1 + (len(ids) - known - 1) % STRIDE  # for generate
+        for end in (*range(known + CHUNK, len(ids) - rest, CHUNK), len(ids) - rest):
+            if end <= known:
+                return
             self._cache.logits(ids[:end])
             draft.reused = self._cache.reused if draft.reused is None else draft.reused
             self.reading = (end, len(ids))

@@ -13,6 +13,7 @@ from helpers import transcript
 from helpers.chat import Conversation
 from helpers.chat_settings import AnswerSettings
 from helpers.plumbing import TutorialError
+from helpers.selfcheck import degenerate
 from helpers.transcript import Transcript
 from helpers.turns import Message
 
@@ -186,6 +187,8 @@ class ChatBox(VBox):
         talk = self.conversation
         answer = talk.messages[-1]
         said = [transcript.in_words(answer.figures, given)]
+        if warning := degenerate(answer.content, [step.id for step in answer.steps]):
+            said.append(warning)
         if talk.forgotten > forgotten:
             said.append(f"The context is full: the model no longer sees the first {talk.forgotten} messages.")
         settled = talk.sampling.temperature == 0 or talk.sampling.seed is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import queue
@@ -19,10 +20,22 @@ from pathlib import Path
 import psutil
 
 from helpers.catalog import TASK
-from helpers.plumbing import GIB, LiveLine, Report, TutorialError, building, disk_full, need_disk, says_disk_full
+from helpers.plumbing import (
+    GIB,
+    LiveLine,
+    Report,
+    TutorialError,
+    building,
+    damage,
+    damaged,
+    disk_full,
+    need_disk,
+    says_disk_full,
+)
 from helpers.settings import ROOT, Settings, short
 
-RECORD = "tutorial_export.json"  # which command made the folder
+RECORD = "tutorial_export.json"  # which command made the folder, and what its files were then
+SCRATCH = 1.4  # of the checkpoint's size: what an export needs on the disk for a while
 # optimum-cli reports success without the last two when it could not write them.
 NEEDED = ("openvino_model.xml", "openvino_model.bin", "openvino_tokenizer.xml", "openvino_detokenizer.xml")
 # A line of optimum-cli's log that has the first words opens the phase of that name.
@@ -56,6 +69,8 @@ def run(argv: list[str], report: Report = print) -> Path:
     A folder that is there already is returned at once, if the same flags made it.  The log goes to <folder>.log.
     Raises TutorialError with a cure for each failure that is known, and with the log's end for one that is not.
     """
+    if not {"--model", "-m"} & set(argv):
+        raise TutorialError("This export names no model.", "Make the list with export.command(settings).")
     target = ROOT / argv[-1]
     if target.exists():
         return _same_flags(target, argv, report)
@@ -72,17 +87,43 @@ def run(argv: list[str], report: Report = print) -> Path:
         if code != 0 or not whole or says_disk_full(words):
             raise diagnose(code, words, argv) from RuntimeError(words[-2000:])
         shutil.rmtree(scratch)
-        record = {"command": argv, "seconds": round(seconds, 1)}
-        (part / RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
+        write_record(part, argv, seconds)
     size = sum(file.stat().st_size for file in target.iterdir()) / 1e6
     report(f"{argv[-1]} is complete: {size:.0f} MB in {seconds:.0f} s.")
     return target
 
 
+def write_record(folder: Path, argv: list[str], seconds: float) -> None:
+    """Note in the export's `folder` which command made it, and the size and hash of each file."""
+    record = {"command": argv, "seconds": round(seconds, 1), "files": files_of(folder)}
+    (folder / RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
+
+
+def read_record(folder: Path) -> dict:
+    """What write_record() noted; {} where there is no record, or one that cannot be read."""
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def files_of(folder: Path, hashes: bool = True) -> dict[str, dict[str, int | str]]:
+    """{name: {"bytes": size, "sha256": hash}} of the files in `folder`, the record aside; hashing reads all of them."""
+    files = {}
+    for file in sorted(folder.iterdir()):
+        if file.is_file() and file.name != RECORD:
+            files[file.name] = {"bytes": file.stat().st_size}
+            if hashes:
+                with file.open("rb") as stream:
+                    files[file.name]["sha256"] = hashlib.file_digest(stream, "sha256").hexdigest()
+    return files
+
+
 def _scratch_gib(argv: list[str]) -> float:
     """What an export needs for a while: the checkpoint again as a 16-bit graph, and the compressed one beside it."""
     source = ROOT / argv[argv.index("--model") + 1] if "--model" in argv else ROOT / "not there"
-    return 1.4 * sum(file.stat().st_size for file in source.glob("*.safetensors")) / GIB
+    return SCRATCH * sum(file.stat().st_size for file in source.glob("*.safetensors")) / GIB
 
 
 def _same_flags(target: Path, argv: list[str], report: Report) -> Path:
@@ -90,8 +131,9 @@ def _same_flags(target: Path, argv: list[str], report: Report) -> Path:
         at = words.index("--model") if "--model" in words else words.index("-m")
         return sorted(words[3:at] + words[at + 2 : -1])
 
-    record = target / RECORD
-    made_by = json.loads(record.read_text(encoding="utf-8"))["command"] if record.exists() else argv
+    if wrong := damage(target, (*NEEDED, "config.json")):
+        raise damaged(argv[-1], wrong)
+    made_by = read_record(target).get("command", argv)
     if flags(made_by) != flags(argv):
         raise TutorialError(
             f"{argv[-1]} is there, but other flags made it: {as_typed(made_by)}",
@@ -194,6 +236,12 @@ def diagnose(code: int, words: str, argv: list[str]) -> TutorialError:
             f"There is no model {model}: not a folder on this disk, and not a repository on the hub.",
             "Check the spelling; a folder is looked for from the project's. "
             "The catalog's models come by: python -m helpers fetch",
+        )
+    if any(sign in words for sign in ("SafetensorError", "is not a valid JSON file")):
+        return TutorialError(f"The checkpoint {model} is damaged.", "Delete that folder, then: python -m helpers fetch")
+    if usage := re.search(r": error: (.+)", words):
+        return TutorialError(
+            f"optimum-cli does not understand these flags: {usage[1]}.", "See: optimum-cli export openvino --help"
         )
     if code == 0:
         return TutorialError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from helpers.catalog import Model
-from helpers.plumbing import LiveLine, Report, building, need_disk
+from helpers.plumbing import LiveLine, Report, building, damage, damaged, need_disk
 from helpers.settings import short
 
 
@@ -16,6 +16,7 @@ def fetch(model: Model, checkpoint: Path, report: Report = print) -> Path:
     had, or are not the ones that were expected; `checkpoint` then does not appear.
     """
     if checkpoint.exists():
+        _need_whole(checkpoint)
         report(f"{short(checkpoint)} is there and whole; nothing to do.")
         return checkpoint
     report(announcement(model))
@@ -40,6 +41,15 @@ def fetch(model: Model, checkpoint: Path, report: Report = print) -> Path:
     size = sum(file.stat().st_size for file in checkpoint.iterdir()) / 1e6
     report(f"{short(checkpoint)} is complete: {size:.0f} MB.")
     return checkpoint
+
+
+def _need_whole(checkpoint: Path) -> None:
+    """Raise TutorialError when files are missing or cut short, as after a copy that broke off."""
+    wrong = damage(checkpoint, ["config.json", "tokenizer.json"])
+    if not any(checkpoint.glob("*.safetensors")):
+        wrong["*.safetensors"] = "missing"
+    if wrong:
+        raise damaged(short(checkpoint), wrong)
 
 
 def announcement(model: Model) -> str:

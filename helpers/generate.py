@@ -94,8 +94,7 @@ class Cache:
         """
         from openvino import Tensor
 
-        same = [a == b for a, b in zip(read, ids[:-1], strict=False)]
-        shared = same.index(False) if False in same else len(same)
+        shared = common(read, ids[:-1])
         for state in self.request.query_state() if shared else ():
             values = state.state.data  # [1, heads, tokens, width]
             if values.ndim != 4 or values.shape[2] != len(read):
@@ -142,6 +141,11 @@ def generate(
     return _steps(cache, ids, budget, sampling.chooser(), stop_ids, alternatives)
 
 
+def common(read: Sequence[int], ids: Sequence[int]) -> int:
+    """With how many of the same tokens both begin."""
+    return next((n for n, (a, b) in enumerate(zip(read, ids, strict=False)) if a != b), min(len(read), len(ids)))
+
+
 def end_ids(model) -> frozenset[int]:
     """The tokens with which this model ends an answer."""
     end = model.generation_config.eos_token_id
@@ -165,7 +169,8 @@ def probabilities(scores: np.ndarray, chosen: int, n: int = 0) -> tuple[float, t
     Of equals the lower id comes first, as argmax has it; those of probability 0 are left out.
     """
     top = scores.max()
-    weights = np.exp(scores - top)  # [vocabulary]; at most 1, so nothing overflows
+    weights = scores - top  # [vocabulary]
+    np.exp(weights, out=weights)  # at most 1, so nothing overflows; in place, as new memory costs more than exp does
     total, likeliest = weights.sum(), ()
     if n > 0:
         # Nearly always the likeliest n lie within a factor of 3,000: finding those costs a quarter of sorting all.

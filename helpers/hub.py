@@ -27,8 +27,13 @@ def from_hub(model: Model, part: Path) -> None:
         for entry in entries:
             with readable(part):
                 _file_from_hub(model, entry, part / entry.rfilename, progress)
-    except (HTTPError, OSError) as error:
+    except (HTTPError, OSError, ImportError) as error:  # no import: a SOCKS proxy needs a package more
         raise _hub_said(error, repo) from error
+    except ValueError as error:
+        raise TutorialError(
+            f"The hub's client cannot use a setting of this environment: {error}.",
+            "Look at the variables that begin with HF_: HF_HUB_DOWNLOAD_TIMEOUT is seconds, HF_TOKEN plain letters.",
+        ) from error
     progress.line.keep("downloaded")
     if not (part / "config.json").exists():
         raise TutorialError(f"What came as {repo} has no config.json.", "Is HF_ENDPOINT a whole mirror of the hub?")
@@ -43,7 +48,7 @@ def _listing(model: Model) -> list:
     try:
         info = HfApi().model_info(model.origin, revision=model.revision, files_metadata=True, timeout=wait)
         return [entry for entry in info.siblings if _is_wanted(entry.rfilename)]
-    except HfHubHTTPError:
+    except (HfHubHTTPError, UnicodeEncodeError):  # the latter: a token that no header can carry
         raise
     except (ValueError, KeyError, TypeError) as error:  # what came is not the hub's JSON
         cure = "Does this network have a log-in page? Open a web page once. Or is HF_ENDPOINT wrong?"
@@ -61,6 +66,11 @@ def _file_from_hub(model: Model, entry, file: Path, progress: _Progress) -> None
     from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import build_hf_headers
 
+    if not (entry.lfs or entry.blob_id):
+        raise TutorialError(
+            f"This hub does not say which {entry.rfilename} is the true one, so it cannot be checked.",
+            "Is HF_ENDPOINT a whole mirror of the hub?",
+        )
     here = file.stat().st_size if file.exists() else 0
     resume = here if here <= (entry.size or 0) else 0
     progress.update(resume)
@@ -88,7 +98,7 @@ class _Progress:
     """What huggingface_hub takes for a tqdm class; here all files share one live line."""
 
     def __init__(self, whole: int):
-        self.line, self.done, self.whole = LiveLine(), 0, whole
+        self.line, self.done, self.whole, self.lost = LiveLine(), 0, whole, 0
 
     def __call__(self, **_) -> _Progress:
         return self
@@ -100,7 +110,14 @@ class _Progress:
         pass
 
     def update(self, more: int) -> None:
+        """`more` bytes have come.  Below 0: whoever serves them begins a broken file anew, which may go on for ever."""
         self.done += more
+        self.lost += more < 0
+        if self.lost > 3:
+            raise TutorialError(
+                "The connection broke again and again, and each time the file had to be begun anew.",
+                "Try another network, or set HF_ENDPOINT to a mirror that resumes downloads. Then run this again.",
+            )
         self.line.update(f"downloading {self.done / 2**20:.0f} of {self.whole / 2**20:.0f} MiB")
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import re
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import mkdtemp
@@ -81,7 +82,12 @@ def readable(target: Path) -> Iterator[None]:
         code = getattr(error, "errno", None)
         if code in (errno.ENOSPC, errno.EDQUOT) or getattr(error, "winerror", 0) == 112 or says_disk_full(str(error)):
             raise disk_full(target) from error
-        if code in (errno.EROFS, errno.EACCES, errno.EPERM):
+        if code == errno.EFBIG or "File too large" in str(error):
+            raise TutorialError(
+                f"{target.name} has a file that is larger than one may be there (FAT32: 4 GB), or than your quota.",
+                "Set TUTORIAL_MODEL_ROOT to a folder on a disk with NTFS, APFS, ext4 or the like.",
+            ) from error
+        if code in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST):
             raise TutorialError(
                 f"The folder {target.parent} cannot be written to: {error.strerror}.",
                 "Make it writable. For the models' folder, you can also set TUTORIAL_MODEL_ROOT to one of your own, "
@@ -121,6 +127,41 @@ def check_hash(file: Path, expected: str, kind="sha256") -> None:
             f"expected {expected[:12]}…. It was cut short, or changed on its way.",
             "Run this again. If it stays so, tell whoever runs your mirror; the file was deleted.",
         )
+
+
+def damage(folder: Path, wanted: Iterable[str]) -> dict[str, str]:
+    """File name -> "missing" or "cut short", for the `wanted` that are not there and those that tell it themselves."""
+    if not folder.is_dir():
+        return dict.fromkeys(wanted, "missing")
+    wrong = {name: "missing" for name in wanted if not (folder / name).exists()}
+    return wrong | {file.name: "cut short" for file in folder.iterdir() if file.is_file() and _is_cut_short(file)}
+
+
+def _is_cut_short(file: Path) -> bool:
+    """Whether a model's file shows by itself that its end is missing; False for kinds that cannot tell."""
+    try:
+        if file.suffix == ".json":
+            json.loads(file.read_text(encoding="utf-8"))
+        elif file.suffix == ".xml":
+            return not file.read_bytes().rstrip().endswith(b"</net>")
+        elif file.suffix == ".bin" and file.with_suffix(".xml").exists():  # the graph says where each constant lies
+            constants = re.findall(rb'offset="(\d+)" size="(\d+)"', file.with_suffix(".xml").read_bytes())
+            return file.stat().st_size < max((int(start) + int(size) for start, size in constants), default=0)
+        elif file.suffix == ".safetensors":  # 8 bytes: the length of the head; then the head, as JSON; then the data
+            with file.open("rb") as stream:
+                length = int.from_bytes(stream.read(8), "little")
+                head = json.loads(stream.read(min(length, file.stat().st_size)))
+            ends = [entry["data_offsets"][1] for name, entry in head.items() if name != "__metadata__"]
+            return file.stat().st_size < 8 + length + max(ends, default=0)
+    except ValueError:
+        return True
+    return False
+
+
+def damaged(folder: str, wrong: dict[str, str], again: str = " run this again.") -> TutorialError:
+    """The sentence for a folder that has these `wrong` files."""
+    parts = ", ".join(f"{name} is {why}" for name, why in sorted(wrong.items()))
+    return TutorialError(f"{folder} is damaged: {parts}.", f"Delete that folder, then{again}")
 
 
 @contextmanager

@@ -67,6 +67,7 @@ def need_export(settings: Settings) -> Path:
 def load(settings: Settings, strict: bool = False):
     """The exported model on its device, its tokenizer, and the DeviceChoice.
 
+    The model scores the last position of what it is given, [1, 1, vocabulary], which is all that generation needs.
     Raises TutorialError when there is no export yet.
     """
     need_export(settings)
@@ -75,6 +76,25 @@ def load(settings: Settings, strict: bool = False):
 
     choice = choose_device(settings.device, strict)
     model = OVModelForCausalLM.from_pretrained(
-        settings.model_dir, export=False, device=choice.device, ov_config=dict(settings.ov_config)
+        settings.model_dir, export=False, compile=False, device=choice.device, ov_config=dict(settings.ov_config)
     )
+    score_last(model.model)
+    model.compile()
     return model, AutoTokenizer.from_pretrained(settings.model_dir), choice
+
+
+def score_last(graph) -> None:
+    """Change an openvino.Model in place, before it is compiled: `logits` become those of the last position only.
+
+    While a prompt is read nobody looks at the other positions, and each costs a row of the vocabulary's length.
+    OpenVINO GenAI does the same (slice_before_matmul).  A graph that does not end in a product is left as it is.
+    """
+    from openvino import opset13 as ops
+
+    node = graph.output("logits").get_node()
+    while node.get_type_name() in ("Result", "Convert"):
+        node = node.input_value(0).get_node()
+    if node.get_type_name() == "MatMul":
+        hidden, last = node.input(0), ([-1], [2**31 - 1], [1], [1])  # begin, end, step, and the axis of positions
+        hidden.replace_source_output(ops.slice(hidden.get_source_output(), *last).output(0))
+        graph.validate_nodes_and_infer_types()

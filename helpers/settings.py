@@ -33,7 +33,19 @@ class Settings:
 
     @property
     def checkpoint_dir(self) -> Path:
-        return ROOT / Path(self.model_root).expanduser() / self.model / "checkpoint"
+        """The folder of the fetched model.  Raises TutorialError for a model_root where no folder can be."""
+        try:
+            root = ROOT / Path(self.model_root).expanduser()
+            there = next(parent for parent in (root, *root.parents) if parent.exists())
+            why = "" if there.is_dir() else f"{there} is a file"
+        except (OSError, RuntimeError) as error:  # a name that is too long; ~name of nobody
+            why = getattr(error, "strerror", None) or str(error)
+        if why or "\0" in self.model_root:
+            raise TutorialError(
+                f"The model root {self.model_root[:80]!r} cannot be a folder: {why or 'a null character'}.",
+                "Set TUTORIAL_MODEL_ROOT, or model_root in settings.toml, to a folder; it need not be there yet.",
+            )
+        return root / self.model / "checkpoint"
 
     @property
     def model_dir(self) -> Path:
@@ -45,7 +57,9 @@ def load(path: Path = SETTINGS_FILE, environ: Mapping[str, str] = os.environ) ->
     """Defaults, then `path` if it exists, then the TUTORIAL_ variables.  Raises TutorialError on what it cannot use."""
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:  # a folder of that name, or no permission
+        raise TutorialError(f"{path.name} cannot be read: {error.strerror}.", "Mend that, or delete it.") from error
+    except (ValueError, RecursionError) as error:  # the former also for a number of thousands of digits
         raise TutorialError(f"{path.name} is damaged: {error}.", "Mend that line, or delete the file.") from error
     known = {field.name for field in fields(Settings)}
     if unknown := sorted(set(table) - known):
@@ -84,9 +98,12 @@ def save(settings: Settings, path: Path = SETTINGS_FILE) -> Path:
     defaults = asdict(Settings())
     table = {name: value for name, value in asdict(check(settings)).items() if value != defaults[name]}
     part = path.with_name(f"{path.name}.part")
-    with readable(path):
-        part.write_text(tomli_w.dumps(table), encoding="utf-8")
-        part.replace(path)
+    try:
+        with readable(path):
+            part.write_text(tomli_w.dumps(table), encoding="utf-8")
+            part.replace(path)
+    except OSError as error:  # a folder of that name, or none
+        raise TutorialError(f"{path.name} cannot be written: {error.strerror}.", "Choose another name.") from error
     return path
 
 

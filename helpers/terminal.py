@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from helpers.plumbing import TutorialError
+from helpers.selfcheck import degenerate
 
 HELP = """\
 /regenerate    answer the last message once more
@@ -96,7 +97,10 @@ def _answer(conversation, coming: Iterator[str]) -> None:
             print(flush=True)
     if conversation.forgotten > forgotten:
         _note(f"[The context is full: the first {conversation.forgotten} messages are no longer read.]")
-    _note(f"[{figures_line(conversation.messages[-1].figures)}]")
+    answer = conversation.messages[-1]
+    _note(f"[{figures_line(answer.figures)}]")
+    if warning := degenerate(answer.content, [step.id for step in answer.steps]):
+        _note(f"[{warning}]")
 
 
 @contextmanager

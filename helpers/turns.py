@@ -12,6 +12,7 @@ from helpers.generate import Step
 from helpers.plumbing import TutorialError, readable
 
 VERSION = 1
+ENDS = ("end token", "budget", "context", "stopped", "error")
 CURE = "Choose a file that `save` has written. The conversation is as it was."
 
 
@@ -21,7 +22,7 @@ class Figures:
 
     `reused_tokens` of them were in the cache, `new_tokens` were read.  `ttft_ms` is from the call to the first new
     token, tokenization included; `tpot_ms` the mean time per token after the first, None for fewer than two.
-    `end` says why it ended: "end token", "budget", "context", "stopped" or "error".
+    `end`, one of ENDS, says why it ended.
     """
 
     prompt_tokens: int
@@ -94,23 +95,48 @@ def _turns(table: dict, same_tokenizer: bool) -> tuple[str, int, list[Message]]:
         raise ValueError("the turns are out of order")
     if type(forgotten) is not int or forgotten % 2 or not 0 <= forgotten <= len(messages):
         raise ValueError(f"it forgets {forgotten!r} of {len(messages)} turns")
-    if any(not isinstance(text, str) for text in (system, *(message.content for message in messages))):
-        raise ValueError("a turn that is no text")
+    for text in (system, *(message.content for message in messages)):
+        if not isinstance(text, str):
+            raise ValueError("a turn that is no text")
+        text.encode()  # half of a surrogate pair could be neither read by a tokenizer nor saved again
     return system, forgotten, messages
 
 
 def _message(entry: dict, same_tokenizer: bool) -> Message:
     steps = [
         Step(
-            int(step["id"]),
-            float(step["probability"]),
-            tuple((int(token_id), float(share)) for token_id, share in step["alternatives"]),
-            float(step["milliseconds"]),
+            _count(step["id"]),
+            _amount(step["probability"]),
+            tuple((_count(token_id), _amount(share)) for token_id, share in step["alternatives"]),
+            _amount(step["milliseconds"]),
         )
         for step in entry["steps"]
     ]
-    figures = Figures(**entry["figures"]) if entry["figures"] else None
+    figures = _figures(entry["figures"]) if entry["figures"] else None
     return Message(entry["role"], entry["content"], tuple(steps) if same_tokenizer else (), figures)
+
+
+def _figures(entry: dict) -> Figures:
+    figures = Figures(**entry)
+    for name in ("prompt_tokens", "reused_tokens", "answer_tokens", "context_length"):
+        _count(entry[name])
+    for value in (figures.ttft_ms, figures.tpot_ms):
+        _amount(0 if value is None else value)
+    if figures.end not in ENDS or figures.ttft_ms is None and figures.tpot_ms is not None:
+        raise ValueError(f"an answer that ends with {figures.end!r}")
+    return figures
+
+
+def _count(value) -> int:
+    if type(value) is not int or not 0 <= value < 2**31:
+        raise ValueError(f"{value!r} is no count")
+    return value
+
+
+def _amount(value) -> float:
+    if type(value) not in (int, float) or not 0 <= value < float("inf"):
+        raise ValueError(f"{value!r} is no amount")
+    return float(value)
 
 
 def fingerprint(tok) -> str:

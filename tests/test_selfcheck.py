@@ -1,0 +1,261 @@
+"""helpers.selfcheck: a sound export passes with distance, each damaged one fails by its name; circles are seen."""
+
+import inspect
+import json
+import shutil
+import xml.etree.ElementTree as ET
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from conftest import EMBEDDED
+
+from helpers import export, generate, selfcheck, terminal
+from helpers.chat_box import ChatBox
+from helpers.selfcheck import REFERENCE, check, degenerate
+from helpers.settings import Settings
+
+pytestmark = pytest.mark.model
+EVERY = ["tokenizer", "checkpoint", "cache", "device"]
+
+
+def place(root: Path, *names: str, reference: Path | None = None) -> Settings:
+    """Settings for a model root that has these folders of the embedded model, and a reference."""
+    home = root / EMBEDDED.name
+    home.mkdir()
+    for name in names:
+        shutil.copytree(EMBEDDED / name, home / name)
+    if reference:
+        shutil.copy(reference, home / REFERENCE)
+    return Settings(model_root=str(root))
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory):
+    """(settings, findings) of the embedded int4 beside its checkpoint."""
+    settings = place(tmp_path_factory.mktemp("sound"), "checkpoint", "int4")
+    return settings, check(settings)
+
+
+@pytest.fixture
+def lone(sound, tmp_path):
+    """The same export without its checkpoint, but with what that said."""
+    return place(tmp_path, "int4", reference=sound[0].checkpoint_dir.with_name(REFERENCE))
+
+
+def states(findings) -> dict[str, str]:
+    return {finding.topic: finding.state for finding in findings}
+
+
+def kept(findings, topic) -> float:
+    return next(finding.kept for finding in findings if finding.topic == topic)
+
+
+def test_a_sound_export_passes_with_distance(sound):
+    _, found = sound
+    assert states(found) == dict.fromkeys(EVERY, "ok")
+    assert kept(found, "checkpoint") > 0.75 and kept(found, "cache") > 0.85
+    assert not any(finding.cure for finding in found)
+
+
+def test_int8_keeps_more_than_int4(sound):
+    settings, found = sound
+    eight = replace(settings, format="int8")
+    export.run(export.command(eight), report=lambda _: None)
+    assert kept(check(eight), "checkpoint") > max(0.9, kept(found, "checkpoint"))
+
+
+def test_what_the_checkpoint_said_is_as_good_as_the_checkpoint(sound, lone):
+    settings, found = sound
+    again = check(lone)
+    assert states(again) == states(found)
+    assert kept(again, "checkpoint") == pytest.approx(kept(found, "checkpoint"), abs=1e-3)
+
+
+@pytest.mark.parametrize("written", [None, "", "[]", "{}", '{"revision": "0.1.2"}', "old"])
+def test_without_either_the_comparison_is_left_out_and_that_is_said(lone, written):
+    file = lone.checkpoint_dir.with_name(REFERENCE)
+    kept = json.loads(file.read_text(encoding="utf-8"))
+    file.unlink()
+    if written is not None:
+        file.write_text(json.dumps(kept | {"revision": "0.1"}) if written == "old" else written, encoding="utf-8")
+    answers, why = selfcheck._reference(lone)
+    assert (answers, why) == ([], "Left out: the checkpoint is not on this disk.")
+
+
+def test_without_memory_the_checkpoint_is_not_read(sound, monkeypatch):
+    settings, _ = sound
+    little = psutil.virtual_memory()._replace(available=2**30)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: little)
+    monkeypatch.setattr(selfcheck, "ask_checkpoint", lambda folder: pytest.fail("it was read"))
+    answers, why = selfcheck._reference(settings)
+    assert len(answers) == len(selfcheck.QUESTIONS) and why == ""
+    settings.checkpoint_dir.with_name(REFERENCE).rename(settings.checkpoint_dir.with_name("kept"))
+    _, why = selfcheck._reference(settings)
+    settings.checkpoint_dir.with_name("kept").rename(settings.checkpoint_dir.with_name(REFERENCE))
+    assert why == "Left out: the checkpoint takes 1.3 GiB of memory, and 1.0 are free."
+
+
+def test_an_export_alone_is_compared_with_itself(lone):
+    lone.checkpoint_dir.with_name(REFERENCE).unlink()
+    assert states(check(replace(lone, device="AUTO"))) == dict.fromkeys(EVERY, "ok") | {"checkpoint": "note"}
+
+
+def damage(folder: Path, part: str, how: str) -> None:
+    """Zero, shuffle or spoil the weights of `part` in an export."""
+    data = np.fromfile(folder / "openvino_model.bin", dtype=np.uint8)
+    touched = 0
+    for constant in ET.parse(folder / "openvino_model.xml").iter("layer"):
+        if constant.get("type") == "Const" and part in constant.get("name"):
+            about = constant.find("data").attrib
+            here = data[int(about["offset"]) :][: int(about["size"])]
+            if about["element_type"] == "f16" and how in ("zero", "nan"):  # the scales
+                here[:] = np.frombuffer(np.full(len(here) // 2, 0 if how == "zero" else np.nan, np.float16), np.uint8)
+                touched += 1
+            elif about["element_type"] in ("i4", "i8", "u4", "u8") and how == "shuffle":
+                np.random.default_rng(0).shuffle(here)
+                touched += 1
+    assert touched
+    data.tofile(folder / "openvino_model.bin")
+
+
+@pytest.mark.parametrize(
+    ("part", "how", "topic"),
+    [
+        ("layers.10.", "zero", "checkpoint"),  # one of 30 layers does nothing
+        ("layers.10.mlp.down_proj", "shuffle", "checkpoint"),
+        ("layers.25.self_attn", "shuffle", "checkpoint"),
+        ("layers.10.mlp.down_proj", "nan", "scores"),
+    ],
+)
+def test_damaged_weights_are_seen(lone, part, how, topic):
+    damage(lone.model_dir, part, how)
+    found = check(lone)
+    assert states(found)[topic] == "problem" and states(found)["tokenizer"] == "ok"
+    (finding,) = [finding for finding in found if finding.topic == topic]
+    assert finding.cure.startswith("Delete the folder") and str(lone.model_dir) in finding.cure
+
+
+def test_a_tokenizer_that_splits_wrongly_is_seen(lone):
+    """What AutoTokenizer(gguf_file=…) saves: every space is an unknown token, and no error is raised."""
+    file = lone.model_dir / "tokenizer.json"
+    recipe = json.loads(file.read_text(encoding="utf-8"))
+    recipe["pre_tokenizer"] = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "never", "split": False}
+    file.write_text(json.dumps(recipe), encoding="utf-8")
+    found = check(lone)
+    assert states(found) == dict.fromkeys(EVERY, "ok") | {"tokenizer": "problem"}
+    assert found[0].what.startswith("It makes ")
+
+
+def test_a_tokenizer_that_splits_words_in_another_way_is_seen(lone):
+    """It reads back what it wrote, but the model was taught other ids."""
+    file = lone.model_dir / "tokenizer.json"
+    recipe = json.loads(file.read_text(encoding="utf-8"))
+    del recipe["model"]["merges"][1000:]
+    file.write_text(json.dumps(recipe), encoding="utf-8")
+    assert [finding.what for finding in check(lone) if finding.state == "problem"] == [
+        "It makes other ids of a question than the checkpoint's."
+    ]
+
+
+def test_a_cache_that_loses_a_token_is_seen(lone, monkeypatch):
+    class Forgetful(generate.Cache):
+        def logits(self, ids):
+            return super().logits(ids[:-2] + ids[-1:])
+
+    monkeypatch.setattr(selfcheck, "Cache", Forgetful)
+    assert states(check(lone)) == dict.fromkeys(EVERY, "ok") | {"cache": "problem"}
+
+
+def test_the_command_says_it_with_code_1(lone, start):
+    damage(lone.model_dir, "layers.10.", "zero")
+    process = start("-m", "helpers", "check", TUTORIAL_MODEL=EMBEDDED.name, TUTORIAL_MODEL_ROOT=lone.model_root)
+    out, errors = process.communicate()
+    assert process.returncode == 1 and "Traceback" not in errors
+    assert "problem  checkpoint        It keeps " in out and "→ Delete the folder" in out
+
+
+# Circles
+
+
+@pytest.fixture(scope="module")
+def tok():
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(EMBEDDED / "int4")
+
+
+def judged(tok, text: str) -> str | None:
+    return degenerate(text, tok(text, add_special_tokens=False)["input_ids"])
+
+
+REFRAIN = "\nRow, row, row your boat,\nmerrily, merrily, merrily, merrily,\nlife is but a dream, a dream, a dream.\n"
+POEM = REFRAIN.join(
+    ["The sea, the sea, the open sea,", "It sings, it sings, it sings to me,", "and night by night"] * 2
+)
+TABLE = "| city | people |\n|------|--------|\n" + "".join(f"| no. {n} | {n * 977 % 1000},000 |\n" for n in range(40))
+LISTS = "\n".join(f"{n}. Item {n} of the list" for n in range(1, 60)) + "\n- [ ] to do" * 8
+MATRIX = "[\n" + "    [0, 0, 0, 0, 0, 0, 0, 0],\n" * 3 + "]\n" + "=" * 79 + "\n" + "ha " * 12
+"""Texts that repeat much, as people do."""
+
+
+@pytest.mark.parametrize(
+    "text", [POEM, TABLE, LISTS, MATRIX, "", "Yes.", "日本" * 20, "Ġ is how GPT-2 writes a space."]
+)
+def test_what_people_write_is_not_called_circles(tok, text):
+    assert judged(tok, text) is None
+
+
+def test_nothing_in_python_s_own_files_is(tok):
+    import argparse
+    import decimal
+    import this
+    import turtle
+    from pydoc_data import topics
+
+    for module in (this, argparse, decimal, turtle, topics):
+        source = inspect.getsource(module)[:40_000]
+        for start in range(0, len(source), 3000):  # about a thousand tokens
+            assert judged(tok, source[start : start + 3000]) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("I am happy to help you.\n" * 12, "the same 8 tokens 12 times in a row"),
+        ("A story. " + "no " * 80, "the same token 80 times"),
+        ("\n" * 400, "in circles"),
+        ("Ġhello Ġhow Ġare Ġyou Ġtoday Ġmy Ġfriend Ġand Ġso Ġon", "the tokenizer fails"),
+        ("\ufffd" * 9, "no text (9 marks such as \ufffd)"),
+        ("a <unk> <unk> <unk> b <unk> <unk> <unk> <unk> <unk>", "the tokenizer fails"),
+    ],
+)
+def test_circles_and_broken_text_are_named(tok, text, words):
+    assert words in judged(tok, text)
+    assert "python -m helpers check" in judged(tok, text)
+
+
+def test_the_box_and_the_terminal_say_it_below_the_answer(capsys):
+    from test_chat_box import Scripted
+
+    box = ChatBox(Scripted(words=["\ufffd"] * 9))
+    box.submit("Hello")
+    assert box.wait(20) and "the tokenizer fails" in box.status
+    talk = Scripted(words=["\ufffd"] * 9)
+    terminal._answer(talk, talk.say("Hello"))
+    out, errors = capsys.readouterr()
+    assert out == "\ufffd" * 9 + "\n" and errors.rstrip().splitlines()[-1].startswith("[Much of this is no text")
+    box = ChatBox(Scripted())
+    box.submit("Hello")
+    assert box.wait(20) and "check" not in box.status
+
+
+def test_real_circles_are_said_below_the_answer_and_a_penalty_ends_them(start):
+    argv, environ = ["ask", "can you introduce yourself?", "--format", "int4"], {"TUTORIAL_MODEL": EMBEDDED.name}
+    for more, circles in ([], True), (["--repetition-penalty", "1.1"], False):
+        process = start("-m", "helpers", *argv, "--max-new-tokens", "400", *more, **environ)
+        out, errors = process.communicate()
+        assert process.returncode == 0 and len(out) > 200
+        assert ("[This goes in circles: the same " in errors) == circles, errors
