@@ -20,6 +20,7 @@ PYTHON = str(VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python"))
 HELPERS = (PYTHON, "-m", "helpers")
 CPU_TORCH = "https://download.pytorch.org/whl/cpu"
 EMBEDDED = {"TUTORIAL_MODEL": "smollm2-instruct", "TUTORIAL_DEVICE": "CPU"}
+NBVAL = ("-q", "--nbval", "--nbval-current-env", "--nbval-cell-timeout=600", "-p", "no:cacheprovider")
 session = nox.session(venv_backend="none")  # nox would make an environment of 2 GB for each session
 spent: list[tuple[str, float]] = []
 
@@ -100,10 +101,15 @@ def tests(session: nox.Session) -> None:
     if browser:
         timed(session, "find a browser, or fetch one", PYTHON, "tests/browser/browsers.py")
     notebooks = [str(path) for path in sorted(Path("notebooks").glob("*.ipynb"))]
+    outward = ROOT / ".nox" / "outward.txt"  # attempts to leave this machine, which the guard refuses
+    outward.parent.mkdir(exist_ok=True)
+    outward.unlink(missing_ok=True)
     offline = EMBEDDED | {"PYTHONPATH": str(ROOT / "tests" / "offline"), "HF_HUB_OFFLINE": "1"}
+    offline |= {"OFFLINE_LOG": str(outward)}
     pytest = (PYTHON, "-m", "pytest", "-q")
-    nbval = ("--nbval", "--nbval-current-env", "--nbval-cell-timeout=600", "-p", "no:cacheprovider")
-    timed(session, "notebooks, strict, no network", *pytest, *nbval, *notebooks, env=offline)
+    timed(session, "notebooks, strict, no network", PYTHON, "-m", "pytest", *NBVAL, *notebooks, env=offline)
+    if outward.exists():
+        session.error(f"A page tried to leave this machine:\n{outward.read_text()}")
     unit = (*pytest, "--ignore=tests/browser", *posargs)
     timed(session, "unit tests and the Phi-3 lane", *unit, env=EMBEDDED)
     if browser:
@@ -128,6 +134,23 @@ def lint(session: nox.Session) -> None:
     install(session, "lab", "test")
     session.run(PYTHON, "-m", "ruff", "check", ".")
     session.run(PYTHON, "-m", "ruff", "format", "--check", ".")
+
+
+@nox.session(venv_backend="virtualenv")
+def audit(session: nox.Session) -> None:
+    """Known vulnerabilities of the versions that CI runs, as PyPI tells them.  It reports, and blocks nothing."""
+    session.install("pip-audit")
+    argv = ("pip-audit", "--strict", "--no-deps", "--disable-pip", "--requirement", "constraints.txt")
+    session.run(*argv, success_codes=[0, 1])
+
+
+@session
+def connections(session: nox.Session) -> None:
+    """All pages, with every attempt to leave this machine recorded, by strace too where it is installed."""
+    install(session, "lab", "test")
+    session.run(*HELPERS, "export", env=EMBEDDED)
+    for page in sorted(Path("notebooks").glob("*.ipynb")):
+        session.run(PYTHON, "tests/connections.py", PYTHON, "-m", "pytest", *NBVAL, str(page), env=EMBEDDED)
 
 
 @session

@@ -3,6 +3,7 @@
 import ast
 
 import nbformat
+from voila.app import Voila
 
 STYLE = "<style>.jp-OutputArea { zoom: 1.4; max-width: 860px; margin: auto }</style>"
 # Voilà's template asks for icons from elsewhere, which nothing here uses.  With this header a browser does not.
@@ -41,5 +42,12 @@ def names(statement: ast.stmt) -> tuple[set[str], set[str]]:
 
 c = get_config()  # noqa: F821  traitlets defines it
 c.VoilaConfiguration.prelaunch_hook = only_the_chat_box
-c.Voila.tornado_settings = {"headers": {"Content-Security-Policy": ONLY_FROM_HERE}}
+# Only this machine, only who has the token, and no page elsewhere whose name was made to lead here.
 c.Voila.ip = "127.0.0.1"
+c.Voila.auto_token = True
+c.Voila.tornado_settings = {
+    "headers": {"Content-Security-Policy": ONLY_FROM_HERE},
+    "allow_remote_access": False,
+}
+# Voilà opens its page without the token (0.5.13).  It appends a slash to this address, which the & keeps apart.
+Voila.connection_url = property(lambda app: f"{app.display_url}&")

@@ -33,6 +33,9 @@ class Model:
     max_new_tokens: int
     flags: dict[str, tuple[str, ...]] = field(hash=False)  # weight format -> flags of optimum-cli
     sha256: str = ""  # of the wheel
+    # True fetches and runs the Python that the repository brings, as the document's --trust-remote-code does.  Read it
+    # first, at this revision.  No model here needs it; the pages' own cells say False all the same.
+    trust_remote_code: bool = False
 
     @property
     def disk_gib(self) -> float:

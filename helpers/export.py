@@ -54,8 +54,9 @@ def command(settings: Settings, flags: tuple[str, ...] | None = None) -> list[st
     `flags` replace the catalog's compression flags.  Folders are relative to the project, where run() starts it.
     """
     flags = settings.spec.flags[settings.format] if flags is None else flags
+    trust = ("--trust-remote-code",) * settings.spec.trust_remote_code
     source, target = short(settings.checkpoint_dir), short(settings.model_dir)
-    return ["optimum-cli", "export", "openvino", "--model", source, *TASK, *flags, target]
+    return ["optimum-cli", "export", "openvino", "--model", source, *TASK, *flags, *trust, target]
 
 
 def as_typed(argv: list[str]) -> str:

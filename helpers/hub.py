@@ -9,7 +9,7 @@ from pathlib import Path
 from helpers.catalog import Model
 from helpers.plumbing import NETWORK_CURE, LiveLine, TutorialError, check_hash, readable
 
-WANTED = ["*.json", "*.jinja", "*.safetensors", "tokenizer.model", "LICENSE*"]  # data, never code
+WANTED = ["*.json", "*.jinja", "*.safetensors", "tokenizer.model", "LICENSE*"]  # data, no code, no pickle
 
 
 def from_hub(model: Model, part: Path) -> None:
@@ -47,17 +47,24 @@ def _listing(model: Model) -> list:
     wait = constants.HF_HUB_DOWNLOAD_TIMEOUT  # without it, a silent hub would be waited for forever
     try:
         info = HfApi().model_info(model.origin, revision=model.revision, files_metadata=True, timeout=wait)
-        return [entry for entry in info.siblings if _is_wanted(entry.rfilename)]
+        entries = [entry for entry in info.siblings if _is_wanted(entry.rfilename, model.trust_remote_code)]
     except (HfHubHTTPError, UnicodeEncodeError):  # the latter: a token that no header can carry
         raise
     except (ValueError, KeyError, TypeError) as error:  # what came is not the hub's JSON
         cure = "Does this network have a log-in page? Open a web page once. Or is HF_ENDPOINT wrong?"
-        raise TutorialError(f"{constants.ENDPOINT} answers, but it is not a hub.", cure) from error
+        where = constants.ENDPOINT.rpartition("@")[2]  # without a password
+        raise TutorialError(f"{where} answers, but it is not a hub.", cure) from error
+    if not any(entry.rfilename.endswith(".safetensors") for entry in entries):
+        raise TutorialError(
+            f"{model.origin} has no weights as safetensors.",
+            "Choose another model. Weights as a pickle (pytorch_model.bin) could run code here, and are not taken.",
+        )
+    return entries
 
 
-def _is_wanted(name: str) -> bool:
+def _is_wanted(name: str, code: bool = False) -> bool:
     """Data at the top of the repository; a name with a folder in it could lead out of ours."""
-    return Path(name).name == name and any(fnmatch(name, kind) for kind in WANTED)
+    return Path(name).name == name and any(fnmatch(name, kind) for kind in WANTED + ["*.py"] * code)
 
 
 def _file_from_hub(model: Model, entry, file: Path, progress: _Progress) -> None:

@@ -68,6 +68,12 @@ def template_parts(tok, messages: Messages, add_generation_prompt: bool = True) 
     whole = _render(tok, messages, [message["content"] for message in messages], add_generation_prompt)
     blank = _render(tok, messages, [f"\0{number}\0" for number in range(len(messages))], add_generation_prompt)
     pieces = re.split("\0(\\d+)\0", blank)  # by turns the template's text and the number of a message
+    if left_out := set(range(len(messages))) - set(map(int, pieces[1::2])):
+        number = min(left_out)
+        raise TutorialError(
+            f"This model's chat template leaves out message {number}, of the role {messages[number]['role']}.",
+            "Put its words into a message of the user's.",
+        )
     for change in (str, str.strip):  # most templates insert the words as they are, some strip them
         words = [change(message["content"]) for message in messages]
         parts = [(words[int(piece)], int(piece)) if at % 2 else (piece, None) for at, piece in enumerate(pieces)]

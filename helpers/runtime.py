@@ -75,12 +75,19 @@ def load(settings: Settings, strict: bool = False):
     from transformers import AutoTokenizer
 
     choice = choose_device(settings.device, strict)
+    # Said, not left to the default: with none, transformers asks the reader whether to run what the folder brings.
+    trust = {"trust_remote_code": settings.spec.trust_remote_code}
     model = OVModelForCausalLM.from_pretrained(
-        settings.model_dir, export=False, compile=False, device=choice.device, ov_config=dict(settings.ov_config)
+        settings.model_dir,
+        export=False,
+        compile=False,
+        device=choice.device,
+        ov_config=dict(settings.ov_config),
+        **trust,
     )
     score_last(model.model)
     model.compile()
-    return model, AutoTokenizer.from_pretrained(settings.model_dir), choice
+    return model, AutoTokenizer.from_pretrained(settings.model_dir, **trust), choice
 
 
 def score_last(graph) -> None:

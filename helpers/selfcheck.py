@@ -114,8 +114,9 @@ def ask_checkpoint(folder: Path) -> list[Answer]:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    tok = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", local_files_only=True)
+    options = {"local_files_only": True, "trust_remote_code": False}
+    tok = AutoTokenizer.from_pretrained(folder, **options)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", **options)
     answers = []
     for question in QUESTIONS:
         prompt = prompt_ids(tok, [{"role": "user", "content": question}])
@@ -135,7 +136,11 @@ def _through(settings: Settings, device: str, answers: Sequence[Answer]) -> tupl
     from optimum.intel.openvino import OVModelForCausalLM
 
     model = OVModelForCausalLM.from_pretrained(
-        settings.model_dir, export=False, device=device, ov_config=dict(settings.ov_config)
+        settings.model_dir,
+        export=False,
+        device=device,
+        ov_config=dict(settings.ov_config),
+        trust_remote_code=False,
     )
     logs, same = zip(*(at_once(model, answer) for answer in answers), strict=True)
     return np.concatenate(logs), np.concatenate(same)

@@ -1,15 +1,40 @@
-"""After set-up nothing needs the network: tests/offline refuses it, and the embedded model answers all the same."""
+"""After set-up nothing needs the network: tests/offline refuses it, and the embedded model answers all the same.
 
+tests/connections.py records what a command tries, whatever it is written in where strace is installed.  All pages run
+under it in a few minutes; here it watches one answer.
+"""
+
+import ast
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import connections
 import pytest
 
 ROOT = Path(__file__).parent.parent
 OFFLINE = ROOT / "tests" / "offline"
 REFUSED = "tests/offline lets nothing leave this machine"
+
+
+TELLING = {"openvino", "openvino_genai", "nncf", "optimum", "transformers", "huggingface_hub"}
+PROGRAMS = [*ROOT.glob("notebooks/*.ipynb"), *ROOT.glob("bench/*.py")]
+SENDERS = {  # what each library calls when it has something to tell, and waits until it is sent
+    "nncf": "from nncf.telemetry.wrapper import telemetry as t; t.send_event('a', 'b', 'c'); t._impl.force_shutdown(9)",
+    "openvino": "from openvino_telemetry import Telemetry; t = Telemetry('a', '1', 'G-1', 'ga4', False, True); "
+    "t.send_event('a', 'b', 'c'); t.force_shutdown(9)",
+    "openvino, imported": "import openvino.tools.ovc as t; t.telemetry.force_shutdown(9)",
+    "hub": "from huggingface_hub.utils import _telemetry as t; t.send_telemetry('a'); t._TELEMETRY_QUEUE.join()",
+}
+# A connection that Python does not see: libc's own.  It sends nothing, since UDP greets nobody.
+UNSEEN = """
+import ctypes, socket, struct
+address = struct.pack("=HH4s8x", socket.AF_INET, socket.htons(80), socket.inet_aton("192.0.2.1"))
+with socket.socket(type=socket.SOCK_DGRAM) as sock:
+    ctypes.CDLL(None).connect(sock.fileno(), address, len(address))
+"""
 
 
 @pytest.fixture
@@ -88,9 +113,77 @@ def test_the_libraries_load_without_a_network(log):
     assert not log.exists(), log.read_text(encoding="utf-8")
 
 
-@pytest.mark.model
-def test_the_embedded_model_answers_without_a_network(log):
-    ran = python("-m", "helpers", "ask", "What is the capital of France?", "--model", "smollm2-instruct")
+@pytest.mark.parametrize("library", SENDERS)
+def test_telemetry_is_off_as_soon_as_helpers_are_there(log, tmp_path, monkeypatch, library):
+    """Without them each of these libraries sends, so that the silence is not that of a test which cannot hear."""
+    for name in ("HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK", "DISABLE_TELEMETRY", "TF_BUILD", "JENKINS_URL"):
+        monkeypatch.delenv(name, raising=False)  # another test has imported helpers
+    monkeypatch.setenv("HOME", str(tmp_path))  # where OpenVINO's keeps its number for this reader
+    ran = python("-c", f"import helpers; {SENDERS[library]}")
     assert ran.returncode == 0, ran.stderr
-    assert "Paris" in ran.stdout
     assert not log.exists(), log.read_text(encoding="utf-8")
+    assert not list(tmp_path.rglob("*_cid")), "it has given the reader a number"
+    ran = python("-c", SENDERS[library])
+    assert ran.returncode == 0, ran.stderr
+    assert log.exists(), f"{library} sends in another way now: this test must learn it"
+
+
+@pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.name)
+def test_helpers_come_before_the_libraries_that_tell(path):
+    """`import openvino` alone sends a message; the hub's client reads its switch when it is imported."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".ipynb":
+        cells = json.loads(text)["cells"]
+        text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    names = []
+    for line in ast.parse(text).body:
+        names += [alias.name for alias in line.names] if isinstance(line, ast.Import) else []
+        names += [line.module] if isinstance(line, ast.ImportFrom) else []
+    roots = [name.split(".")[0] for name in names]
+    before = roots[: roots.index("helpers")] if "helpers" in roots else roots
+    assert TELLING & set(before) == set()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="ctypes.CDLL(None) is the C library of other systems")
+def test_what_python_does_not_see_is_recorded_where_strace_is():
+    seen = connections.record([sys.executable, "-c", UNSEEN])
+    assert seen.code == 0, seen.output
+    assert len(seen.tried) == (seen.by == "Python and strace")
+    assert all("192.0.2.1" in line for line in seen.tried)
+
+
+def test_connections_are_recorded_and_counted():
+    talk = "import socket; server = socket.create_server(('127.0.0.1', 0)); "
+    talk += "socket.create_connection(server.getsockname()).close(); "
+    seen = connections.record([sys.executable, "-c", f"{talk}socket.gethostbyname('example.invalid')"])
+    assert seen.code == 1 and len(seen.tried) == 1 and "example.invalid" in seen.tried[0]
+    assert seen.local == (seen.by == "Python and strace")
+
+
+@pytest.mark.parametrize(
+    "line, leaves",
+    [
+        ('connect(3, {sa_family=AF_INET, sin_port=htons(80), sin_addr=inet_addr("192.0.2.1")}, 16) = 0', True),
+        ('connect(3, {sa_family=AF_INET, sin_port=htons(80), sin_addr=inet_addr("127.0.0.1")}, 16) = 0', False),
+        ('connect(3, {sa_family=AF_INET, sin_port=htons(53), sin_addr=inet_addr("127.0.0.53")}, 16) = 0', True),
+        ('sendto(3, "x", 1, 0, {sa_family=AF_INET, sin_port=htons(5), sin_addr=inet_addr("192.0.2.1")}, 16) = 1', True),
+        (
+            "connect(3, {sa_family=AF_INET6, sin6_port=htons(80), sin6_flowinfo=htonl(0), "
+            'inet_pton(AF_INET6, "2001:db8::1", &sin6_addr), sin6_scope_id=0}, 28) = -1 EINPROGRESS',
+            True,
+        ),
+        ('connect(3, {sa_family=AF_UNIX, sun_path="/var/run/nscd/socket"}, 110) = -1 ENOENT', False),
+        ('sendto(4, "x", 1, MSG_NOSIGNAL, NULL, 0) = 1', False),
+    ],
+)
+def test_a_system_call_that_leaves_this_machine_is_told_apart(line, leaves):
+    assert connections.leaves(line) == leaves
+
+
+@pytest.mark.model
+def test_the_embedded_model_answers_without_a_network():
+    environ = {name: value for name, value in os.environ.items() if name not in ("HF_HUB_OFFLINE", "TUTORIAL_MODEL")}
+    argv = ["-m", "helpers", "ask", "What is the capital of France?", "--model", "smollm2-instruct"]
+    seen = connections.record([sys.executable, *argv], cwd=ROOT, environ=environ)
+    assert seen.code == 0 and "Paris" in seen.output, seen.output
+    assert seen.tried == []

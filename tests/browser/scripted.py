@@ -103,7 +103,10 @@ class Request:
     def start_async(self) -> None:
         time.sleep(1 / self.model.rate)
         self.read += self.tensors["input_ids"].data[0].tolist()
-        text, written = last_turn(self.read)
+        self.logits = np.zeros(self.model.config.vocab_size, dtype=np.float32)
+        if not (turn := last_turn(self.read)):  # a piece of a prompt
+            return
+        text, written = turn
         script = script_of(text)
         same = next((n for n, (a, b) in enumerate(zip(written, script, strict=False)) if a != b), len(written))
         if same < len(written):  # somebody took another token there
@@ -132,13 +135,15 @@ def script_of(text: str) -> list[int]:
     return [*ids_of(ANSWERS.get(text, text)), end()]
 
 
-def last_turn(ids: list[int]) -> tuple[str, list[int]]:
-    """What the user said last, and the ids of the answer as far as it is written."""
-    start = control("<|im_start|>")
-    *_, user, assistant = [n for n, index in enumerate(ids) if index == start]
+def last_turn(ids: list[int]) -> tuple[str, list[int]] | None:
+    """What the user said last, and the ids of the answer as far as it is written; None while the prompt has no end."""
+    starts = [n for n, index in enumerate(ids) if index == control("<|im_start|>")]
+    opening = [control("<|im_start|>"), *ids_of("assistant\n")]
+    if not starts or ids[starts[-1] :][: len(opening)] != opening:
+        return None
+    *_, user, assistant = starts
     text = tokenizer().decode(ids[user:assistant]).removeprefix("<|im_start|>user\n").strip().removesuffix("<|im_end|>")
-    header = len(ids_of("assistant\n")) + 1
-    return text, ids[assistant + header :]
+    return text, ids[assistant + len(opening) :]
 
 
 def scores(chosen: int, position: int, words: int) -> np.ndarray:

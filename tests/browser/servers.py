@@ -102,10 +102,10 @@ def jupyterlab(folder: Path) -> Iterator[Server]:
 def voila(folder: Path, *options: str) -> Iterator[Server]:
     """Voilà on the notebooks of folder/work, with its own token for its API."""
     environ = environment(folder)
-    work, port = folder / "work", free_port()
+    work, token, port = folder / "work", secrets.token_hex(16), free_port()
     work.mkdir()
     argv = [sys.executable, "-m", "voila", str(work), "--no-browser", "--Voila.ip=127.0.0.1", f"--port={port}"]
-    argv += ["--Voila.port_retries=0", *options]
-    server = Server(f"http://127.0.0.1:{port}", "", work, Path(environ["JUPYTER_RUNTIME_DIR"]))
+    argv += ["--Voila.port_retries=0", f"--token={token}", *options]
+    server = Server(f"http://127.0.0.1:{port}", token, work, Path(environ["JUPYTER_RUNTIME_DIR"]))
     with running(argv, f"{server.url}/voila/static/voila.js", environ, folder / "voila.log"):
         yield server

@@ -15,7 +15,8 @@ pytestmark = pytest.mark.model
 
 def open_page(new_page, server, name):
     page, guard = new_page(server)
-    page.goto(f"{server.url}/voila/render/{name}", wait_until="commit")  # the rest comes when the cells have run
+    # The rest comes when the cells have run.
+    page.goto(f"{server.url}/voila/render/{name}?token={server.token}", wait_until="commit")
     box = Box(page)
     expect(box.message).to_be_visible(timeout=60_000)
     return page, guard, box

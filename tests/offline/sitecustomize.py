@@ -7,27 +7,14 @@ refusal: the file that OFFLINE_LOG names keeps what was tried.
 
 import importlib.machinery
 import importlib.util
-import ipaddress
 import os
 import socket
 import sys
 
+from loopback import is_local
+
 LOOKUPS = {"socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr", "socket.getnameinfo"}
 CONNECTIONS = {"socket.connect", "socket.sendto", "socket.sendmsg"}
-
-
-def is_local(host: object) -> bool:
-    """Whether `host`, a name or an address in any form that socket takes, is this machine itself."""
-    if isinstance(host, bytes | bytearray):
-        host = host.decode("ascii", errors="replace")
-    if host in (None, "", "localhost"):
-        return True
-    try:
-        address = ipaddress.ip_address(host.split("%")[0])
-    except ValueError:
-        return False
-    address = getattr(address, "ipv4_mapped", None) or address
-    return address.is_loopback or address.is_unspecified
 
 
 def refuse(event: str, arguments: tuple) -> None:

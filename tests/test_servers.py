@@ -1,0 +1,123 @@
+"""JupyterLab and Voilà, with the very arguments of noxfile.py: only this machine reaches them, and with a token."""
+
+from __future__ import annotations
+
+import dataclasses
+import http.client
+import ipaddress
+import re
+import runpy
+import sys
+import time
+import types
+import urllib.request
+import uuid
+from collections.abc import Iterator
+from contextlib import suppress
+from html import unescape
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import psutil
+import pytest
+
+from helpers.settings import ROOT
+
+sys.path.insert(0, str(ROOT / "tests" / "browser"))
+import servers
+
+
+def commands(name: str, *posargs: str) -> list[list[str]]:
+    """The commands of `nox -s name -- posargs` as noxfile.py gives them, without running any, and without nox."""
+    nox = types.ModuleType("nox")
+    nox.options, nox.Session = types.SimpleNamespace(), object
+    nox.session = lambda *function, **_: function[0] if function else lambda function: function
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "nox", nox)
+        tasks = runpy.run_path(str(ROOT / "noxfile.py"))
+    ran: list[list[str]] = []
+    session = types.SimpleNamespace(posargs=posargs, run=lambda *argv, **_: ran.append(list(argv)))
+    session.log = session.warn = session.error = lambda *_: None
+    tasks[name].__globals__["install"] = lambda *_: None
+    tasks[name](session)
+    return ran
+
+
+@dataclasses.dataclass(frozen=True)
+class Served:
+    """`private` is an address that shows something; `shown` what a reader with the token is answered there."""
+
+    url: str
+    token: str
+    private: str
+    shown: int
+    opened: str  # what a browser was told to open
+
+    def status(self, path: str, token: str = "", **headers: str) -> int:
+        """The status of the answer; a way to a log-in page is not followed."""
+        headers |= {"Authorization": f"token {token}"} if token else {}
+        connection = http.client.HTTPConnection(urlsplit(self.url).netloc, timeout=30)
+        connection.request("GET", path, headers=headers)
+        return connection.getresponse().status
+
+
+OPEN = """
+import pathlib, re, sys, urllib.request
+page = urllib.request.urlopen(sys.argv[2]).read().decode()
+pathlib.Path(sys.argv[1]).write_text(re.search('url=([^"]+)"', page)[1])
+"""
+SERVERS = {
+    "lab": ("/api", "/api/contents", 200),
+    "demo": ("/voila/static/voila.js", f"/api/kernels/{uuid.UUID(int=0)}", 404),
+}
+
+
+@pytest.fixture(scope="module", params=SERVERS)
+def server(request, tmp_path_factory) -> Iterator[Served]:
+    """JupyterLab and Voilà as `nox -s lab` and `nox -s demo` start them, with a browser that only notes its task."""
+    folder = tmp_path_factory.mktemp(request.param)
+    public, private, shown = SERVERS[request.param]
+    (folder / "open.py").write_text(OPEN, encoding="utf-8")
+    opened, port = folder / "opened.txt", servers.free_port()
+    browser = f"{Path(sys.executable).as_posix()} {(folder / 'open.py').as_posix()} {opened.as_posix()} %s"
+    option = {"lab": "--ServerApp.browser", "demo": "--Voila.browser"}[request.param]
+    root = ["--allow-root"] if request.param == "lab" else []
+    argv = [sys.executable, *commands(request.param, f"{option}={browser}", f"--port={port}", *root)[-1][1:]]
+    url, log = f"http://127.0.0.1:{port}", folder / "server.log"
+    with servers.running(argv, url + public, servers.environment(folder), log):
+        for _ in range(240):
+            if opened.exists() and opened.read_text():
+                break
+            time.sleep(0.25)
+        token = re.search(r"token=(\w+)", log.read_text(encoding="utf-8"))
+        yield Served(url, token[1] if token else "", private, shown, unescape(opened.read_text()))
+
+
+def test_a_server_answers_only_who_has_its_token(server):
+    assert len(server.token) >= 32, "it has none"
+    assert server.status(server.private) == 403
+    assert server.status(server.private, token="0" * 48) == 403
+    assert server.status(server.private, token=server.token) == server.shown
+    assert server.status("/") in (302, 403), "a page, and with Voilà a kernel, for anybody on this machine"
+
+
+def test_a_server_is_not_lured_by_a_name_that_leads_here(server):
+    """A page elsewhere may have a name that its owner lets point to 127.0.0.1: the browser takes both for the same."""
+    assert server.status(server.private, token=server.token, Host="rebound.example") == 403
+
+
+def test_a_server_and_its_kernels_listen_to_this_machine_alone(server):
+    if server.private == "/api/contents":
+        address, data = f"{server.url}/api/kernels", b"{}"
+        request = urllib.request.Request(address, data, {"Authorization": f"token {server.token}"})
+        urllib.request.urlopen(request, timeout=60).close()
+    heard = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            heard += [at.laddr.ip for at in process.net_connections("inet") if at.status == psutil.CONN_LISTEN]
+    assert heard and {ipaddress.ip_address(host).is_loopback for host in heard} == {True}, heard
+
+
+def test_the_browser_is_sent_there_with_the_token(server):
+    assert parse_qs(urlsplit(server.opened).query).get("token") == [server.token]
+    assert server.opened.startswith(server.url + "/")
