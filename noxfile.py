@@ -110,7 +110,7 @@ def tests(session: nox.Session) -> None:
     timed(session, "notebooks, strict, no network", PYTHON, "-m", "pytest", *NBVAL, *notebooks, env=offline)
     if outward.exists():
         session.error(f"A page tried to leave this machine:\n{outward.read_text()}")
-    unit = (*pytest, "--ignore=tests/browser", *posargs)
+    unit = (*pytest, "--ignore=tests/browser", "-m", "not slow_fault", *posargs)
     timed(session, "unit tests and the Phi-3 lane", *unit, env=EMBEDDED)
     if browser:
         timed(session, "the chat box in a browser", *pytest, "--maxfail=5", "tests/browser", env=EMBEDDED)
@@ -134,6 +134,13 @@ def lint(session: nox.Session) -> None:
     install(session, "lab", "test")
     session.run(PYTHON, "-m", "ruff", "check", ".")
     session.run(PYTHON, "-m", "ruff", "format", "--check", ".")
+
+
+@session
+def faults(session: nox.Session) -> None:
+    """Faults and bad input, the slow ones too.  After --: --write-table writes docs/faults.md."""
+    install(session, "lab", "test")
+    session.run(PYTHON, "-m", "pytest", "-q", *session.posargs, "tests/faults", env=EMBEDDED)
 
 
 @nox.session(venv_backend="virtualenv")
@@ -170,11 +177,10 @@ def rehearsal(session: nox.Session) -> None:
 
 @session
 def bench(session: nox.Session) -> None:
-    """Our loop beside optimum-intel's and OpenVINO GenAI's, then what a chat costs.  After --: for bench/loop.py."""
+    """How fast it is here, beside others and the machine's limit; writes the README's part.  After --: its options."""
     install(session, "lab", "bench")
     session.run(*HELPERS, "export", env=EMBEDDED)
-    session.run(PYTHON, "bench/loop.py", *session.posargs, env=EMBEDDED)
-    session.run(PYTHON, "bench/chat.py", env=EMBEDDED)
+    session.run(PYTHON, "bench/run.py", *session.posargs, env=EMBEDDED)
 
 
 @session

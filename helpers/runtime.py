@@ -7,9 +7,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from helpers.plumbing import TutorialError
+from helpers.plumbing import TutorialError, damage, damaged
 from helpers.settings import Settings, short
 
+NEEDED = ("openvino_model.xml", "openvino_model.bin", "config.json", "tokenizer.json", "tokenizer_config.json")
 GPU_MISSING = {
     "linux": "an Intel GPU needs its OpenCL driver (intel-opencl-icd) and a user in the group render",
     "win32": "an Intel GPU needs Intel's own graphics driver, not the one that Windows brings",
@@ -43,7 +44,9 @@ def choose_device(wanted: str, strict: bool = False, available: tuple[str, ...] 
     here = tuple(openvino.Core().available_devices) if available is None else available
     name = wanted.strip().upper()
     same = {name, name.removesuffix(".0"), f"{name}.0"} & set(here)
-    if same or name.split(":")[0] == "AUTO":
+    kind, _, listed = name.partition(":")
+    known = not listed or "-" in listed or {one.strip().removesuffix(".0") for one in listed.split(",")} & set(here)
+    if same or kind == "AUTO" and known:
         device = same.pop() if len(same) == 1 else name
         return DeviceChoice(device, wanted, here, f"{device} is here.")
     reason = NPU_MISSING if name.startswith("NPU") else GPU_MISSING.get(sys.platform, "")
@@ -55,39 +58,60 @@ def choose_device(wanted: str, strict: bool = False, available: tuple[str, ...] 
 
 
 def need_export(settings: Settings) -> Path:
-    """The folder of the exported model.  Raises TutorialError, saying how to make it, when it is not there."""
+    """The exported model's folder.  Raises TutorialError, saying how to make it, when it or a part of it is missing."""
     if not settings.model_dir.exists():
         raise TutorialError(
             f"There is no export at {short(settings.model_dir)} yet.",
-            f"Run notebook 01_export, or: python -m helpers export --model {settings.model} --format {settings.format}",
+            f"Run notebook 01_export, or{_again(settings)}",
         )
+    # Without its configuration, transformers takes another tokenizer, and says nothing.
+    if wrong := {name: "missing" for name in NEEDED if not (settings.model_dir / name).exists()}:
+        raise damaged(short(settings.model_dir), wrong, _again(settings))
     return settings.model_dir
+
+
+def _again(settings: Settings) -> str:
+    return f": python -m helpers export --model {settings.model} --format {settings.format}"
 
 
 def load(settings: Settings, strict: bool = False):
     """The exported model on its device, its tokenizer, and the DeviceChoice.
 
     The model scores the last position of what it is given, [1, 1, vocabulary], which is all that generation needs.
-    Raises TutorialError when there is no export yet.
+    Raises TutorialError when there is no export yet, or one that is damaged or cannot be used.
     """
-    need_export(settings)
+    folder = need_export(settings)
     from optimum.intel.openvino import OVModelForCausalLM
     from transformers import AutoTokenizer
 
     choice = choose_device(settings.device, strict)
     # Said, not left to the default: with none, transformers asks the reader whether to run what the folder brings.
     trust = {"trust_remote_code": settings.spec.trust_remote_code}
-    model = OVModelForCausalLM.from_pretrained(
-        settings.model_dir,
-        export=False,
-        compile=False,
-        device=choice.device,
-        ov_config=dict(settings.ov_config),
-        **trust,
+    try:
+        model = OVModelForCausalLM.from_pretrained(
+            folder,
+            export=False,
+            compile=False,
+            device=choice.device,
+            ov_config=dict(settings.ov_config),
+            **trust,
+        )
+        score_last(model.model)
+        model.compile()
+        return model, AutoTokenizer.from_pretrained(folder, **trust), choice
+    except Exception as error:  # each library has its own for a file that is not whole
+        raise _cannot_load(settings, choice.device, error) from error
+
+
+def _cannot_load(settings: Settings, device: str, error: Exception) -> TutorialError:
+    if wrong := damage(settings.model_dir, NEEDED):
+        return damaged(short(settings.model_dir), wrong, _again(settings))
+    noise = ("Exception from", "Check '")  # OpenVINO's way through its own sources
+    words = [line for line in str(error).splitlines() if line.strip() and not line.startswith(noise)] or [""]
+    return TutorialError(
+        f"{short(settings.model_dir)} cannot be loaded on {device}. {type(error).__name__}: {words[0]}",
+        f"Is all in ov_config right (page 02)? If so, delete that folder, then{_again(settings)}",
     )
-    score_last(model.model)
-    model.compile()
-    return model, AutoTokenizer.from_pretrained(settings.model_dir, **trust), choice
 
 
 def score_last(graph) -> None:

@@ -26,8 +26,11 @@ class Sampling:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        if not (0 <= self.temperature < np.inf and self.top_k >= 0 and 0 < self.top_p <= 1):
+        hot = self.temperature == 0 or 1e-6 <= self.temperature < np.inf  # scores divided by less are no numbers
+        if not (hot and self.top_k >= 0 and 0 < self.top_p <= 1):
             raise TutorialError(f"{self} cannot be used.", "temperature and top_k are 0 or more, 0 < top_p ≤ 1.")
+        if self.seed is not None and not -(2**63) <= self.seed < 2**64:  # what PyTorch takes
+            raise TutorialError(f"{self} cannot be used.", "A seed has at most 19 digits.")
         if not 0 < self.repetition_penalty < np.inf:
             raise TutorialError(f"{self} cannot be used.", "repetition_penalty is above 0; 1 is none.")
 

@@ -57,7 +57,7 @@ def write(path: Path, tok, system: str, forgotten: int, messages: Sequence[Messa
     """Keep all that is needed to go on later, in one step, so that no reader sees half of it."""
     table = {"version": VERSION, "tokenizer": fingerprint(tok), "system": system, "forgotten": forgotten}
     table["messages"] = [asdict(message) for message in messages]
-    part = path.with_name(f"{path.name}.part")
+    part = path.parent / f"{path.name}.part"  # "." has no name to change
     try:
         with readable(path):
             part.write_text(json.dumps(table, ensure_ascii=False), encoding="utf-8")

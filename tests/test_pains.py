@@ -35,7 +35,7 @@ def test_a_pain_is_somebodys(row):
     links = LINK.findall(row[1])
     assert links and row[1].count("](") == len(links), "a link that is none"
     for link in links:
-        assert re.fullmatch(r"https://github\.com/[\w.-]+/[\w.-]+/(issues|pull)/\d+", link), link
+        assert re.fullmatch(r"https://github.com/[\w.-]+/[\w.-]+/(issues|pull)/\d+", link), link
     assert len(set(links)) == len(links)
 
 

