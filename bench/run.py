@@ -1,0 +1,113 @@
+"""How fast it is here, beside others and beside the machine's limit: `nox -s bench`.
+
+    python bench/run.py [--quick] [--only SECTION]… [--engine NAME]… [--rounds 7] [--results FILE]
+
+Protocol.  One process per engine; they take turns, A-B-C-A-B-C, one working while the others sleep.  Each round has a
+prompt of its own, the same ids for every engine, so that no engine finds the prompt in a cache of the round before;
+the first round is a warm-up.  Greedy, exactly as many tokens as asked, the same number of threads, the precision of
+the KV cache said.  Decode speed counts from the first new token to the last, after a prompt of one token ("after 0")
+and after a long one; prefill is from the call to the first token, prompt ids given.  Memory is measured in a run of
+its own.  Each section can be run alone; what the others found stays, unless machine, versions or sizes are others.
+--quick shows that everything runs; its figures mean nothing, and only --results keeps them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+from dataclasses import replace
+from datetime import date
+from importlib import metadata
+from pathlib import Path
+from time import perf_counter
+
+import psutil
+import report
+from engines import ENGINES, ov_config
+from rehearsal import cpu_name
+from sections import QUICK, SECTIONS, Plan, choice
+
+from helpers.plumbing import GIB
+
+LIBRARIES = ["torch", "transformers", "optimum-intel", "openvino", "openvino-genai", "nncf", "llama-cpp-python"]
+
+
+def version(library: str) -> str:
+    try:
+        return metadata.version(library).split("+")[0]
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def about(plan: Plan) -> dict:
+    """What the figures hold for: results of another one are not mixed with these."""
+    return {
+        "cpu": cpu_name(),
+        "cores": os.cpu_count(),
+        "memory_gib": round(psutil.virtual_memory().total / GIB),
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "versions": {library: version(library) for library in LIBRARIES},
+        "model": choice.model,
+        "flags": list(choice.spec.flags[choice.format]),
+        "ov_config": ov_config(plan.threads),
+        "threads": plan.threads,
+        "rounds": plan.rounds,
+        "prefill": list(plan.prefill),
+        "depths": list(plan.depths),
+        "tokens": plan.tokens,
+    }
+
+
+def kept(stored: dict, about: dict) -> dict:
+    """The stored results if they are about the same machine, versions and sizes; else none."""
+    return stored if stored.get("about") == about else {"about": about}
+
+
+def rounded(value):
+    """Floats with four digits, everywhere inside: what more there is changes from run to run."""
+    if isinstance(value, dict):
+        return {name: rounded(inside) for name, inside in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(inside) for inside in value]
+    return float(f"{value:.4g}") if isinstance(value, float) else value
+
+
+def stolen() -> tuple[float, float]:
+    """CPU seconds so far that other virtual machines took from this one, and all CPU seconds."""
+    times = psutil.cpu_times()
+    return getattr(times, "steal", 0.0), sum(times)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="small sizes, one round: does everything run?")
+    parser.add_argument("--only", action="append", choices=SECTIONS, help="this section; can be repeated")
+    parser.add_argument("--engine", action="append", choices=ENGINES, help="this engine; can be repeated")
+    parser.add_argument("--rounds", type=int, help="counted rounds")
+    parser.add_argument("--results", type=Path, help="instead of bench/results.json; the README stays as it is")
+    given = parser.parse_args()
+    plan = QUICK if given.quick else Plan()
+    plan = replace(plan, engines=tuple(given.engine or ENGINES), rounds=given.rounds or plan.rounds)
+    file = given.results or (None if given.quick else report.RESULTS)
+    results = json.loads(file.read_text(encoding="utf-8")) if file and file.exists() else {}
+    results = kept(results, about(plan))
+    for name in given.only or SECTIONS:
+        start, (stolen_before, all_before) = perf_counter(), stolen()
+        results[name] = rounded(SECTIONS[name](plan))
+        seconds, (stolen_after, all_after) = perf_counter() - start, stolen()
+        steal = (stolen_after - stolen_before) / (all_after - all_before)
+        print(f"{name}: {seconds:.0f} s; other machines on this host took {steal:.1%} of the CPU", flush=True)
+        run = {"date": date.today().isoformat(), "seconds": round(seconds), "steal": round(steal, 4)}
+        results["runs"] = results.get("runs", {}) | {name: run}
+        if file:
+            file.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    print(report.markdown(results))
+    if file == report.RESULTS:
+        report.write_readme(results)
+
+
+if __name__ == "__main__":
+    main()
