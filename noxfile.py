@@ -110,7 +110,7 @@ def tests(session: nox.Session) -> None:
     timed(session, "notebooks, strict, no network", PYTHON, "-m", "pytest", *NBVAL, *notebooks, env=offline)
     if outward.exists():
         session.error(f"A page tried to leave this machine:\n{outward.read_text()}")
-    unit = (*pytest, "--ignore=tests/browser", "-m", "not slow_fault", *posargs)
+    unit = (*pytest, "--ignore=tests/browser", "-m", "not slow_fault", "--durations=20", *posargs)
     timed(session, "unit tests and the Phi-3 lane", *unit, env=EMBEDDED)
     if browser:
         timed(session, "the chat box in a browser", *pytest, "--maxfail=5", "tests/browser", env=EMBEDDED)

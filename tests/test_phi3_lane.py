@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from hub import PHI3, Hub, tiny_phi3
+from test_exercises import LONG, solved
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted(ROOT.joinpath("notebooks").glob("*.ipynb"))
@@ -116,18 +117,6 @@ def test_trust_remote_code_runs_the_repositorys_code(stranger, marker, tmp_path)
     marker.unlink()
 
 
-def test_our_road_runs_no_code_of_the_repository_and_calls_nobody(stranger, marker, tmp_path):
-    tried = tmp_path / "tried.log"
-    guard = {"PYTHONPATH": str(ROOT / "tests" / "offline"), "OFFLINE_LOG": str(tried)}
-    argv = [sys.executable, "-m", "helpers", "export", "--model", PHI3.name]
-    exported = run(argv, ROOT, stranger, tmp_path / "hf", TUTORIAL_MODEL_ROOT=str(tmp_path / "ours"), **guard)
-    assert exported.returncode == 0, tail(exported)
-    assert (tmp_path / "ours" / PHI3.name / "int4" / "openvino_model.bin").exists()
-    assert not marker.exists()
-    assert not list((tmp_path / "ours").rglob("*.py"))
-    assert not tried.exists(), "telemetry? " + tried.read_text(encoding="utf-8")
-
-
 @pytest.fixture(scope="session")
 def lane(stranger, tmp_path_factory):
     """The environment of the notebooks' lane.  Its models are shared: what 00 exports, the later ones load."""
@@ -151,3 +140,10 @@ def test_the_published_notebook_runs_on_phi3(notebook, lane, marker):
     ran = nbval(notebook, lane)
     assert ran.returncode == 0, tail(ran)
     assert not marker.exists(), "a page ran code from the repository"
+
+
+@pytest.mark.parametrize("notebook", [path for path in NOTEBOOKS if path.stem in LONG], ids=lambda path: path.stem)
+def test_the_solutions_of_a_long_page_pass_on_phi3(notebook, lane):
+    environ = {"HF_ENDPOINT": lane["hub"].url, "HF_HOME": str(lane["home"]), "HF_HUB_OFFLINE": "0"}
+    environ |= {name: value for name, value in lane.items() if name.startswith("TUTORIAL_")}
+    assert solved(notebook, **environ) == ["solved"] * 3
