@@ -118,7 +118,7 @@ def ask(
     repetition_penalty: Penalty = 1,
 ) -> None:
     """Answer one question in the terminal, word by word."""
-    from helpers.runtime import load
+    from helpers.light import load
     from helpers.sampling import Sampling
 
     choice = chosen(model=model, format=format, device=device)
@@ -170,7 +170,7 @@ def chat(
     """Talk with the model.  Ctrl-C stops an answer, /help lists the commands, /bye ends."""
     from helpers import terminal
     from helpers.chat import Conversation
-    from helpers.runtime import load
+    from helpers.light import load
     from helpers.sampling import Sampling
 
     choice = chosen(model=model, format=format, device=device)

@@ -100,10 +100,10 @@ def load(settings: Settings, strict: bool = False):
         model.compile()
         return model, AutoTokenizer.from_pretrained(folder, **trust), choice
     except Exception as error:  # each library has its own for a file that is not whole
-        raise _cannot_load(settings, choice.device, error) from error
+        raise cannot_load(settings, choice.device, error) from error
 
 
-def _cannot_load(settings: Settings, device: str, error: Exception) -> TutorialError:
+def cannot_load(settings: Settings, device: str, error: Exception) -> TutorialError:
     if wrong := damage(settings.model_dir, NEEDED):
         return damaged(short(settings.model_dir), wrong, _again(settings))
     noise = ("Exception from", "Check '")  # OpenVINO's way through its own sources
