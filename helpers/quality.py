@@ -89,6 +89,8 @@ def quiet() -> Iterator[None]:
     import nncf
 
     nncf.set_log_level(logging.ERROR)
+    # Where CUDA's compiler is and no CUDA, PyTorch remarks on it when NNCF loads what extends it.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     # In a notebook rich draws its bars as widgets, which no redirection catches.  Told that it is in none, it prints.
     with mock.patch("rich.console._is_jupyter", return_value=False), redirect_stdout(StringIO()):
         yield
