@@ -10,7 +10,7 @@ from threading import Event
 
 from helpers.decode import HALF, pieces
 from helpers.generate import Cache, Step, common, end_ids, generate
-from helpers.plumbing import TutorialError
+from helpers.plumbing import TutorialError, give_back_memory
 from helpers.prompt import prompt_ids
 from helpers.sampling import GREEDY, Sampling
 from helpers.turns import Figures, Message, markdown, read, write
@@ -179,6 +179,7 @@ class Conversation:
         finally:
             self.messages = [*draft.turns, draft.message(self.tok, self.context_length)]
             self.answering = False
+            give_back_memory()
 
     def _read(self, draft: _Draft) -> Iterator[str]:
         """Let the model read all but the last piece of what is new to it; an empty string after each piece."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import hashlib
 import json
@@ -11,7 +12,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -220,6 +221,16 @@ def _rename(part: Path, target: Path) -> None:
             if os.name != "nt" or not wait:
                 raise
             time.sleep(wait)
+
+
+def give_back_memory() -> None:
+    """Return freed memory to the system.  Does something on Linux with glibc, which by itself keeps most of it.
+
+    A chat's prompts are of many lengths and free blocks of many sizes: 150 MiB were kept after 70 turns.
+    """
+    if sys.platform == "linux":
+        with suppress(AttributeError):  # another C library
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 class LiveLine:

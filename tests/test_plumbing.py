@@ -2,13 +2,14 @@
 
 import errno
 import io
+import subprocess
 import sys
 from contextlib import suppress
 
 import pytest
 from conftest import half_made
 
-from helpers import plumbing
+from helpers import plumbing, settings
 from helpers.plumbing import LiveLine, TutorialError, building, expect, need_disk
 
 # Builds the folder argv[1], but stops half-way and goes on when it is told to.
@@ -213,3 +214,23 @@ def test_windows_is_given_time_to_let_go_of_a_file(tmp_path, monkeypatch):
     part.mkdir()
     plumbing._rename(part, tmp_path / "model")
     assert len(tries) == 3 and (tmp_path / "model").is_dir()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only glibc keeps freed memory to itself")
+def test_freed_memory_goes_back_to_the_system():
+    code = """
+import ctypes, psutil
+from helpers.plumbing import give_back_memory
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+blocks = [libc.malloc(60_000) for _ in range(2000)]
+for block in blocks:
+    ctypes.memset(block, 1, 60_000)
+for block in blocks[:-1]:  # the last one stands in the way of the heap's end
+    libc.free(block)
+before = psutil.Process().memory_info().rss
+give_back_memory()
+print((before - psutil.Process().memory_info().rss) // 2**20)
+"""
+    ran = subprocess.run([sys.executable, "-c", code], cwd=settings.ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    assert int(ran.stdout) > 80
