@@ -110,7 +110,7 @@ def tests(session: nox.Session) -> None:
     timed(session, "notebooks, strict, no network", PYTHON, "-m", "pytest", *NBVAL, *notebooks, env=offline)
     if outward.exists():
         session.error(f"A page tried to leave this machine:\n{outward.read_text()}")
-    unit = (*pytest, "--ignore=tests/browser", "-m", "not slow_fault", "--durations=20", *posargs)
+    unit = (*pytest, "--ignore=tests/browser", "-m", "not slow", "--durations=20", *posargs)
     timed(session, "unit tests and the Phi-3 lane", *unit, env=EMBEDDED)
     if browser:
         timed(session, "the chat box in a browser", *pytest, "--maxfail=5", "tests/browser", env=EMBEDDED)
@@ -138,9 +138,11 @@ def lint(session: nox.Session) -> None:
 
 @session
 def faults(session: nox.Session) -> None:
-    """Faults and bad input, the slow ones too.  After --: --write-table writes docs/faults.md."""
+    """Faults and bad input, and every other test that is slow.  After --: --write-table writes docs/faults.md."""
     install(session, "lab", "test")
     session.run(PYTHON, "-m", "pytest", "-q", *session.posargs, "tests/faults", env=EMBEDDED)
+    others = ("-m", "slow", "--ignore=tests/faults", "--ignore=tests/browser")
+    session.run(PYTHON, "-m", "pytest", "-q", *others, env=EMBEDDED)
 
 
 @nox.session(venv_backend="virtualenv")

@@ -301,10 +301,12 @@ def _checkpoint(choice: Settings) -> Said:
 
 
 def _export(choice: Settings, thorough: bool) -> Said:
-    try:
-        folder = need_export(choice)
-    except TutorialError as absent:
-        yield "note", absent.what, absent.cure
+    folder = choice.model_dir
+    if not folder.exists():
+        try:
+            need_export(choice)
+        except TutorialError as absent:
+            yield "note", absent.what, absent.cure
         return
     noted = read_record(folder).get("files", {})
     wrong = damage(folder, {*NEEDED, "config.json", *noted})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,8 +27,11 @@ class LightModel:
         self.compiled = core.compile_model(graph, device, ov_config)
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         file = folder / "generation_config.json"
-        more = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        more = {}
+        with suppress(OSError, ValueError):  # without it, as OVModelForCausalLM, by the configuration alone
+            more = json.loads(file.read_text(encoding="utf-8"))
         self.config = SimpleNamespace(**config)
+        self.config.max_position_embeddings, self.config.vocab_size  # noqa: B018  AttributeError: no configuration
         self.generation_config = SimpleNamespace(**{"eos_token_id": config.get("eos_token_id"), **more})
 
     @property
@@ -63,7 +67,7 @@ def _tokenizer(folder: Path, trust_remote_code: bool):
     if config.get("tokenizer_class") in OWN_FILE and "auto_map" not in config:
         from transformers import PreTrainedTokenizerFast
 
-        return PreTrainedTokenizerFast.from_pretrained(folder)
+        return PreTrainedTokenizerFast.from_pretrained(folder, trust_remote_code=False)
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)

@@ -188,6 +188,7 @@ def test_pytorch_reads_the_bytes_of_the_checkpoint():
 
 
 @pytest.mark.model
+@pytest.mark.slow
 def test_two_engines_take_turns_and_write_the_same(tmp_path):
     readme, file = (ROOT / "README.md").read_bytes(), tmp_path / "results.json"
     names = [OURS, "optimum-intel generate"]

@@ -116,7 +116,7 @@ def test_the_libraries_load_without_a_network(log):
 @pytest.mark.parametrize("library", SENDERS)
 def test_telemetry_is_off_as_soon_as_helpers_are_there(log, tmp_path, monkeypatch, library):
     """Without them each of these libraries sends, so that the silence is not that of a test which cannot hear."""
-    for name in ("HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK", "DISABLE_TELEMETRY", "TF_BUILD", "JENKINS_URL"):
+    for name in ("HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK", "DISABLE_TELEMETRY", "CI", "TF_BUILD", "JENKINS_URL"):
         monkeypatch.delenv(name, raising=False)  # another test has imported helpers
     monkeypatch.setenv("HOME", str(tmp_path))  # where OpenVINO's keeps its number for this reader
     ran = python("-c", f"import helpers; {SENDERS[library]}")

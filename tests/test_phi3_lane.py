@@ -142,6 +142,7 @@ def test_the_published_notebook_runs_on_phi3(notebook, lane, marker):
     assert not marker.exists(), "a page ran code from the repository"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("notebook", [path for path in NOTEBOOKS if path.stem in LONG], ids=lambda path: path.stem)
 def test_the_solutions_of_a_long_page_pass_on_phi3(notebook, lane):
     environ = {"HF_ENDPOINT": lane["hub"].url, "HF_HOME": str(lane["home"]), "HF_HUB_OFFLINE": "0"}

@@ -140,6 +140,7 @@ def test_the_road_tells_no_secret(road):
     assert CANARY not in left(road)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["AutoConfig", "AutoModelForCausalLM", "AutoTokenizer"])
 def test_the_trap_works_where_the_reader_trusts_it(repository, mark, kind, tmp_path):
     load = f"from transformers import {kind}; {kind}.from_pretrained({str(repository)!r}, trust_remote_code="

@@ -60,6 +60,7 @@ def test_a_sound_export_passes_with_distance(sound):
     assert not any(finding.cure for finding in found)
 
 
+@pytest.mark.slow
 def test_int8_keeps_more_than_int4(sound):
     settings, found = sound
     eight = replace(settings, format="int8")
@@ -98,6 +99,7 @@ def test_without_memory_the_checkpoint_is_not_read(sound, monkeypatch):
     assert why == "Left out: the checkpoint takes 1.3 GiB of memory, and 1.0 are free."
 
 
+@pytest.mark.slow
 def test_an_export_alone_is_compared_with_itself(lone):
     lone.checkpoint_dir.with_name(REFERENCE).unlink()
     assert states(check(replace(lone, device="AUTO"))) == dict.fromkeys(EVERY, "ok") | {"checkpoint": "note"}
@@ -149,6 +151,7 @@ def test_a_tokenizer_that_splits_wrongly_is_seen(lone):
     assert found[0].what.startswith("It makes ")
 
 
+@pytest.mark.slow
 def test_a_tokenizer_that_splits_words_in_another_way_is_seen(lone):
     """It reads back what it wrote, but the model was taught other ids."""
     file = lone.model_dir / "tokenizer.json"
@@ -160,6 +163,7 @@ def test_a_tokenizer_that_splits_words_in_another_way_is_seen(lone):
     ]
 
 
+@pytest.mark.slow
 def test_a_cache_that_loses_a_token_is_seen(lone, monkeypatch):
     class Forgetful(generate.Cache):
         def logits(self, ids):
@@ -169,6 +173,7 @@ def test_a_cache_that_loses_a_token_is_seen(lone, monkeypatch):
     assert states(check(lone)) == dict.fromkeys(EVERY, "ok") | {"cache": "problem"}
 
 
+@pytest.mark.slow
 def test_the_command_says_it_with_code_1(lone, start):
     damage(lone.model_dir, "layers.10.", "zero")
     process = start("-m", "helpers", "check", TUTORIAL_MODEL=EMBEDDED.name, TUTORIAL_MODEL_ROOT=lone.model_root)
@@ -252,6 +257,7 @@ def test_the_box_and_the_terminal_say_it_below_the_answer(capsys):
     assert box.wait(20) and "check" not in box.status
 
 
+@pytest.mark.slow
 def test_real_circles_are_said_below_the_answer_and_a_penalty_ends_them(start):
     argv, environ = ["ask", "can you introduce yourself?", "--format", "int4"], {"TUTORIAL_MODEL": EMBEDDED.name}
     for more, circles in ([], True), (["--repetition-penalty", "1.1"], False):

@@ -136,7 +136,7 @@ class Row:
 
 def fault(name: str, *values, slow: bool = False):
     """A parameter of a test that is the fault of this name."""
-    return pytest.param(*values, marks=[pytest.mark.fault(name)] + [pytest.mark.slow_fault] * slow, id=name)
+    return pytest.param(*values, marks=[pytest.mark.fault(name)] + [pytest.mark.slow] * slow, id=name)
 
 
 def write_table(rows: dict[str, Row], groups: dict[str, str]) -> None:

@@ -159,7 +159,7 @@ def test_a_checkpoint_that_is_there_is_not_called_whole_when_it_is_not(
     outcome(ran.said, "the files are as they were", 1)
 
 
-@pytest.mark.slow_fault
+@pytest.mark.slow
 @pytest.mark.fault("A checkpoint whose weights are no safetensors is exported")
 def test_the_export_of_a_damaged_checkpoint_names_it(outcome, own):
     (own.checkpoint_dir / "model.safetensors").write_bytes(b"\xff" * 1000)
@@ -171,7 +171,7 @@ def test_the_export_of_a_damaged_checkpoint_names_it(outcome, own):
     outcome(str(caught.value), "no export appears")
 
 
-@pytest.mark.slow_fault
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "flags, words",
     [

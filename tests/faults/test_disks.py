@@ -42,7 +42,7 @@ def limited(limit: int, work: str, *argv: str) -> subprocess.CompletedProcess:
 
 
 @POSIX
-@pytest.mark.slow_fault
+@pytest.mark.slow
 @pytest.mark.fault("A checkpoint larger than a file may be (FAT32, a quota)")
 def test_a_checkpoint_with_a_file_that_is_too_large(outcome, tiny, index, tmp_path):
     target = tmp_path / "checkpoint"
@@ -55,7 +55,7 @@ def test_a_checkpoint_with_a_file_that_is_too_large(outcome, tiny, index, tmp_pa
 
 
 @POSIX
-@pytest.mark.slow_fault
+@pytest.mark.slow
 @pytest.mark.fault("An export larger than a file may be (FAT32, a quota)")
 def test_an_export_with_a_file_that_is_too_large(outcome, own, tmp_path):
     target = own.model_dir.with_name("int8")

@@ -10,7 +10,7 @@ from faults.table import fault
 from helpers.settings import ROOT, Settings
 
 pytestmark = [
-    pytest.mark.slow_fault,
+    pytest.mark.slow,
     pytest.mark.skipif(os.name == "nt", reason="an interrupt reaches a kernel of another process group there"),
 ]
 # The cells of page 01 that begin it, make the command, and run it; the model of the tests stands in the model root.

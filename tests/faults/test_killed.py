@@ -45,7 +45,7 @@ def exporting(start, room: Settings) -> subprocess.Popen:
     return start("-m", "helpers", "export", "--format", "int4", TUTORIAL_MODEL_ROOT=room.model_root)
 
 
-@pytest.mark.slow_fault
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "whom",
     [
@@ -72,7 +72,7 @@ def test_an_export_that_is_killed_at_any_phase(outcome, start, room, whom):
     outcome("(nothing: it is dead)", "no half export, whatever the moment; the next run works and clears up")
 
 
-@pytest.mark.slow_fault
+@pytest.mark.slow
 @pytest.mark.fault("kill -9 of a fetch from an index, at many moments")
 def test_a_fetch_that_is_killed_at_any_moment(outcome, tiny, index, start, tmp_path):
     """Ever later, by a quarter more each time, until one lives to the end."""
@@ -93,7 +93,7 @@ def test_a_fetch_that_is_killed_at_any_moment(outcome, tiny, index, start, tmp_p
     outcome("(nothing: it is dead)", "no half checkpoint, whatever the moment; the next run works and clears up")
 
 
-@pytest.mark.slow_fault
+@pytest.mark.slow
 @pytest.mark.fault("kill -9 of a download from the hub, at many moments")
 def test_a_download_from_the_hub_that_is_killed_at_any_moment(outcome, start, tmp_path, tmp_path_factory):
     repository = tiny_phi3(tmp_path_factory.getbasetemp())
@@ -116,7 +116,7 @@ def test_a_download_from_the_hub_that_is_killed_at_any_moment(outcome, start, tm
     outcome("(nothing: it is dead)", "what has arrived is kept; the next run goes on there")
 
 
-@pytest.mark.slow_fault
+@pytest.mark.slow
 @pytest.mark.fault("Two exports of the same model at once")
 def test_two_exports_at_once(outcome, start, room):
     first, second = exporting(start, room), exporting(start, room)
@@ -129,7 +129,7 @@ def test_two_exports_at_once(outcome, start, room):
     outcome(" ".join(lines), "one makes it, the other takes it", 0)
 
 
-@pytest.mark.slow_fault
+@pytest.mark.slow
 @pytest.mark.fault("Of two exports at once, the one that works is killed")
 def test_of_two_exports_the_second_takes_over(outcome, start, room):
     first = exporting(start, room)
@@ -143,7 +143,7 @@ def test_of_two_exports_the_second_takes_over(outcome, start, room):
     outcome("Another process is making int4; waiting for it.", "the second makes it", 0)
 
 
-@pytest.mark.slow_fault
+@pytest.mark.slow
 @pytest.mark.fault("Two exports of different formats at once")
 def test_two_formats_at_once(outcome, start, room):
     argv = [("-m", "helpers", "export", "--format", name) for name in ("int4", "int8")]

@@ -194,7 +194,7 @@ def test_a_hub_that_is_ill(outcome, repository, fetch_from, tmp_path, ill, answe
     outcome(str(caught.value), "what has arrived is kept; the next run works")
 
 
-@pytest.mark.slow_fault
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "environ, words",
     [
