@@ -228,14 +228,15 @@ def perplexities(plan: Plan) -> dict:
     """Perplexity of the default export and of fp16 on the project's text, where only the weights differ."""
     from optimum.intel.openvino import OVModelForCausalLM
 
-    exact = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f16", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
-    ids, found = text_ids()[: 64 if plan.few == 1 else None], {}
+    ids, found, exact = text_ids()[: 64 if plan.few == 1 else None], {}, dict(quality.EXACT)
     with tempfile.TemporaryDirectory() as folder:
         fp16 = replace(choice, model_root=folder, format="fp16")
         copytree(choice.checkpoint_dir, fp16.checkpoint_dir)
         export.run(export.command(fp16))
         for form in (choice, fp16):
-            model = OVModelForCausalLM.from_pretrained(form.model_dir, export=False, device="CPU", ov_config=exact)
+            model = OVModelForCausalLM.from_pretrained(
+                form.model_dir, export=False, device="CPU", ov_config=dict(quality.EXACT)
+            )
             found[form.format] = quality.perplexity(model, ids)
             del model  # Windows removes no folder whose files are open
     return {"perplexity": found, "ratio": found[choice.format] / found["fp16"], "tokens": len(ids)}

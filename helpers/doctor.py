@@ -22,6 +22,7 @@ from urllib.request import getproxies
 
 from helpers import catalog, settings
 from helpers.export import NEEDED, RECORD, SCRATCH, files_of, read_record
+from helpers.fetch import need_whole
 from helpers.plumbing import GIB, NETWORK_CURE, TutorialError, damage, damaged, need_disk, readable
 from helpers.runtime import GPU_MISSING, NPU_MISSING, choose_device, need_export
 from helpers.settings import ROOT, Settings, short
@@ -288,15 +289,7 @@ def _checkpoint(choice: Settings) -> Said:
             cure = f"Notebook 00_quickstart fetches it, and so does: python -m helpers fetch --model {choice.model}"
             yield "note", f"{short(folder)} is not there yet.", cure
         return
-    wanted = {"config.json", "tokenizer.json"}
-    with suppress(OSError, ValueError, KeyError):  # one that is damaged is found below
-        index = json.loads((folder / "model.safetensors.index.json").read_text(encoding="utf-8"))
-        wanted |= set(index["weight_map"].values())
-    wrong = damage(folder, wanted)
-    if not any(folder.glob("*.safetensors")):
-        wrong["*.safetensors"] = "missing"
-    if wrong:
-        raise damaged(short(folder), wrong, f": python -m helpers fetch --model {choice.model}")
+    need_whole(folder, f": python -m helpers fetch --model {choice.model}")
     yield "ok", f"{short(folder)} is whole, as far as its own sizes can tell.", ""
 
 
@@ -370,7 +363,7 @@ def _hub(choice: Settings) -> Said:
     """Ask the hub for the document's model, by the client that fetch uses."""
     from huggingface_hub import HfApi, constants
 
-    from helpers.hub import _hub_said
+    from helpers.hub import hub_said
 
     spec = choice.spec if choice.spec.source == "hub" else catalog.find("phi3-instruct")
     needed = choice.spec.source == "hub" and not choice.checkpoint_dir.exists()
@@ -381,7 +374,7 @@ def _hub(choice: Settings) -> Said:
         cure = "Does this network have a log-in page? Open a web page once. Or is HF_ENDPOINT wrong?"
         yield state, f"{constants.ENDPOINT} answers, but it is not a hub.{more}", cure
     except Exception as error:
-        said = _hub_said(error, f"{spec.origin} at revision {spec.revision[:7]}")
+        said = hub_said(error, f"{spec.origin} at revision {spec.revision[:7]}")
         yield state, f"{said.what.rstrip('.')}.{more}", said.cure
     else:
         yield "ok", f"{constants.ENDPOINT} has {spec.origin}.", ""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from contextlib import suppress
 from pathlib import Path
 
 from helpers.catalog import Model
@@ -16,7 +18,7 @@ def fetch(model: Model, checkpoint: Path, report: Report = print) -> Path:
     had, or are not the ones that were expected; `checkpoint` then does not appear.
     """
     if checkpoint.exists():
-        _need_whole(checkpoint)
+        need_whole(checkpoint)
         report(f"{short(checkpoint)} is there and whole; nothing to do.")
         return checkpoint
     report(announcement(model))
@@ -43,13 +45,17 @@ def fetch(model: Model, checkpoint: Path, report: Report = print) -> Path:
     return checkpoint
 
 
-def _need_whole(checkpoint: Path) -> None:
+def need_whole(checkpoint: Path, again: str = " run this again.") -> None:
     """Raise TutorialError when files are missing or cut short, as after a copy that broke off."""
-    wrong = damage(checkpoint, ["config.json", "tokenizer.json"])
+    wanted = {"config.json", "tokenizer.json"}
+    with suppress(OSError, ValueError, KeyError):  # one that is damaged is found below
+        index = json.loads((checkpoint / "model.safetensors.index.json").read_text(encoding="utf-8"))
+        wanted |= set(index["weight_map"].values())
+    wrong = damage(checkpoint, wanted)
     if not any(checkpoint.glob("*.safetensors")):
         wrong["*.safetensors"] = "missing"
     if wrong:
-        raise damaged(short(checkpoint), wrong)
+        raise damaged(short(checkpoint), wrong, again)
 
 
 def announcement(model: Model) -> str:

@@ -28,7 +28,7 @@ def from_hub(model: Model, part: Path) -> None:
             with readable(part):
                 _file_from_hub(model, entry, part / entry.rfilename, progress)
     except (HTTPError, OSError, ImportError) as error:  # no import: a SOCKS proxy needs a package more
-        raise _hub_said(error, repo) from error
+        raise hub_said(error, repo) from error
     except ValueError as error:
         raise TutorialError(
             f"The hub's client cannot use a setting of this environment: {error}.",
@@ -128,7 +128,7 @@ class _Progress:
         self.line.update(f"downloading {self.done / 2**20:.0f} of {self.whole / 2**20:.0f} MiB")
 
 
-def _hub_said(error: Exception, repo: str) -> TutorialError:
+def hub_said(error: Exception, repo: str) -> TutorialError:
     """The sentence for what the hub, or the way to it, answered."""
     status = getattr(getattr(error, "response", None), "status_code", 0)
     later = "Wait some minutes, then run this again: what has arrived is kept."

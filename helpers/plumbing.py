@@ -97,6 +97,20 @@ def readable(target: Path) -> Iterator[None]:
         raise
 
 
+def write_in_one_step(path: Path, text: str) -> None:
+    """Write `text` so that no reader sees half of it, and a failure leaves nothing.  Raises TutorialError."""
+    part = path.parent / f"{path.name}.part"  # not with_name: "." has no name to change
+    try:
+        with readable(path):
+            part.write_text(text, encoding="utf-8")
+            part.replace(path)
+    except OSError as error:  # a folder of that name, or none
+        raise TutorialError(f"{path} cannot be written: {error.strerror}.", "Choose another name.") from error
+    finally:
+        with suppress(OSError):  # the folder itself may be the trouble
+            part.unlink(missing_ok=True)
+
+
 def says_disk_full(words: str) -> bool:
     return any(sign in words for sign in NO_SPACE)
 

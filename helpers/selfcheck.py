@@ -13,7 +13,7 @@ import numpy as np
 
 from helpers.doctor import Finding
 from helpers.generate import Cache, generate
-from helpers.plumbing import GIB, TutorialError
+from helpers.plumbing import GIB, TutorialError, write_in_one_step
 from helpers.prompt import prompt_ids
 from helpers.runtime import load
 from helpers.sampling import one_thread
@@ -158,10 +158,8 @@ def _reference(settings: Settings) -> tuple[list[Answer], str]:
         why = "Left out: the checkpoint is not on this disk."
     elif free > need:
         answers = ask_checkpoint(folder)
-        with suppress(OSError):  # a shared folder may be read-only
-            part = kept.with_name(f"{REFERENCE}.part")
-            part.write_text(json.dumps(key | {"answers": [asdict(answer) for answer in answers]}), encoding="utf-8")
-            part.replace(kept)
+        with suppress(TutorialError):  # a shared folder may be read-only
+            write_in_one_step(kept, json.dumps(key | {"answers": [asdict(answer) for answer in answers]}))
         return answers, ""
     with suppress(OSError, ValueError, TypeError, KeyError):  # none there, or not one of ours
         table = json.loads(kept.read_text(encoding="utf-8"))

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 from helpers import catalog
-from helpers.plumbing import TutorialError, readable
+from helpers.plumbing import TutorialError, write_in_one_step
 
 ROOT = Path(__file__).resolve().parent.parent
 SETTINGS_FILE = ROOT / "settings.toml"
@@ -97,13 +97,7 @@ def save(settings: Settings, path: Path = SETTINGS_FILE) -> Path:
 
     defaults = asdict(Settings())
     table = {name: value for name, value in asdict(check(settings)).items() if value != defaults[name]}
-    part = path.with_name(f"{path.name}.part")
-    try:
-        with readable(path):
-            part.write_text(tomli_w.dumps(table), encoding="utf-8")
-            part.replace(path)
-    except OSError as error:  # a folder of that name, or none
-        raise TutorialError(f"{path.name} cannot be written: {error.strerror}.", "Choose another name.") from error
+    write_in_one_step(path, tomli_w.dumps(table))
     return path
 
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from helpers.generate import Step
-from helpers.plumbing import TutorialError, readable
+from helpers.plumbing import TutorialError, write_in_one_step
 
 VERSION = 1
 ENDS = ("end token", "budget", "context", "stopped", "error")
@@ -57,13 +57,7 @@ def write(path: Path, tok, system: str, forgotten: int, messages: Sequence[Messa
     """Keep all that is needed to go on later, in one step, so that no reader sees half of it."""
     table = {"version": VERSION, "tokenizer": fingerprint(tok), "system": system, "forgotten": forgotten}
     table["messages"] = [asdict(message) for message in messages]
-    part = path.parent / f"{path.name}.part"  # "." has no name to change
-    try:
-        with readable(path):
-            part.write_text(json.dumps(table, ensure_ascii=False), encoding="utf-8")
-            part.replace(path)
-    except OSError as error:  # a folder of that name, or none
-        raise TutorialError(f"{path} cannot be written: {error.strerror}.", "Choose another name.") from error
+    write_in_one_step(path, json.dumps(table, ensure_ascii=False))
     return path
 
 

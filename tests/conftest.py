@@ -14,10 +14,11 @@ import psutil
 import pytest
 from hub import tiny_phi3
 from index import Index, make_wheel
-from loaded import EXACT, Loaded, load
+from loaded import Loaded, load
 
 from helpers import catalog, export
 from helpers.catalog import Model
+from helpers.quality import EXACT
 from helpers.settings import ROOT, Settings
 
 # No test of ours asserts on seconds: the machine may be shared.

@@ -4,9 +4,6 @@ from dataclasses import dataclass
 
 from helpers.sampling import one_thread
 
-# Where a continued text and the same text read at once can be compared: no rounding but float32's.
-EXACT = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
-
 
 @dataclass
 class Loaded:

@@ -9,13 +9,14 @@ import openvino
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from loaded import EXACT, load
+from loaded import load
 from openvino import opset13 as ops
 
 from helpers import measure
 from helpers.generate import Cache, Step, generate
 from helpers.measure import Spread, Timing, interleaved, kv_bytes_per_token, ratio, weight_bytes_per_token
 from helpers.plumbing import TutorialError
+from helpers.quality import EXACT
 
 times = st.lists(st.floats(0.01, 1e5), min_size=1, max_size=40)
 

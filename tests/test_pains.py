@@ -11,11 +11,12 @@ import tomllib
 from functools import cache
 
 import pytest
-from loaded import EXACT, load
+from loaded import load
 
 from helpers import export, settings
 from helpers.plumbing import TutorialError
 from helpers.prompt import prompt_ids
+from helpers.quality import EXACT
 from helpers.rehearse import phi3_tokenizer
 from helpers.settings import ROOT
 

@@ -234,3 +234,12 @@ print((before - psutil.Process().memory_info().rss) // 2**20)
 """
     ran = subprocess.run([sys.executable, "-c", code], cwd=settings.ROOT, stdout=subprocess.PIPE, text=True, check=True)
     assert int(ran.stdout) > 80
+
+
+def test_what_cannot_be_written_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "taken").mkdir()
+    for path in (Path("."), tmp_path / "taken", tmp_path / "nowhere" / "file"):
+        with pytest.raises(TutorialError):
+            plumbing.write_in_one_step(path, "text")
+    assert [path.name for path in tmp_path.rglob("*")] == ["taken"]

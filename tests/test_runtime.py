@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from loaded import EXACT, theirs
+from loaded import theirs
 from openvino import Model
 from openvino import opset13 as ops
 from optimum.intel.openvino import OVModelForCausalLM
 
 from helpers.generate import Cache
 from helpers.plumbing import TutorialError
+from helpers.quality import EXACT
 from helpers.runtime import choose_device, load, score_last
 from helpers.settings import Settings
 

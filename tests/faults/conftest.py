@@ -154,3 +154,12 @@ def kill_family(process: subprocess.Popen) -> None:
 def state_of(folder: Path) -> dict[str, bytes]:
     """The files in a folder, byte for byte."""
     return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+@pytest.fixture
+def room(checkpoint, tmp_path) -> Settings:
+    """Settings of a model root that has the tiny checkpoint and no export."""
+    choice = Settings(model_root=str(tmp_path / "model"))
+    choice.checkpoint_dir.parent.mkdir(parents=True)
+    choice.checkpoint_dir.symlink_to(checkpoint, target_is_directory=True)
+    return choice

@@ -20,15 +20,6 @@ COMMAND = next(source for source in PAGE if source.startswith("argv = export.com
 SET_UP = "from dataclasses import replace\nfrom helpers import export, runtime, settings\nsetup = settings.load()\n"
 
 
-@pytest.fixture
-def room(checkpoint, tmp_path) -> Settings:
-    """Settings of a model root that has the tiny checkpoint and no export."""
-    choice = Settings(model_root=str(tmp_path / "model"))
-    choice.checkpoint_dir.parent.mkdir(parents=True)
-    choice.checkpoint_dir.symlink_to(checkpoint, target_is_directory=True)
-    return choice
-
-
 class Kernel:
     """A kernel in the notebooks' folder, as JupyterLab starts it."""
 

@@ -32,15 +32,6 @@ def only(folder, *names: str) -> bool:
     return sorted(path.name for path in folder.iterdir() if path.is_dir()) == sorted(names)
 
 
-@pytest.fixture
-def room(checkpoint, tmp_path) -> Settings:
-    """Settings of a model root that has the tiny checkpoint and no export."""
-    choice = Settings(model_root=str(tmp_path / "model"))
-    choice.checkpoint_dir.parent.mkdir(parents=True)
-    choice.checkpoint_dir.symlink_to(checkpoint, target_is_directory=True)
-    return choice
-
-
 def exporting(start, room: Settings) -> subprocess.Popen:
     return start("-m", "helpers", "export", "--format", "int4", TUTORIAL_MODEL_ROOT=room.model_root)
 
