@@ -5,6 +5,7 @@ import io
 import subprocess
 import sys
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from conftest import half_made
