@@ -234,9 +234,7 @@ def perplexities(plan: Plan) -> dict:
         copytree(choice.checkpoint_dir, fp16.checkpoint_dir)
         export.run(export.command(fp16))
         for form in (choice, fp16):
-            model = OVModelForCausalLM.from_pretrained(
-                form.model_dir, export=False, device="CPU", ov_config=dict(quality.EXACT)
-            )
+            model = OVModelForCausalLM.from_pretrained(form.model_dir, export=False, device="CPU", ov_config=exact)
             found[form.format] = quality.perplexity(model, ids)
             del model  # Windows removes no folder whose files are open
     return {"perplexity": found, "ratio": found[choice.format] / found["fp16"], "tokens": len(ids)}
