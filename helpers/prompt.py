@@ -86,11 +86,16 @@ def template_parts(tok, messages: Messages, add_generation_prompt: bool = True) 
 
 
 def _render(tok, messages: Messages, contents: list[str], add_generation_prompt: bool) -> str:
-    from jinja2 import TemplateError
+    from jinja2 import TemplateError, TemplateSyntaxError
 
     turns = [{"role": message["role"], "content": words} for message, words in zip(messages, contents, strict=True)]
     try:
         return tok.apply_chat_template(turns, tokenize=False, add_generation_prompt=add_generation_prompt)
+    except TemplateSyntaxError as error:
+        raise TutorialError(
+            f"The model's chat template is damaged: {error}",
+            "Make the model's folder again: python -m helpers export",
+        ) from error
     except TemplateError as error:
         raise TutorialError(
             f"The model's chat template refuses these messages: {error}",

