@@ -9,16 +9,13 @@ from pathlib import Path
 from threading import Event
 
 from helpers.decode import HALF, pieces
-from helpers.generate import Cache, Step, common, end_ids, generate
-from helpers.plumbing import TutorialError, give_back_memory
+from helpers.generate import Cache, Step, Stopped, end_ids, generate
+from helpers.plumbing import TutorialError, give_back_memory, need_count
 from helpers.prompt import prompt_ids
 from helpers.sampling import GREEDY, Sampling
 from helpers.turns import Figures, Message, markdown, read, write
 
-CHUNK = 256  # a long prompt is read in pieces of this many tokens, so that Stop need not wait for all of it
-# The CPU plugin compiles its kernels anew for each number of tokens that it meets, and keeps them: 2.5 MB each time for
-# SmolLM2.  So what is new is read as a multiple of this and a rest below it, which are few numbers.
-STRIDE = 16
+STRIDE = 16  # fewer new tokens than this are left to generate
 
 
 class Conversation:
@@ -40,10 +37,10 @@ class Conversation:
         alternatives: int = 5,
     ) -> None:
         longest = model.config.max_position_embeddings
-        if max_new_tokens < 1 or context_length is not None and not 1 <= context_length <= longest:
+        need_count(max_new_tokens, "A budget")
+        if context_length is not None and need_count(context_length, "A context") > longest:
             raise TutorialError(
-                f"A context of {context_length} with {max_new_tokens} new tokens cannot be.",
-                f"This model has {longest:,} tokens of context; ask for at least one new token.",
+                f"A context of {context_length:,} tokens cannot be.", f"This model has {longest:,} tokens of context."
             )
         self.model, self.tok, self.system, self.sampling = model, tok, system, sampling
         self.max_new_tokens, self.alternatives = max_new_tokens, alternatives
@@ -79,7 +76,7 @@ class Conversation:
         `token_id` is one of that step's alternatives.  The pieces begin with the part that is kept.
         """
         steps = self._need(number, "assistant").steps
-        here = steps[position] if 0 <= position < len(steps) else None
+        here = steps[position] if position in range(len(steps)) else None
         if here is None or token_id not in dict(here.alternatives):
             raise TutorialError(
                 f"Token {token_id} was not among the likeliest at position {position}.",
@@ -120,7 +117,7 @@ class Conversation:
         return Message("user", text)
 
     def _need(self, number: int, role: str) -> Message:
-        if not (0 <= number < len(self.messages) and self.messages[number].role == role):
+        if not (number in range(len(self.messages)) and self.messages[number].role == role):
             raise TutorialError(f"Message {number} is not one of the {role}'s.", f"There are {len(self.messages)}.")
         return self.messages[number]
 
@@ -157,6 +154,7 @@ class Conversation:
 
     def _answer(self, turns: list[Message], given: tuple[Step, ...] = ()) -> Iterator[str]:
         self._need_quiet()
+        need_count(self.max_new_tokens, "A budget")
         start = time.perf_counter()
         prompt, forgotten = self._fit(turns, len(given))
         draft = _Draft(turns, forgotten, prompt, list(given), start)
@@ -182,19 +180,20 @@ class Conversation:
             give_back_memory()
 
     def _read(self, draft: _Draft) -> Iterator[str]:
-        """Let the model read all but the last piece of what is new to it; an empty string after each piece."""
+        """Let the model read what is new to it but a short rest, for generate; an empty string before each piece."""
         ids = draft.ids()
-        known = common(self._cache.ids, ids)
-        rest = 1 + (len(ids) - known - 1) % STRIDE  # for generate
-        for end in (*range(known + CHUNK, len(ids) - rest, CHUNK), len(ids) - rest):
-            if end <= known:
+        known = self._cache.keep(ids)
+        while (new := len(ids) - known - 1) >= STRIDE:
+            self.reading = (known, len(ids))
+            yield ""
+            known += tidy(new)
+            try:
+                self._cache.logits(ids[:known], draft.stop.is_set)
+            except Stopped:
                 return
-            self._cache.logits(ids[:end])
             draft.reused = self._cache.reused if draft.reused is None else draft.reused
-            self.reading = (end, len(ids))
             if draft.stop.is_set():
                 return
-            yield ""
 
     def _new_ids(self, draft: _Draft) -> Iterator[int]:
         """The ids that are given, then the new ones; draft.end says why there are no more."""
@@ -216,6 +215,16 @@ class Conversation:
             draft.end = "end token"
         elif room == budget:
             draft.end = "context"
+
+
+def tidy(length: int) -> int:
+    """The next number below, or `length` itself, of which there are few: sixteen between a power of two and the next.
+
+    The CPU's plugin compiles its kernels anew for each number of tokens that it meets, and keeps them: 2.5 MB each time
+    for SmolLM2.
+    """
+    step = max(STRIDE, 1 << length.bit_length() >> 5)
+    return length // step * step
 
 
 @dataclass

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from helpers.plumbing import TutorialError
+from helpers.plumbing import TutorialError, need_ids
 
 HALF = "\N{REPLACEMENT CHARACTER}"  # what bytes that are no character, or not yet, decode to
 BYTE = re.compile("<0x[0-9A-F]{2}>")  # a token that is one byte, in vocabularies of Llama's and Phi-3's kind
@@ -15,10 +15,12 @@ def pieces(tok, ids: Iterable[int], skip_special_tokens: bool = True, stop: Sequ
     """The text of `ids` as it becomes certain; all pieces together are tok.decode(list(ids)).
 
     With `stop` strings the text ends before the one that is complete first, and no more ids are asked for; a piece
-    that could begin one is held back until it is decided.  Raises TutorialError for an empty stop string.
+    that could begin one is held back until it is decided.  Raises TutorialError for a stop that is no list of strings,
+    or has an empty one, and when it comes upon something that is no id.
     """
-    if "" in stop:
-        raise TutorialError("An empty stop string would stop at once.", "Leave it out.")
+    if isinstance(stop, str) or not all(isinstance(word, str) and word for word in stop):
+        raise TutorialError(f"{stop!r} is no list of stop strings.", 'Give ["…"]; an empty one would stop at once.')
+    ids = ids if isinstance(ids, Iterable) else need_ids(ids)
     return _until(stop, _settled(tok, ids, skip_special_tokens))
 
 
@@ -31,6 +33,7 @@ def _settled(tok, ids: Iterable[int], skip_special_tokens: bool) -> Iterator[str
     special = {index for index, token in tok.added_tokens_decoder.items() if token.special}
     window, shown = [], 0  # `shown` characters of the window's text have been given away
     for index in ids:
+        (index,) = need_ids([index])
         token = tok.convert_ids_to_tokens(index)
         if token is None or skip_special_tokens and index in special:  # decoding leaves out both
             continue

@@ -27,8 +27,9 @@ def settings_form(
     """Three choices, which start at `setup`'s, and a button that writes them to `path`.
 
     What else is in `setup` is written as it is.  `devices` are OpenVINO's of this machine, unless given.
+    Raises TutorialError for settings that cannot be.
     """
-    return SettingsForm(setup, path, _device_options(setup, devices), environ)
+    return SettingsForm(settings.check(setup), path, _device_options(setup, devices), environ)
 
 
 class SettingsForm(VBox):

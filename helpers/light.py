@@ -8,7 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
-from helpers.runtime import cannot_load, choose_device, need_export, score_last
+from helpers.graph import prepare
+from helpers.runtime import cannot_load, choose_device, need_export
 from helpers.settings import Settings
 
 OWN_FILE = ("PreTrainedTokenizerFast", "TokenizersBackend")  # classes that add nothing to their tokenizer.json
@@ -23,7 +24,7 @@ class LightModel:
         core = openvino.Core()
         graph = core.read_model(folder / "openvino_model.xml")
         self.stateful = bool(graph.get_sinks())  # where a state is written to
-        score_last(graph)
+        prepare(graph, device)
         self.compiled = core.compile_model(graph, device, ov_config)
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         file = folder / "generation_config.json"

@@ -18,7 +18,8 @@ from typing import TypeVar
 import numpy as np
 
 from helpers.generate import Step
-from helpers.plumbing import TutorialError
+from helpers.plumbing import TutorialError, need_count
+from helpers.settings import short
 
 T = TypeVar("T")
 BYTES = {"u4": 0.5, "i8": 1, "u8": 1, "f16": 2, "bf16": 2, "f32": 4}  # of one number, by OpenVINO's names
@@ -77,12 +78,15 @@ class Timing:
 
 def interleaved(sides: Mapping[str, Callable[[], T]], rounds: int, warm_up: int = 1) -> dict[str, list[T]]:
     """What each side returned in each round, A-B-A-B; the first `warm_up` rounds are played and left out."""
+    need_count(rounds, "A number of rounds")
     played = [{name: side() for name, side in sides.items()} for _ in range(warm_up + rounds)]
     return {name: [results[name] for results in played[warm_up:]] for name in sides}
 
 
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """The median of ours ÷ theirs, round by round.  Raises ValueError where the rounds do not match."""
+    """The median of ours ÷ theirs, round by round.  Raises TutorialError where the rounds do not match."""
+    if not ours or len(ours) != len(theirs):
+        raise TutorialError(f"{len(ours)} and {len(theirs)} rounds cannot be compared.", "Measure both in turns.")
     return median(a / b for a, b in zip(ours, theirs, strict=True))
 
 
@@ -92,6 +96,7 @@ def read_bandwidth(size_bytes: int, threads: int = 2, rounds: int = 7) -> float:
     The best and not the median, as STREAM has it: the question is what the machine can do when nobody disturbs it.
     The size matters: what fits into the processor's caches is read from there.
     """
+    threads, size_bytes = need_count(threads, "A number of threads"), need_count(size_bytes, "A size in bytes")
     buffer = np.ones(size_bytes, dtype=np.uint8)  # ones: memory that was never written to is not there yet
     parts, passes = np.array_split(buffer, threads), -(-ROUND_BYTES // size_bytes)
 
@@ -115,10 +120,16 @@ def weight_bytes_per_token(model_dir: Path | str) -> int:
 
     Every constant, scales and zero points included, that something else than a Gather uses.  A Gather takes one row of
     the embedding; where the scores of the vocabulary use that matrix too (tied embeddings), all of it counts.
+    Raises TutorialError where no export is.
     """
     import openvino
 
-    graph = openvino.Core().read_model(Path(model_dir) / "openvino_model.xml")
+    file = Path(model_dir) / "openvino_model.xml"
+    if not file.exists():
+        raise TutorialError(
+            f"There is no export in {short(file.parent)}.", "Give the folder of one: settings.model_dir."
+        )
+    graph = openvino.Core().read_model(file)
     behind: dict[str, dict[str, int]] = {}  # a constant, or what is computed from constants only -> constants, bytes
     read: dict[str, int] = {}
     for node in graph.get_ordered_ops():

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from operator import index
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -45,6 +46,23 @@ class TutorialError(Exception):
     def _render_traceback_(self) -> list[str]:
         """IPython calls this: in a notebook the reader sees the sentence, not forty lines of our code."""
         return [f"{type(self).__name__}: {self}"]
+
+
+def need_count(value: object, what: str, least: int = 1) -> int:
+    """`value`, if it is a whole number of `least` or more.  Raises TutorialError, which calls it `what`."""
+    with suppress(TypeError):
+        if index(value) >= least:
+            return index(value)
+    raise TutorialError(f"{what} of {value!r} cannot be.", f"Give a whole number, {least} or more.")
+
+
+def need_ids(ids: object) -> list[int]:
+    """`ids` as a list of whole numbers, none below 0.  Raises TutorialError for anything else, such as text."""
+    with suppress(TypeError):  # not to be iterated, or of something else than whole numbers
+        found = [index(each) for each in ids]
+        if min(found, default=0) >= 0:
+            return found
+    raise TutorialError("These are not ids of tokens, one after the other.", 'Try tok("…")["input_ids"].')
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from unittest import mock
 
 import numpy as np
 
-from helpers.plumbing import TutorialError
+from helpers.plumbing import TutorialError, need_count
 
 DATA = Path(__file__).parent / "data"
 WINDOW = 512  # tokens that are read together; each window begins anew, so a text may be longer than the context
@@ -64,6 +64,8 @@ def kl(reference: np.ndarray, other: np.ndarray) -> float:
 
     How much more than `reference` itself `other` is surprised, per token, by a text that `reference` writes.
     """
+    if reference.shape != other.shape:
+        raise TutorialError(f"{reference.shape} and {other.shape} cannot be compared.", "Read the same ids with both.")
     return float(np.mean([_kl(*rows) for rows in zip(reference, other, strict=True)]))
 
 
@@ -111,7 +113,7 @@ def _read(model, ids: Sequence[int], window: int) -> Iterator[tuple[np.ndarray, 
 
     if len(ids) < 2:
         raise TutorialError("A text of fewer than two tokens has nothing to foresee.", "Give a longer one.")
-    window = min(window, model.config.max_position_embeddings)
+    window = min(need_count(window, "A window"), model.config.max_position_embeddings)
     for start in range(0, len(ids) - 1, window):
         inputs, following = ids[start : start + window][: len(ids) - 1 - start], ids[start + 1 : start + 1 + window]
         read = torch.tensor([inputs])  # [1, k]

@@ -7,6 +7,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from helpers import graph
 from helpers.plumbing import TutorialError, damage, damaged
 from helpers.settings import Settings, short
 
@@ -96,7 +97,7 @@ def load(settings: Settings, strict: bool = False):
             ov_config=dict(settings.ov_config),
             **trust,
         )
-        score_last(model.model)
+        graph.prepare(model.model, choice.device)
         model.compile()
         return model, AutoTokenizer.from_pretrained(folder, **trust), choice
     except Exception as error:  # each library has its own for a file that is not whole
@@ -112,20 +113,3 @@ def cannot_load(settings: Settings, device: str, error: Exception) -> TutorialEr
         f"{short(settings.model_dir)} cannot be loaded on {device}. {type(error).__name__}: {words[0]}",
         f"Is all in ov_config right (page 02)? If so, delete that folder, then{_again(settings)}",
     )
-
-
-def score_last(graph) -> None:
-    """Change an openvino.Model in place, before it is compiled: `logits` become those of the last position only.
-
-    While a prompt is read nobody looks at the other positions, and each costs a row of the vocabulary's length.
-    OpenVINO GenAI does the same (slice_before_matmul).  A graph that does not end in a product is left as it is.
-    """
-    from openvino import opset13 as ops
-
-    node = graph.output("logits").get_node()
-    while node.get_type_name() in ("Result", "Convert"):
-        node = node.input_value(0).get_node()
-    if node.get_type_name() == "MatMul":
-        hidden, last = node.input(0), ([-1], [2**31 - 1], [1], [1])  # begin, end, step, and the axis of positions
-        hidden.replace_source_output(ops.slice(hidden.get_source_output(), *last).output(0))
-        graph.validate_nodes_and_infer_types()

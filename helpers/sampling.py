@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from numbers import Integral, Real
 
 import numpy as np
 
@@ -26,6 +27,9 @@ class Sampling:
     seed: int | None = None
 
     def __post_init__(self) -> None:
+        given = (self.temperature, self.top_k, self.top_p, self.repetition_penalty, self.seed or 0)
+        if not all(isinstance(value, Integral if at in (1, 4) else Real) for at, value in enumerate(given)):
+            raise TutorialError(f"{self} cannot be used.", "All are numbers; top_k and seed are whole ones.")
         hot = self.temperature == 0 or 1e-6 <= self.temperature < np.inf  # scores divided by less are no numbers
         if not (hot and self.top_k >= 0 and 0 < self.top_p <= 1):
             raise TutorialError(f"{self} cannot be used.", "temperature and top_k are 0 or more, 0 < top_p ≤ 1.")

@@ -143,5 +143,5 @@ def test_what_could_begin_a_stop_string_is_held_back_and_given_in_the_end(tok):
 
 
 def test_an_empty_stop_string_is_refused(tok):
-    with pytest.raises(TutorialError, match="empty stop string"):
+    with pytest.raises(TutorialError, match="would stop at once"):
         pieces(tok, [], stop=["", "x"])

@@ -1,5 +1,6 @@
 """helpers.generate: the ids of transformers' generate, whatever was read before; steps that tell the truth."""
 
+import sys
 from dataclasses import replace
 from itertools import islice
 
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from loaded import theirs
 
-from helpers.generate import Cache, generate, probabilities
+from helpers.generate import Cache, Stopped, generate, probabilities
 from helpers.plumbing import TutorialError
 from helpers.sampling import GREEDY, Sampling
 
@@ -65,7 +66,7 @@ def test_a_continued_text_is_the_text_read_at_once(lm):
 def count(cache, ids) -> tuple[np.ndarray, list[int]]:
     """The logits after `ids`, and the ids that were run for them."""
     run, new = cache._run, []
-    cache._run = lambda ids, past: new.extend(ids) or run(ids, past)
+    cache._run = lambda ids, *more: new.extend(ids) or run(ids, *more)
     logits = cache.logits(ids).copy()
     del cache._run
     return logits, new
@@ -118,6 +119,32 @@ def test_a_state_that_cannot_be_sliced_is_read_anew(lm):
     assert np.array_equal(logits, Cache(lm.model).logits(prompt + [9]))
 
 
+@pytest.mark.parametrize("end", [Stopped, KeyboardInterrupt])
+def test_a_run_that_is_ended_has_read_nothing_and_the_next_one_is_as_ever(lm, monkeypatch, end):
+    monkeypatch.setattr(sys.modules["helpers.generate"], "POLL_MS", 0)
+
+    def stopped():
+        if end is KeyboardInterrupt:
+            raise end  # where Python hears of it
+        return True
+
+    cache, prompt = Cache(lm.exact), lm.prompts[0]
+    cache.logits(prompt)
+    with pytest.raises(end):
+        cache.logits((prompt * 20)[:400], stopped)
+    assert cache.ids == []
+    assert np.array_equal(cache.logits(prompt), Cache(lm.exact).logits(prompt)) and cache.ids == prompt
+
+
+def test_what_is_kept_is_what_is_shared_unless_much_is_new(lm):
+    cache, prompt = Cache(lm.exact), lm.prompts[0]
+    cache.logits(prompt)
+    assert cache.keep(prompt) == cache.keep(prompt + [5]) == len(prompt) and cache.keep([*prompt[:3], 9]) == 3
+    much = lm.exact.config.hidden_size // 3
+    assert cache.keep(prompt + [5] * much) == len(prompt) and cache.ids == prompt
+    assert cache.keep(prompt + [5] * (much + 1)) == 0 and cache.ids == []
+
+
 def test_who_stops_asking_leaves_a_cache_that_knows_what_it_read(lm):
     prompt, cache = lm.prompts[1], Cache(lm.exact)
     whole = ours(lm.exact, prompt, 12, VARIED, stop_ids=())
@@ -128,7 +155,7 @@ def test_who_stops_asking_leaves_a_cache_that_knows_what_it_read(lm):
     assert ours(lm.exact, prompt + some, 7, VARIED, stop_ids=(), cache=cache) == whole[5:]
 
 
-@pytest.mark.parametrize("where", ["start_async", "wait"])
+@pytest.mark.parametrize("where", ["start_async", "wait_for"])
 def test_an_interrupt_in_a_run_leaves_nothing_believed(lm, where):
     prompt, cache = lm.prompts[0], Cache(lm.model)
     whole = ours(lm.model, prompt, 6, VARIED, stop_ids=())
@@ -248,7 +275,7 @@ def test_scores_that_are_not_numbers_are_said_and_forgotten(lm, monkeypatch):
     cache = Cache(lm.model)
     cache.logits(lm.prompts[0])
     with monkeypatch.context() as patch:
-        patch.setattr(cache, "_run", lambda new, past: np.array([0, np.nan, 1]))
+        patch.setattr(cache, "_run", lambda *_: np.array([0, np.nan, 1]))
         with pytest.raises(TutorialError, match="not numbers"):
             list(generate(lm.model, lm.prompts[0] + [5], 3, cache=cache))
     assert cache.ids == []
@@ -260,7 +287,7 @@ def test_scores_that_are_not_numbers_are_said_and_forgotten(lm, monkeypatch):
         ([], 5, "is empty"),
         ([1] * 10_000, 5, "10000 tokens"),
         ([1, 10**6], 5, "does not know"),
-        ([-1], 5, "does not know"),
+        ([-1], 5, "not ids of tokens"),
         ([1, 2], 0, "budget of 0"),
     ],
 )

@@ -14,8 +14,8 @@ from loaded import load
 from transformers import AutoTokenizer
 
 from helpers import quality
+from helpers.graph import score_last
 from helpers.plumbing import TutorialError
-from helpers.runtime import score_last
 from helpers.show.quality import frontier
 
 IDS = [(7 * n * n + 3 * n) % 600 for n in range(40)]

@@ -3,19 +3,12 @@
 import sys
 from dataclasses import replace
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from loaded import theirs
-from openvino import Model
-from openvino import opset13 as ops
-from optimum.intel.openvino import OVModelForCausalLM
 
-from helpers.generate import Cache
 from helpers.plumbing import TutorialError
-from helpers.quality import EXACT
-from helpers.runtime import choose_device, load, score_last
+from helpers.runtime import choose_device, load
 from helpers.settings import Settings
 
 devices = st.lists(st.sampled_from(["GPU", "NPU", "GPU.0", "GPU.1"]), unique=True).map(lambda more: ("CPU", *more))
@@ -97,24 +90,3 @@ def test_an_export_is_loaded_on_the_device_that_is_here_and_answers(exported, se
 def test_a_strict_load_does_not_take_another_device(exported, settings):
     with pytest.raises(TutorialError, match="drop strict"):
         load(replace(settings, device="GPU.9"), strict=True)
-
-
-def test_the_scores_of_the_last_position_are_those_of_the_whole_graph(lm):
-    last = OVModelForCausalLM.from_pretrained(lm.folder, export=False, compile=False, device="CPU", ov_config=EXACT)
-    score_last(last.model)
-    last.compile()
-    some, all_of_them = Cache(last), Cache(lm.exact)
-    for prompt in lm.prompts:
-        assert np.allclose(some.logits(prompt), all_of_them.logits(prompt), rtol=1e-4, atol=1e-3)
-        assert some.request.get_tensor("logits").shape == [1, 1, last.config.vocab_size]
-        assert all_of_them.request.get_tensor("logits").shape[1] == len(prompt) or all_of_them.reused
-        assert theirs(last, prompt, 8, do_sample=False) == theirs(lm.exact, prompt, 8, do_sample=False)
-
-
-def test_a_graph_that_does_not_end_in_a_product_keeps_all_positions():
-    hidden = ops.parameter([1, -1, 4], name="hidden")
-    scores = ops.relu(hidden)
-    scores.output(0).set_names({"logits"})
-    graph = Model([scores], [hidden], "no product")
-    score_last(graph)
-    assert graph.output("logits").partial_shape.to_string() == "[1,?,4]"

@@ -7,10 +7,13 @@ from collections.abc import Iterable, Mapping
 
 from IPython.display import Markdown
 
+from helpers.plumbing import TutorialError
+
 
 def table(rows: Iterable[Mapping[str, object]]) -> Markdown:
     """A table with a row per mapping; the first one's keys are the head."""
-    rows = list(rows)
+    if not (rows := list(rows)):
+        raise TutorialError("A table of no rows has no head either.", "Give it one mapping at least.")
     head = list(rows[0])
     lines = [head, ["---"] * len(head), *([row[name] for name in head] for row in rows)]
     return Markdown("\n".join("| " + " | ".join(_cell(value) for value in line) + " |" for line in lines))

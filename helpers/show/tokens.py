@@ -11,6 +11,7 @@ from unicodedata import category
 
 from IPython.display import HTML
 
+from helpers.plumbing import need_ids
 from helpers.show.canvas import COLOURS
 
 SIGNS = {" ": "␣", "\n": "⏎", "\t": "⇥"}
@@ -73,7 +74,7 @@ def chips(tok, ids: Iterable[int]) -> Chips:
     ␣ is a space, ⏎ a newline.  White on black: a control token.  A dashed edge: the bytes, in hexadecimal, of a part
     of a character.
     """
-    return _chips(tok, [("", token_id, PASTELS[n % len(PASTELS)]) for n, token_id in enumerate(ids)])
+    return _chips(tok, [("", token_id, PASTELS[n % len(PASTELS)]) for n, token_id in enumerate(need_ids(ids))])
 
 
 def changes(tok, before: Sequence[int], after: Sequence[int]) -> Chips:
