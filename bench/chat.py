@@ -42,7 +42,7 @@ from helpers.runtime import load
 model, tok, _ = load(settings.load())
 STORY = "A river runs from the hills to the sea, past a mill, a bridge, a town and its harbour. "
 QUESTION = "Explain to a child why the sky is blue and why the evening sky is red."
-model.generation_config.eos_token_id = -1  # every answer has its full length
+model.generation_config.eos_token_id = []  # every answer has its full length
 """
 REUSE = """
 talk = Conversation(model, tok, max_new_tokens=48)

@@ -149,8 +149,13 @@ def compared(results: dict, name: str, what: str) -> str:
 
 
 def sentences(results: dict) -> list[str]:
-    """What the other sections found, a line each."""
-    said = []
+    """What the other sections found, a line each; and of those who write faster than we, how much less they read."""
+    said, engines = [], results.get("engines", {})
+    ours = engines.get(OURS, {})
+    for name, engine in engines.items():
+        if ours and "missing" not in engine and (share_of_time := faster(results, name, "decode 0")) < 0.995:
+            read = engine["weight_bytes"] / ours["weight_bytes"]
+            said += [f"{name} takes {share_of_time:.2f} of our time for a token, and reads {read:.2f} of our bytes."]
     if "load" in results:
         cold, cached = (median(results["load"][side]["first_token_seconds"]) for side in ("cold", "cached"))
         said += [f"Loading, to the first token: {cold:.2f} s; {cached:.2f} s with a filled `CACHE_DIR`."]

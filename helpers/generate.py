@@ -170,9 +170,9 @@ def common(read: Sequence[int], ids: Sequence[int]) -> int:
 
 
 def end_ids(model) -> frozenset[int]:
-    """The tokens with which this model ends an answer."""
+    """The tokens with which this model ends an answer; none, if it names none."""
     end = model.generation_config.eos_token_id
-    return frozenset(end if isinstance(end, list) else [end])
+    return frozenset(end if isinstance(end, list) else [] if end is None else [end])
 
 
 def _steps(cache, ids, budget, choose, stop_ids, alternatives) -> Iterator[Step]:

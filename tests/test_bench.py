@@ -122,6 +122,14 @@ def test_the_tables_have_a_row_per_engine_and_the_reason_of_one_that_is_not_ther
         assert len({line.count("|") for line in table.splitlines()}) == 1, "each line has all the cells"
 
 
+def test_who_writes_faster_than_we_is_named_with_the_bytes_that_it_reads(stored):
+    assert "of our time" not in report.markdown(stored)
+    halves = [one / 2 for one in stored["engines"][OURS]["decode 0"]]
+    stored["engines"][BF16] |= {"decode 0": halves, "weight_bytes": 80_000_000}
+    said = f"{BF16} takes 0.50 of our time for a token, and reads 0.80 of our bytes."
+    assert said in report.markdown(stored)
+
+
 def test_only_what_stands_between_the_marks_is_replaced():
     before, after = "# A\n<!-- rehearsal -->\nkept\n<!-- /rehearsal -->\n", "\n## B\n"
     text = f"{before}<!-- bench -->\nold\n<!-- /bench -->{after}"

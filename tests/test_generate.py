@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from loaded import theirs
 
-from helpers.generate import Cache, Stopped, generate, probabilities
+from helpers.generate import Cache, Stopped, end_ids, generate, probabilities
 from helpers.plumbing import TutorialError
 from helpers.sampling import GREEDY, Sampling
 
@@ -316,3 +316,10 @@ def test_an_export_without_state_is_refused(lm, monkeypatch):
 def test_a_sampling_without_meaning_is_refused(values):
     with pytest.raises(TutorialError, match="cannot be used"):
         Sampling(**values)
+
+
+@pytest.mark.parametrize(("named", "ids"), [(None, set()), (2, {2}), (0, {0}), ([2, 0], {2, 0}), ([], set())])
+def test_the_end_tokens_are_those_that_the_model_names(lm, monkeypatch, named, ids):
+    monkeypatch.setattr(lm.model.generation_config, "eos_token_id", named)
+    assert end_ids(lm.model) == ids
+    assert len(list(generate(lm.model, lm.prompts[0], 2))) in (1, 2)

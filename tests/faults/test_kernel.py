@@ -1,6 +1,7 @@
 """A kernel that is interrupted or dies: the cell is run again, and works."""
 
 import os
+from threading import Timer
 
 import nbformat
 import pytest
@@ -34,10 +35,12 @@ class Kernel:
         self.client.stop_channels()
         self.manager.shutdown_kernel(now=True)
 
-    def run(self, code: str, interrupt_at: str = "") -> tuple[str, str]:
-        """(what was printed, the error as the page shows it, or ""); interrupted when `interrupt_at` is printed."""
+    def run(self, code: str, interrupt_at: str = "", interrupt_after: float = 0) -> tuple[str, str]:
+        """(what was printed, the error as the page shows it, or ""); interrupted at those words, or after seconds."""
         printed, error, waiting = "", "", bool(interrupt_at)
         asked = self.client.execute(code)
+        if interrupt_after:
+            Timer(interrupt_after, self.manager.interrupt_kernel).start()
         while True:
             message = self.client.get_iopub_msg(timeout=300)
             content = message["content"]
@@ -130,3 +133,28 @@ def test_an_interrupted_answer_cell_runs_again(outcome, own, code, moment, again
         printed, error = kernel.run(again)
         assert error == "" and words in printed, printed + error
     outcome("KeyboardInterrupt", "the cell, run again, works")
+
+
+@pytest.mark.model
+@pytest.mark.parametrize(
+    "page, cell",
+    [
+        fault("The kernel is interrupted in the experiments of page 02", "02_configure", "nb02-43"),
+        fault("The kernel is interrupted in the race of loops on page 05", "05_generate", "nb05-101"),
+        fault("The kernel is interrupted in the long conversations of page 07", "07_chat", "chat-20"),
+        fault("The kernel is interrupted in the measurements of page 08", "08_measure", "nb08-43"),
+        fault("The kernel is interrupted while page 09 compresses and judges", "09_compress", "nb09-39"),
+    ],
+)
+def test_a_page_goes_on_after_its_long_cell_was_interrupted(outcome, page, cell):
+    cells = [one for one in nbformat.read(ROOT / f"notebooks/{page}.ipynb", 4).cells if one.cell_type == "code"]
+    at = next(number for number, one in enumerate(cells) if one.id == cell)
+    with Kernel(Settings(model="smollm2-instruct")) as kernel:
+        for one in cells[:at]:
+            assert kernel.run(one.source)[1] == "", one.source
+        printed, error = kernel.run(cells[at].source, interrupt_after=1)
+        assert error.startswith("KeyboardInterrupt"), printed + error
+        for one in cells[at : at + 3]:  # the cell again, and what is made of its figures
+            printed, error = kernel.run(one.source)
+            assert error == "", printed + error
+    outcome("KeyboardInterrupt", "the cell, run again, works, and so do those behind it")
