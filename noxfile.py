@@ -145,6 +145,20 @@ def faults(session: nox.Session) -> None:
     session.run(PYTHON, "-m", "pytest", "-q", *others, env=EMBEDDED)
 
 
+@session
+def mutants(session: nox.Session) -> None:
+    """Change helpers/ in thousands of small ways: does a quick test notice?  After --: globs such as helpers.chat*"""
+    install(session, "lab", "test", "mutants")
+    session.run(*HELPERS, "export", env=EMBEDDED)
+    there = ROOT / "mutants" / "model"  # the copy that mutmut makes of the project has no model
+    there.parent.mkdir(exist_ok=True)
+    if not there.is_symlink():
+        there.symlink_to(ROOT / "model")
+    mutmut = (str(Path(PYTHON).with_name("mutmut")), "run", "--max-children", "2")
+    session.run(*mutmut, *session.posargs, env=EMBEDDED | {"OMP_NUM_THREADS": "1"})
+    session.run(PYTHON, "tests/mutants.py")
+
+
 @nox.session(venv_backend="virtualenv")
 def audit(session: nox.Session) -> None:
     """Known vulnerabilities of the versions that CI runs, as PyPI tells them.  It reports, and blocks nothing."""
@@ -188,8 +202,10 @@ def bench(session: nox.Session) -> None:
 @session
 def constraints(session: nox.Session) -> None:
     """Write constraints.txt: this environment, upgraded to what pyproject.toml (and what follows --) allows."""
-    install(session, "lab", "demo", "test", "bench")
-    session.run(PYTHON, "-m", "pip", "install", "--upgrade", "--editable", ".[lab,demo,test,bench]", *session.posargs)
+    extras = ("lab", "demo", "test", "bench", "mutants")
+    install(session, *extras)
+    wanted = f".[{','.join(extras)}]"
+    session.run(PYTHON, "-m", "pip", "install", "--upgrade", "--editable", wanted, *session.posargs)
     frozen = session.run(PYTHON, "-m", "pip", "freeze", "--all", "--exclude-editable", silent=True)
     # PyTorch's CPU build calls itself 2.x.y+cpu, which a constraint would then demand of every machine.
     lines = [line.split("+")[0] for line in frozen.splitlines() if "==" in line]

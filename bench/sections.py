@@ -168,7 +168,7 @@ def timed(argv: list[str], watched: bool = False, **environ: str) -> tuple[float
 
 
 def exporting(plan: Plan) -> dict:
-    """Seconds and MiB of the export through helpers and of the command that it runs; watched in the warm-up only.
+    """Seconds, and in runs of their own MiB, of the export through helpers and of the command that it runs.
 
     Without the self-check, which has no counterpart in the bare command.
     """
@@ -186,10 +186,11 @@ def exporting(plan: Plan) -> dict:
             rmtree(target[side], ignore_errors=True)
             return timed(command[side], watched, TUTORIAL_MODEL_ROOT=folder, TMPDIR=folder)
 
-        most = {side: [once(side, watched=True)[1]] for side in command}
-        sides = {"ours": lambda: once("ours"), "bare": lambda: once("bare")}
-        found = measure.interleaved(sides, plan.few, warm_up=0)
-    return {side: {"seconds": [one for one, _ in found[side]], "memory_mib": most[side]} for side in command}
+        watched = {"ours": lambda: once("ours", True)[1], "bare": lambda: once("bare", True)[1]}
+        most = measure.interleaved(watched, plan.few, warm_up=0)  # and the times' warm-up
+        sides = {"ours": lambda: once("ours")[0], "bare": lambda: once("bare")[0]}
+        seconds = measure.interleaved(sides, plan.few, warm_up=0)
+    return {side: {"seconds": seconds[side], "memory_mib": most[side]} for side in command}
 
 
 def ask(plan: Plan) -> dict:

@@ -36,12 +36,30 @@ TEMPLATE = (
 EMBEDDED = ROOT / "model" / "smollm2-instruct"
 
 
-def pytest_collection_modifyitems(items):
-    """`nox -s tests` makes the embedded model first; a bare pytest in a fresh clone says what it leaves out."""
+MUTATED = "MUTANT_UNDER_TEST" in os.environ  # by mutmut, to which each mutant is a session of its own
+# What such a session cannot afford to make anew, by exports, downloads, processes, a model of 134 million parameters.
+DEAR = {"both", "checkpoint", "copied", "exported", "index", "lone", "openvino_models", "pair", "project", "sound"}
+DEAR |= {"start"}
+
+
+def pytest_collection_modifyitems(config, items):
+    """`nox -s tests` makes the embedded model first; a bare pytest in a fresh clone says what it leaves out.
+
+    Against mutants what is dear is left out, and what loads a model comes last: by then most are dead.
+    """
+    if MUTATED:
+        dear = [item for item in items if DEAR & set(item.fixturenames) or _model(item) == "embedded"]
+        config.hook.pytest_deselected(items=dear)
+        items[:] = sorted((item for item in items if item not in dear), key=lambda item: _model(item) is not None)
     if not (EMBEDDED / "int4").exists():
         for item in items:
             if item.get_closest_marker("model"):
                 item.add_marker(pytest.mark.skip(reason="no embedded model yet: python -m helpers export"))
+
+
+def _model(item) -> str | None:
+    """Which model a test gets, "embedded" or "phi3"."""
+    return item.callspec.params.get("lm") if hasattr(item, "callspec") else None
 
 
 @dataclass(frozen=True)
@@ -197,7 +215,9 @@ def exported(checkpoint, settings) -> Exported:
 @pytest.fixture(scope="session")
 def phi3_folder(tmp_path_factory):
     """The tiny random Phi-3 as the document's command exports it."""
-    folder = tmp_path_factory.mktemp("phi3") / "int4"
+    folder = (ROOT / "phi3" if MUTATED else tmp_path_factory.mktemp("phi3")) / "int4"
+    if folder.exists():  # an earlier session under mutmut made it
+        return folder
     source = str(tiny_phi3(tmp_path_factory.getbasetemp()))
     argv = ["optimum-cli", "export", "openvino", "--model", source, *catalog.TASK, *catalog.DOCUMENT_INT4, str(folder)]
     return export.run(argv, report=lambda _: None)

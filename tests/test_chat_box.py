@@ -335,7 +335,21 @@ def test_settings_begin_as_the_conversation_has_them():
     assert settings.controls.layout.display == "none"
     settings.shown.value = True
     assert settings.controls.layout.display is None
-    assert all(control.description for control in settings.controls.children)
+    settings.shown.value = False
+    assert settings.controls.layout.display == "none"
+
+
+def test_each_setting_has_a_name_and_a_tip_and_is_taken_when_it_is_whole(box):
+    for name in ("system", "temperature", "top_p", "repetition_penalty", "length", "seed"):
+        control = getattr(box.settings, name)
+        assert control.description.lower().startswith(name.split("_")[0]) and control.tooltip
+        assert not control.continuous_update, "not half a number"
+    assert box.settings.shown.description == "Settings" and box.settings.shown.tooltip
+
+
+def test_one_token_is_an_answer(box):
+    box.settings.length.value = 1
+    assert box.conversation.max_new_tokens == 1
 
 
 def test_a_conversation_that_is_there_is_drawn():

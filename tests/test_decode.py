@@ -142,6 +142,11 @@ def test_what_could_begin_a_stop_string_is_held_back_and_given_in_the_end(tok):
     assert streamed[-1] == "<stop"
 
 
+def test_what_begins_no_stop_string_is_not_held_back(tok):
+    ids = tok("wait for it: <stop", add_special_tokens=False)["input_ids"]
+    assert list(pieces(tok, ids, stop=["!", "??"])) == list(pieces(tok, ids))
+
+
 def test_an_empty_stop_string_is_refused(tok):
     with pytest.raises(TutorialError, match="would stop at once"):
         pieces(tok, [], stop=["", "x"])

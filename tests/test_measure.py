@@ -41,10 +41,11 @@ def test_the_times_of_an_answer_add_up(values, before):
     timing = Timing.of([Step(7, 1.0, (), value) for value in values], before)
     assert timing.ttft_ms + sum(timing.tpot_ms.values) == pytest.approx(before + sum(values))
     assert timing.new_tokens == 1 + len(timing.tpot_ms.values) == len(values)
+    assert Timing.of([Step(7, 1.0, (), value) for value in values]).ttft_ms == values[0]
     assert timing.decode_per_second * mean(timing.tpot_ms.values) == pytest.approx(1000)  # as GenAI's throughput
 
 
-@given(st.integers(0, 5), st.integers(0, 3))
+@given(st.integers(1, 5), st.integers(0, 3))
 def test_sides_take_turns_and_the_warm_up_is_left_out(rounds, warm_up):
     count, order = itertools.count(), []
     sides = {name: lambda name=name: (order.append(name), next(count))[1] for name in "abc"}
@@ -53,6 +54,7 @@ def test_sides_take_turns_and_the_warm_up_is_left_out(rounds, warm_up):
     assert list(results) == ["a", "b", "c"]
     first = 3 * warm_up
     assert results["b"] == [first + 1 + 3 * n for n in range(rounds)]
+    assert interleaved(sides, 1)["a"] == [next(count) - 3], "unless told otherwise, one round warms up"
 
 
 @given(st.lists(st.floats(0.1, 10), min_size=1, max_size=9), st.floats(0.1, 10))
@@ -68,7 +70,7 @@ def test_nor_does_one_that_slows_a_side_in_one_round_of_three():
 
 
 def test_rounds_that_do_not_match_are_refused():
-    with pytest.raises(ValueError, match="shorter"):
+    with pytest.raises(TutorialError, match="2 and 1 rounds"):
         ratio([1.0, 2.0], [1.0])
 
 
@@ -137,6 +139,13 @@ def test_what_a_token_adds_to_the_context_is_what_the_state_grows_by(lm):
     assert (sizes[1] - sizes[0]) / 7 == kv_bytes_per_token(lm.model, "f32")
     assert kv_bytes_per_token(lm.model.config, "u8") * 4 == kv_bytes_per_token(lm.model, "f32")
     assert kv_bytes_per_token(lm.model, "u4") * 2 == kv_bytes_per_token(lm.model)
+
+
+def test_a_model_whose_heads_have_a_width_of_their_own_keeps_that():
+    shape = SimpleNamespace(hidden_size=64, num_attention_heads=4, num_hidden_layers=3, num_key_value_heads=2)
+    assert kv_bytes_per_token(shape, "i8") == 2 * 3 * 2 * (64 // 4)
+    shape.head_dim = 96
+    assert kv_bytes_per_token(shape, "i8") == 2 * 3 * 2 * 96
 
 
 def test_a_precision_without_a_size_is_a_sentence():

@@ -1,17 +1,22 @@
 """Folders that are whole or absent, whatever happens to whoever builds them; errors that speak to the reader."""
 
 import errno
+import hashlib
 import io
 import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
+import openvino
 import pytest
 from conftest import half_made
+from openvino import opset13 as ops
+from safetensors.numpy import save_file
 
 from helpers import plumbing, settings
-from helpers.plumbing import LiveLine, TutorialError, building, expect, need_disk
+from helpers.plumbing import LiveLine, TutorialError, building, check_hash, damage, expect, need_disk
 
 # Builds the folder argv[1], but stops half-way and goes on when it is told to.
 BUILD = """
@@ -99,6 +104,15 @@ def test_a_kept_half_is_handed_to_the_next_run(tmp_path):
     assert half_made(tmp_path) == ["model"]
 
 
+def test_what_dead_makers_left_goes_and_what_cannot_go_stops_nobody(tmp_path):
+    (tmp_path / "model.part-dead" / "deep").mkdir(parents=True)
+    (tmp_path / "model.part-file").touch()  # no folder, so it cannot be removed as one
+    with building(tmp_path / "model") as part:
+        assert names(tmp_path) == {part.name, "model.part-file", ".model.lock"}
+        assert part.name.startswith("model.part-")
+    assert (tmp_path / "model").is_dir()
+
+
 FULL = [
     OSError(errno.ENOSPC, "No space left on device"),
     OSError(errno.EDQUOT, "Disk quota exceeded"),
@@ -131,6 +145,47 @@ def test_a_disk_that_really_fills_up_is_named_and_left_clean(small_disk):
 def test_a_read_only_folder_is_named_with_the_way_out(read_only):
     with pytest.raises(TutorialError, match="cannot be written to(?s:.*)TUTORIAL_MODEL_ROOT"):
         build(read_only / "model")
+
+
+def test_a_file_is_the_one_that_was_published_or_it_is_told_apart(tmp_path):
+    file = tmp_path / "weights"
+    file.write_bytes(b"words")
+    check_hash(file, hashlib.sha256(b"words").hexdigest())
+    check_hash(file, hashlib.sha1(b"words").hexdigest(), "sha1")
+    with pytest.raises(TutorialError, match="weights is not the file that was published: 5 bytes"):
+        check_hash(file, hashlib.sha256(b"other").hexdigest())
+
+
+def whole_files(folder):
+    """A file of each kind that shows by itself whether its end is missing, and some that do not."""
+    table = ops.constant(np.ones((8, 4), np.float32))
+    ids = ops.parameter([1], np.int64)
+    graph = openvino.Model([ops.gather(table, ids, ops.constant(0, np.int64))], [ids], "tiny")
+    openvino.save_model(graph, folder / "graph.xml", compress_to_fp16=False)
+    save_file({"a": np.ones(3, np.float32), "b": np.ones(5)}, folder / "w.safetensors", {"format": "np"})
+    save_file({}, folder / "none.safetensors")
+    (folder / "no constants.xml").write_text("<net></net>\n")
+    (folder / "no constants.bin").touch()
+    (folder / "config.json").write_text('{"é": 1}', encoding="utf-8")
+    (folder / "alone.bin").touch()
+    (folder / "LICENSE").touch()
+
+
+def test_whole_files_are_whole_and_each_that_can_tell_says_where_its_end_is_missing(tmp_path):
+    whole_files(tmp_path)
+    assert damage(tmp_path, ["config.json"]) == {}
+    for name in ("graph.xml", "graph.bin", "w.safetensors", "none.safetensors", "config.json", "no constants.xml"):
+        file = tmp_path / name
+        content = file.read_bytes()
+        end = len(content.rstrip())
+        for left in {0, 5, 8, end // 2, end - 1} & set(range(end)):
+            file.write_bytes(content[:left])
+            assert damage(tmp_path, ["config.json"]) == {name: "cut short"}, left
+        file.write_bytes(content)
+    (tmp_path / "w.safetensors").write_bytes(b"\xff" * 20)
+    assert damage(tmp_path, ["LICENSE", "gone"]) == {"w.safetensors": "cut short", "gone": "missing"}
+    assert damage(tmp_path / "nowhere", ["a", "b"]) == {"a": "missing", "b": "missing"}
+    assert damage(tmp_path / "LICENSE", ["a"]) == {"a": "missing"}
 
 
 def test_need_disk_speaks_before_anything_is_made(tmp_path):
@@ -168,6 +223,11 @@ def test_expect_prints_no_folder_of_this_machine(capsys, said, printed):
     assert capsys.readouterr().out == f"ValueError: {printed}\n"
 
 
+def test_an_error_is_its_sentences():
+    assert str(TutorialError("What happened.", "What to do.")) == "What happened.\nWhat to do."
+    assert str(TutorialError("What happened.")) == "What happened."
+
+
 def test_a_notebook_shows_the_sentence_instead_of_a_traceback(capsys):
     from IPython.core.interactiveshell import InteractiveShell
 
@@ -176,27 +236,42 @@ def test_a_notebook_shows_the_sentence_instead_of_a_traceback(capsys):
     assert capsys.readouterr().out.strip() == "TutorialError: What happened.\nWhat to do."
 
 
-class Terminal(io.StringIO):
+class Log(io.StringIO):
+    """A stream whose reader sees only what was flushed."""
+
+    seen = ""
+
+    def flush(self):
+        self.seen = self.getvalue()
+
+
+class Terminal(Log):
     def isatty(self):
         return True
 
 
-def lines(monkeypatch, stream):
+def lines(monkeypatch, stream, *, notebook=False):
+    """What a reader sees after each call."""
     monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
+    if notebook:
+        monkeypatch.setitem(sys.modules, "ipykernel", None)
     monkeypatch.setattr(sys, "stdout", stream)
-    line = LiveLine()
-    line.update("downloading 1 of 20")
-    line.update("short")
-    line.keep("done")
-    return stream.getvalue()
+    line, seen = LiveLine(), []
+    for call, text in [(line.update, "1 of 20"), (line.update, "short"), (line.keep, "done"), (line.update, "more")]:
+        call(text)
+        seen.append(stream.seen)
+        stream.seen = ""
+        stream.truncate(0), stream.seek(0)
+    return seen
 
 
-def test_a_live_line_overwrites_itself_in_a_terminal(monkeypatch):
-    assert lines(monkeypatch, Terminal()) == "\rdownloading 1 of 20\rshort              \rdone \n"
+def test_a_live_line_overwrites_itself_in_a_terminal_and_in_a_notebook(monkeypatch):
+    moving = ["\r1 of 20", "\rshort  ", "\rdone \n", "\rmore"]
+    assert lines(monkeypatch, Terminal()) == moving == lines(monkeypatch, Log(), notebook=True)
 
 
 def test_a_live_line_is_silent_in_a_log_until_it_ends(monkeypatch):
-    assert lines(monkeypatch, io.StringIO()) == "done\n"
+    assert lines(monkeypatch, Log()) == ["", "", "done\n", ""]
 
 
 def test_windows_is_given_time_to_let_go_of_a_file(tmp_path, monkeypatch):
@@ -215,6 +290,32 @@ def test_windows_is_given_time_to_let_go_of_a_file(tmp_path, monkeypatch):
     part.mkdir()
     plumbing._rename(part, tmp_path / "model")
     assert len(tries) == 3 and (tmp_path / "model").is_dir()
+
+
+@pytest.mark.parametrize("system", ["nt", "posix"])
+def test_a_file_that_is_never_let_go_of_is_an_error_after_tries_on_windows_and_at_once_elsewhere(monkeypatch, system):
+    tries, waits = [], []
+
+    def held(part, target):
+        tries.append(part)
+        raise PermissionError(errno.EACCES, "a scanner reads it")
+
+    part, target = Mode(), object()
+    with monkeypatch.context() as patch:  # ends before pytest sees the error: it asks for the system's name too
+        patch.setattr(plumbing.os, "name", system)
+        patch.setattr(plumbing.os, "replace", held)
+        patch.setattr(plumbing.time, "sleep", waits.append)
+        with pytest.raises(PermissionError):
+            plumbing._rename(part, target)
+    assert len(tries) == len(waits) + 1 and (len(tries) > 2) == (system == "nt")
+    assert all(wait > 0 for wait in waits) and part.mode == 0o755, "whoever shares the folder can read it"
+
+
+class Mode:
+    """A folder that notes its permissions."""
+
+    def chmod(self, mode):
+        self.mode = mode
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only glibc keeps freed memory to itself")
