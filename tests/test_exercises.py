@@ -11,9 +11,7 @@ from nbclient import NotebookClient
 PAGES = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 SOLUTION = re.compile(r"<summary>Solution</summary>\s+```python\n(.*?)```", re.DOTALL)
 VERDICT = re.compile(r"Exercise \d: (solved|not yet)\.")
-LONG = ("08_measure", "09_compress")  # minutes each: their solutions run on the Phi-3 lane's tiny model instead
 pages = pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
-short = pytest.mark.parametrize("path", [path for path in PAGES if path.stem not in LONG], ids=lambda path: path.stem)
 
 
 def verdicts(notebook):
@@ -46,6 +44,7 @@ def solved(path, **environ: str):
 
 
 @pytest.mark.model
-@short
+@pytest.mark.slow  # minutes; on the Phi-3 lane's tiny model the solutions are run each time
+@pages
 def test_solutions_pass(path):
     assert solved(path) == ["solved"] * 3

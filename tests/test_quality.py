@@ -125,7 +125,7 @@ def test_same_top_is_a_share():
 
 
 def test_what_has_other_rows_is_not_compared():
-    with pytest.raises(ValueError):
+    with pytest.raises(TutorialError, match="cannot be compared"):
         quality.kl(rows([1, 2], [3, 4]), rows([1, 2]))
 
 

@@ -143,6 +143,7 @@ def test_an_interrupted_answer_cell_runs_again(outcome, own, code, moment, again
         fault("The kernel is interrupted in the race of loops on page 05", "05_generate", "nb05-101"),
         fault("The kernel is interrupted in the long conversations of page 07", "07_chat", "chat-20"),
         fault("The kernel is interrupted in the measurements of page 08", "08_measure", "nb08-43"),
+        fault("The kernel is interrupted while page 09 compresses", "09_compress", "nb09-39"),
     ],
 )
 def test_a_page_goes_on_after_its_long_cell_was_interrupted(outcome, page, cell):
