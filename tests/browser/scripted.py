@@ -55,7 +55,8 @@ class Script:
 
     def __init__(self, rate: float = 40.0) -> None:
         self.rate = rate  # tokens per second
-        self.config = SimpleNamespace(max_position_embeddings=8192, vocab_size=len(tokenizer()))
+        shape = {"max_position_embeddings": 8192, "hidden_size": 576}
+        self.config = SimpleNamespace(vocab_size=len(tokenizer()), **shape)
         self.generation_config = SimpleNamespace(eos_token_id=end())
         self.request = self  # of optimum-intel's model we only need its compiled model's new request
 
@@ -99,6 +100,9 @@ class Request:
 
     def wait(self) -> None:
         pass
+
+    def wait_for(self, _milliseconds: int) -> bool:
+        return True
 
     def start_async(self) -> None:
         time.sleep(1 / self.model.rate)
