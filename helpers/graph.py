@@ -10,7 +10,7 @@ import numpy as np
 def prepare(graph, device: str) -> None:
     """Change an openvino.Model in place, before it is compiled for `device`, to what a chat on it needs."""
     score_last(graph)
-    if device.startswith("CPU"):  # the GPU's plugin does the second by itself
+    if device.startswith("CPU"):  # the GPU's plugin has a pass for the second, FullyConnectedHorizontalFusion
         join_products(graph)
 
 

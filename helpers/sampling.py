@@ -27,8 +27,9 @@ class Sampling:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        given = (self.temperature, self.top_k, self.top_p, self.repetition_penalty, self.seed or 0)
-        if not all(isinstance(value, Integral if at in (1, 4) else Real) for at, value in enumerate(given)):
+        whole = (self.top_k, 0 if self.seed is None else self.seed)
+        numbers = (self.temperature, self.top_p, self.repetition_penalty)
+        if not (all(isinstance(n, Integral) for n in whole) and all(isinstance(n, Real) for n in numbers)):
             raise TutorialError(f"{self} cannot be used.", "All are numbers; top_k and seed are whole ones.")
         hot = self.temperature == 0 or 1e-6 <= self.temperature < np.inf  # scores divided by less are no numbers
         if not (hot and self.top_k >= 0 and 0 < self.top_p <= 1):

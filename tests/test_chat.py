@@ -204,7 +204,7 @@ def test_the_lengths_that_are_read_at_once_are_few_and_leave_a_short_rest():
 
 
 def test_much_that_is_new_behind_little_is_read_anew_with_it(lm):
-    """And the answer is the same; which of both takes less time is measured by the bench."""
+    """And the answer is the same."""
     talk = Conversation(lm.exact, lm.tok, max_new_tokens=4, sampling=VARIED)
     for text, anew in (("Hello", True), ("And so on. " * 150, True), ("And?", False)):
         list(talk.say(text))

@@ -51,7 +51,7 @@ def test_joined_products_give_the_same_scores(lm):
             assert np.allclose(ours.logits(ids), plain.logits(ids), rtol=1e-5, atol=1e-4)
 
 
-def test_a_layer_of_smollm2_has_three_products_less_and_one_of_phi3_none(exported, phi3_folder, settings):
+def test_layers_of_smollm2_have_fewer_products_and_those_of_phi3_as_many(exported, phi3_folder, settings):
     for folder, layers, fewer in ((settings.model_dir, 2, range(2, 7)), (phi3_folder, 1, [0])):
         graph = Core().read_model(folder / "openvino_model.xml")
         before = products(graph)
