@@ -156,6 +156,18 @@ def sentences(results: dict) -> list[str]:
         if ours and "missing" not in engine and (share_of_time := faster(results, name, "decode 0")) < 0.995:
             read = engine["weight_bytes"] / ours["weight_bytes"]
             said += [f"{name} takes {share_of_time:.2f} of our time for a token, and reads {read:.2f} of our bytes."]
+    if "causes" in results:
+        both, head = results["causes"]["attention"], results["causes"]["products"]
+        less = {what: ratio(both["paged"][what], values) for what, values in both["ours"].items()}
+        _, some, most = results["about"]["prefill"]
+        said += [
+            f"The same graph with paged attention takes {less[f'prefill {some}']:.2f} of our time to read {some} "
+            f"tokens, {less[f'prefill {most}']:.2f} to read {most}, and {less[f'decode {some}']:.2f} for a token after "
+            f"{some}: this is what GenAI's default gains by it.",
+            f"Products take {head['share']:.2f} of the time of a token's operations. The largest, the head of "
+            f"{head['head_bytes'] / 1e6:.0f} MB, reads {head['head_gb_per_second']:.0f} GB/s, while it unpacks 8 bits "
+            "to 16.",
+        ]
     if "load" in results:
         cold, cached = (median(results["load"][side]["first_token_seconds"]) for side in ("cold", "cached"))
         said += [f"Loading, to the first token: {cold:.2f} s; {cached:.2f} s with a filled `CACHE_DIR`."]

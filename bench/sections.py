@@ -16,7 +16,8 @@ from pathlib import Path
 from shutil import copytree, rmtree
 
 import psutil
-from engines import ENGINES, LONGEST, OURS, Worker, bytes_per_token, gguf_file
+from causes import attention, products
+from engines import ENGINES, LONGEST, OURS, Worker, bytes_per_token, gguf_file, ov_config
 from rehearsal import family_bytes
 
 from helpers import export, measure, quality, settings
@@ -241,9 +242,16 @@ def perplexities(plan: Plan) -> dict:
     return {"perplexity": found, "ratio": found[choice.format] / found["fp16"], "tokens": len(ids)}
 
 
+def causes(plan: Plan) -> dict:
+    """What the missed targets come from."""
+    given = replace(choice, device="CPU", ov_config=ov_config(plan.threads)), plan, text_ids()
+    return {"attention": attention(*given), "products": products(*given)}
+
+
 SECTIONS = {
     "bandwidth": bandwidth,
     "engines": engines,
+    "causes": causes,
     "memory": memory,
     "load": load,
     "ask": ask,

@@ -126,7 +126,7 @@ def write_in_one_step(path: Path, text: str) -> None:
         raise TutorialError(f"{path} cannot be written: {error.strerror}.", "Choose another name.") from error
     finally:
         with suppress(OSError):  # the folder itself may be the trouble
-            part.unlink(missing_ok=True)
+            part.unlink()
 
 
 def says_disk_full(words: str) -> bool:

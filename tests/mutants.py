@@ -44,8 +44,10 @@ def table() -> str:
             counts[name] = len(codes), len(tried), sum(code in KILLED for code in tried)
     if counts:
         counts["**together**"] = tuple(map(sum, zip(*counts.values(), strict=True)))
-    rows = [f"| {name} | {n:,} | {tried:,} | {dead:,} | {dead / tried:.0%} |" for name, (n, tried, dead) in counts.items()]
-    return "\n".join(["| module | mutants | tried | killed | score |", "|---|---:|---:|---:|---:|", *rows]) + "\n"
+    rows = ["| module | mutants | tried | killed | score |", "|---|---:|---:|---:|---:|"]
+    for name, (every, tried, killed) in counts.items():
+        rows.append(f"| {name} | {every:,} | {tried:,} | {killed:,} | {killed / tried:.0%} |")
+    return "\n".join(rows) + "\n"
 
 
 if __name__ == "__main__":
