@@ -11,6 +11,9 @@ import numpy as np
 from helpers.plumbing import TutorialError, need_count, need_ids
 from helpers.sampling import GREEDY, Sampling
 
+# So many looks back, times the root of the model's width, take the time of one token's products.  Found from lengths at
+# which it is as quick to read anew, of SmolLM2 and of layers of Phi-3's shape; tests/test_generate.py has them.
+LOOKS = 11
 POLL_MS = 50  # how long an interrupt, or Stop, waits while a long prompt is read
 
 
@@ -66,10 +69,12 @@ class Cache:
         """How many of `ids` need not be read again.  Forgets all where it takes less time to read them anew, at once.
 
         With nothing read before them, tokens are read together; behind others, the CPU's plugin looks back from each
-        of them alone.  The rule is measured on SmolLM2; a wider model spends more of its time on products.
+        of them alone, at every token before it.  To read anew, in turn, takes the products of all that is known.
         """
         known = common(self.ids, ids)
-        if len(ids) - known > max(self.model.config.hidden_size // 3, known // 8):
+        new = len(ids) - known
+        looks = new * (known + new / 2)
+        if looks > known * LOOKS * self.model.config.hidden_size**0.5:
             known, self.ids = 0, []
         return known
 

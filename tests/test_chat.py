@@ -298,7 +298,7 @@ def test_the_oldest_turns_are_forgotten_whole_and_the_system_message_stays(lm):
     assert seen == sorted(seen) and 1 <= changes <= 6, seen  # seldom, and then enough
     for turn in range(1, 14):  # as long as nothing is forgotten, what was read stays read
         grown = prompts[turn].prompt_tokens - prompts[turn - 1].prompt_tokens
-        if seen[turn] == seen[turn - 1] and grown <= lm.exact.config.hidden_size // 3:
+        if seen[turn] == seen[turn - 1] and grown <= 60:  # more is sometimes read anew with all before it
             assert prompts[turn].reused_tokens >= prompts[turn - 1].prompt_tokens
 
 
