@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from IPython.display import Image
-from matplotlib.figure import Figure
 
-from helpers.show.canvas import COLOURS, _drawable, picture
+from helpers.show.canvas import COLOURS, _drawable, blank, picture
 
 
 def frontier(points: Mapping[str, tuple[float, float]]) -> list[str]:
@@ -24,7 +23,7 @@ def pareto(points: Mapping[str, tuple[float, float]], x: str, y: str) -> Image:
 
     y is in steps of ten; a y of 0, which has no place there, is drawn on the ground.
     """
-    figure = Figure(figsize=(8, 4), layout="constrained")
+    figure = blank(4, points)
     axes = figure.subplots()
     ground = min((value for _, value in points.values() if value > 0), default=1) / 3
     drawn = {name: (size, value or ground) for name, (size, value) in points.items()}
@@ -44,12 +43,13 @@ def pareto(points: Mapping[str, tuple[float, float]], x: str, y: str) -> Image:
 
 def surprises(pieces: Sequence[str], values: Sequence[float]) -> Image:
     """A bar per token, as high as −log of the probability that the model gave it."""
-    figure = Figure(figsize=(8, 2.6), layout="constrained")
+    figure = blank(2.6, values)
     axes = figure.subplots()
     axes.bar(range(len(values)), values, color=COLOURS[7])
     axes.set(ylabel="surprise")
     labels = [_drawable(piece.replace("\n", "⏎")) for piece in pieces]
-    axes.set_xticks(range(len(pieces)), labels, rotation=60, ha="right", fontsize=8, family="DejaVu Sans Mono")
+    look = {"rotation": 60, "ha": "right", "fontsize": 8, "family": "DejaVu Sans Mono", "parse_math": False}
+    axes.set_xticks(range(len(pieces)), labels, **look)
     axes.spines[["top", "right"]].set_visible(False)
     return picture(
         figure, "Bars of surprise: " + ", ".join(f"{p!r} {v:.1f}" for p, v in zip(pieces, values, strict=True))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from IPython.display import Image
-from matplotlib.figure import Figure
 
-from helpers.show.canvas import COLOURS, _drawable, picture
+from helpers.plumbing import TutorialError
+from helpers.show.canvas import COLOURS, _drawable, blank, coloured, picture
 
 
 def one_answer(before_ms: float, milliseconds: Sequence[float], pieces: Sequence[str]) -> Image:
@@ -15,7 +15,9 @@ def one_answer(before_ms: float, milliseconds: Sequence[float], pieces: Sequence
 
     `milliseconds` and `pieces` are those of the new tokens, at least two.
     """
-    figure = Figure(figsize=(8, 2.4), layout="constrained")
+    if len(milliseconds) < 2:
+        raise TutorialError("Between one token and the next there is no time yet.", "Let the answer have two tokens.")
+    figure = blank(2.4)
     axes = figure.subplots()
     axes.barh(0, before_ms, height=0.5, color="#8a8f98", label=f"tokenization: {before_ms:.1f} ms")
     left = before_ms
@@ -24,7 +26,8 @@ def one_answer(before_ms: float, milliseconds: Sequence[float], pieces: Sequence
         colour, label = (COLOURS[1], "prefill, one call for the prompt") if number == 0 else (colour, label)
         axes.barh(0, wide, left=left, height=0.5, color=colour, label=label or None)
         left += wide
-        axes.text(left, 0.3, _drawable(piece), rotation=55, fontsize=8, family="DejaVu Sans Mono")
+        look = {"rotation": 55, "fontsize": 8, "family": "DejaVu Sans Mono", "parse_math": False}
+        axes.text(left, 0.3, _drawable(piece), **look)
     first = before_ms + milliseconds[0]
     for start, end, name in ((0, first, "TTFT"), (first, first + milliseconds[1], "TPOT")):
         axes.annotate("", (start, -0.42), (end, -0.42), arrowprops={"arrowstyle": "<->", "shrinkA": 0, "shrinkB": 0})
@@ -42,9 +45,9 @@ def scaling(
     limits: Mapping[str, Mapping[float, float]] | None = None,
 ) -> Image:
     """A line with dots per name through its x → y, both in steps of ten; a dashed line for each of `limits`."""
-    figure = Figure(figsize=(8, 3.6), layout="constrained")
+    figure = blank(3.6, measured, *measured.values())
     axes = figure.subplots()
-    for colour, (name, points) in zip(COLOURS, measured.items(), strict=False):
+    for colour, (name, points) in coloured(measured.items()):
         axes.plot(list(points), list(points.values()), "o-", color=colour, label=name)
         for place in points.items():
             number = f"{place[1]:,.0f}" if place[1] >= 100 else f"{place[1]:.3g}"
@@ -65,10 +68,10 @@ def scaling(
 def groups(bars: Mapping[str, Mapping[str, float]], unit: str, mark: float | None = None) -> Image:
     """For each name a group of bars, one per kind, the same kinds in all; a line at `mark`."""
     kinds = list(dict.fromkeys(kind for values in bars.values() for kind in values))
-    figure = Figure(figsize=(8, 0.9 + 0.26 * len(bars) * len(kinds)), layout="constrained")
+    figure = blank(0.9 + 0.26 * len(bars) * len(kinds), kinds)
     axes = figure.subplots()
     height = 0.8 / len(kinds)
-    for number, (colour, kind) in enumerate(zip(COLOURS, kinds, strict=False)):
+    for number, (colour, kind) in enumerate(coloured(kinds)):
         rows = [row - 0.4 + (number + 0.5) * height for row in range(len(bars))]
         values = [each[kind] for each in bars.values()]
         axes.barh(rows, values, height=0.9 * height, color=colour, label=kind)

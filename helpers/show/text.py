@@ -7,15 +7,15 @@ from itertools import accumulate, pairwise
 from textwrap import fill
 
 from IPython.display import Image
-from matplotlib.figure import Figure
 
-from helpers.show.canvas import COLOURS, _drawable, picture
+from helpers.plumbing import TutorialError
+from helpers.show.canvas import COLOURS, _drawable, blank, coloured, picture
 from helpers.show.tokens import face
 
 
 def merge_tree(rows: Sequence[Sequence[str]]) -> Image:
     """How letters grew into tokens: `rows` are the pieces of a word, each row after one more join."""
-    figure = Figure(figsize=(8, 0.34 * len(rows) + 0.6), layout="constrained")
+    figure = blank(0.34 * len(rows) + 0.6, rows, *rows)
     axes = figure.subplots()
     x, y = {}, {}  # of each piece, by where it starts and ends in the word
     for level, row in enumerate(rows):
@@ -27,8 +27,11 @@ def merge_tree(rows: Sequence[Sequence[str]]) -> Image:
             for p in parts:
                 axes.plot([x[p], x[p], x[span]], [y[p], level, level], color=COLOURS[0], zorder=1)
             edge = {"boxstyle": "round", "facecolor": "white", "edgecolor": COLOURS[0]}
-            axes.text(x[span], level, piece, ha="center", va="center", family="monospace", bbox=edge)
-    axes.set(xticks=[], yticks=range(len(rows)), ylabel="joins done", ylim=(-0.7, len(rows) - 0.3))
+            look = {"ha": "center", "va": "center", "family": "monospace", "parse_math": False, "bbox": edge}
+            axes.text(x[span], level, _drawable(piece), **look)
+    reach = 0.05 * max(x.values()) or 1  # on each side; letters that are not joined to others take part
+    axes.set(xticks=[], xlim=(-reach, max(x.values()) + reach))
+    axes.set(yticks=range(len(rows)), ylabel="joins done", ylim=(-0.7, len(rows) - 0.3))
     axes.spines[["top", "right", "bottom"]].set_visible(False)
     return picture(figure, "Letters joined step by step: " + "; ".join(" ".join(row) for row in rows))
 
@@ -40,7 +43,9 @@ def _spans(pieces: Sequence[str]) -> list[tuple[int, int]]:
 
 def language_costs(tokens: Mapping[str, int], characters: Mapping[str, int]) -> Image:
     """The same sentence in several languages: tokens in all, and per character."""
-    figure = Figure(figsize=(8, 0.27 * len(tokens) + 0.8), layout="constrained")
+    figure = blank(0.27 * len(tokens) + 0.8, tokens)
+    if not all(characters.values()):
+        raise TutorialError("A sentence without characters has no cost per character.", "Leave the empty ones out.")
     per_character = {name: tokens[name] / characters[name] for name in tokens}
     panels = [("tokens for the sentence", tokens, "%d"), ("tokens per character", per_character, "%.2f")]
     for axes, (label, values, digits), colour in zip(figure.subplots(1, 2, sharey=True), panels, COLOURS, strict=False):
@@ -55,10 +60,10 @@ def language_costs(tokens: Mapping[str, int], characters: Mapping[str, int]) -> 
 
 def budget(parts: Mapping[str, int], total: int) -> Image:
     """One bar of `total` tokens, cut into what each part takes and what remains."""
-    figure = Figure(figsize=(8, 1.9), layout="constrained")
+    figure = blank(1.9)
     axes = figure.subplots()
     left = 0
-    for colour, (name, tokens) in zip(COLOURS, parts.items(), strict=False):
+    for colour, (name, tokens) in coloured(parts.items()):
         axes.barh(0, tokens, left=left, color=colour, label=f"{name}: {tokens:,}")
         left += tokens
     rest = total - left
@@ -72,7 +77,7 @@ def budget(parts: Mapping[str, int], total: int) -> Image:
 
 def road(steps: Mapping[str, Sequence[object]]) -> Image:
     """Boxes from left to right, joined by arrows: a name, and below it the shape of what is there."""
-    figure = Figure(figsize=(8, 1.1), layout="constrained")
+    figure = blank(1.1, steps)
     axes = figure.subplots()
     edge = {"boxstyle": "round,pad=0.5", "facecolor": "#f2f5fc", "edgecolor": COLOURS[0]}
     boxes = []
@@ -90,7 +95,7 @@ def road(steps: Mapping[str, Sequence[object]]) -> Image:
 
 def likeliest(tok, ids: Sequence[int], scores: Sequence[float], probabilities: Sequence[float]) -> Image:
     """The same tokens twice: their scores, which may be any numbers, and their probabilities."""
-    figure = Figure(figsize=(8, 0.8 + 0.34 * len(ids)), layout="constrained")
+    figure = blank(0.8 + 0.34 * len(ids), ids)
     names = [_drawable(face(tok, int(token_id), "")[0]) for token_id in ids]
     panels = {"score (logit)": (scores, "%.2f"), "probability": (probabilities, "%.3g")}
     for axes, (label, (values, digits)), colour in zip(figure.subplots(1, 2), panels.items(), COLOURS, strict=False):
@@ -107,7 +112,7 @@ def likeliest(tok, ids: Sequence[int], scores: Sequence[float], probabilities: S
 def reshaped(tok, ids: Sequence[int], before: Sequence[float], changes: Mapping[str, Sequence[float]]) -> Image:
     """The probabilities of the same tokens in a panel per change: in grey as they were, in colour as they become."""
     rows, places = -(-len(changes) // 3), range(len(ids))
-    figure = Figure(figsize=(8, (0.6 + 0.19 * len(ids)) * rows), layout="constrained")
+    figure = blank((0.6 + 0.19 * len(ids)) * rows, ids, changes)
     names = [_drawable(face(tok, int(token_id), "")[0]) for token_id in ids]
     grid = figure.subplots(rows, 3, sharex=True, sharey=True, squeeze=False).ravel()
     for axes, (name, after) in zip(grid, changes.items(), strict=False):
@@ -116,6 +121,8 @@ def reshaped(tok, ids: Sequence[int], before: Sequence[float], changes: Mapping[
         axes.set_title(name, fontsize=10)
         axes.set_yticks(places, names, family="monospace", fontsize=8, parse_math=False)
         axes.spines[["top", "right"]].set_visible(False)
+    for axes in grid[len(changes) :]:
+        axes.axis("off")
     grid[0].invert_yaxis()  # shared: the likeliest is on top
     figure.supxlabel("probability: grey before, blue after", fontsize=10)
     firsts = ", ".join(f"{name} {after[0]:.2g}" for name, after in changes.items())
@@ -124,7 +131,7 @@ def reshaped(tok, ids: Sequence[int], before: Sequence[float], changes: Mapping[
 
 def fork(stem: str, branches: Sequence[tuple[float, str]]) -> Image:
     """One text that goes on in several ways: a branch per (probability, text), the likelier, the thicker."""
-    figure = Figure(figsize=(8, 0.5 + 0.5 * len(branches)), layout="constrained")
+    figure = blank(0.5 + 0.5 * len(branches), branches)
     axes = figure.subplots()
     axes.text(0, 0, _lines(stem, 115), va="bottom", fontsize=9, parse_math=False)
     for row, (probability, text) in enumerate(branches, 1):

@@ -6,18 +6,17 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 
 from IPython.display import Image
-from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from helpers.show.canvas import COLOURS, picture
+from helpers.show.canvas import COLOURS, blank, coloured, picture
 
 
 def timeline(seconds: Mapping[str, float]) -> Image:
     """One bar, cut into parts: where the time went.  `seconds` per part, in order."""
-    figure = Figure(figsize=(8, 1.9), layout="constrained")
+    figure = blank(1.9, seconds)
     axes = figure.subplots()
     left = 0.0
-    for colour, (name, part) in zip(COLOURS, seconds.items(), strict=False):
+    for colour, (name, part) in coloured(seconds.items()):
         axes.barh(0, part, left=left, color=colour, label=f"{name}: {part:.2f} s")
         left += part
     axes.set(yticks=[], xlabel="seconds", xlim=(0, left))
@@ -28,11 +27,11 @@ def timeline(seconds: Mapping[str, float]) -> Image:
 
 def stacks(bars: Mapping[str, Mapping[str, float]], unit: str) -> Image:
     """A bar per name, cut into the same parts in the same colours, with its sum at the end."""
-    figure = Figure(figsize=(8, 1 + 0.5 * len(bars)), layout="constrained")
+    figure = blank(1 + 0.5 * len(bars), bars)
     axes = figure.subplots()
     sums = [sum(bar.values()) for bar in bars.values()]
     left = [0.0] * len(bars)
-    for colour, part in zip(COLOURS, dict.fromkeys(part for bar in bars.values() for part in bar), strict=False):
+    for colour, part in coloured(dict.fromkeys(part for bar in bars.values() for part in bar)):
         widths = [bar.get(part, 0) for bar in bars.values()]
         axes.barh(range(len(bars)), widths, left=left, color=colour, label=part, height=0.6)
         left = [start + width for start, width in zip(left, widths, strict=True)]
@@ -48,7 +47,7 @@ def stacks(bars: Mapping[str, Mapping[str, float]], unit: str) -> Image:
 
 def rounds(values: Mapping[str, Sequence[float]], unit: str) -> Image:
     """A bar per name up to its median, and a dot for each round: how far the dots lie apart is the noise."""
-    figure = Figure(figsize=(8, 0.7 + 0.4 * len(values)), layout="constrained")
+    figure = blank(0.7 + 0.4 * len(values), values, *values.values())
     axes = figure.subplots()
     names, middles = list(values), [median(each) for each in values.values()]
     axes.barh(names, middles, color=COLOURS[7], height=0.6)
@@ -64,7 +63,7 @@ def rounds(values: Mapping[str, Sequence[float]], unit: str) -> Image:
 
 def agreement(reference: Sequence[int], answers: Mapping[str, Sequence[int]]) -> Image:
     """A square per new token: does it agree with the reference, and has everything before it agreed too?"""
-    figure = Figure(figsize=(8, 0.8 + 0.36 * len(answers)), layout="constrained")
+    figure = blank(0.8 + 0.36 * len(answers), answers, reference)
     axes = figure.subplots()
     kinds = {"as the reference": COLOURS[3], "another token": COLOURS[2], "after another token": "#e4e4e4"}
     for row, ids in enumerate(answers.values()):
@@ -82,7 +81,7 @@ def agreement(reference: Sequence[int], answers: Mapping[str, Sequence[int]]) ->
 
 def rhythm(seconds: Sequence[float]) -> Image:
     """A dot per token at the second when it came: the wait for the first, then the beat of the others."""
-    figure = Figure(figsize=(8, 1.6), layout="constrained")
+    figure = blank(1.6, seconds)
     axes = figure.subplots()
     first, last = seconds[0], seconds[-1]
     axes.barh(0, first, height=0.5, color="#e4e4e4", label=f"wait for the first token: {first:.2f} s")
@@ -95,9 +94,9 @@ def rhythm(seconds: Sequence[float]) -> Image:
 
 def reading(moments: Mapping[str, Sequence[float]]) -> Image:
     """A line per name: the seconds at which the first, second, … word is written, or read."""
-    figure = Figure(figsize=(8, 3), layout="constrained")
+    figure = blank(3, moments, *moments.values())
     axes = figure.subplots()
-    for colour, (name, seconds) in zip(COLOURS, moments.items(), strict=False):
+    for colour, (name, seconds) in coloured(moments.items()):
         axes.step([0, *seconds], range(len(seconds) + 1), where="post", color=colour, label=name)
     axes.set(xlabel="seconds since the question", ylabel="words", xlim=(0, None), ylim=(0, None))
     axes.spines[["top", "right"]].set_visible(False)
@@ -108,9 +107,9 @@ def reading(moments: Mapping[str, Sequence[float]]) -> Image:
 
 def curves(panels: Mapping[str, Mapping[str, Sequence[float]]], x: str) -> Image:
     """Panels side by side, named by what they measure; in each a line per name through its values at 1, 2, 3, …"""
-    figure = Figure(figsize=(8, 3.3), layout="constrained")
+    figure = blank(3.3, panels, *panels.values(), *(each for lines in panels.values() for each in lines.values()))
     for axes, (y, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
-        for colour, (name, values) in zip(COLOURS, lines.items(), strict=False):
+        for colour, (name, values) in coloured(lines.items()):
             axes.plot(range(1, len(values) + 1), values, color=colour, label=name)
         axes.set(xlabel=x, ylabel=y, ylim=(0, None))
         axes.spines[["top", "right"]].set_visible(False)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from IPython.display import Image
-from matplotlib.figure import Figure
 
-from helpers.show.canvas import COLOURS, picture
+from helpers.show.canvas import COLOURS, blank, picture
 
 
 def filling(turns: Sequence, forgotten: Sequence[int]) -> Image:
@@ -16,7 +15,7 @@ def filling(turns: Sequence, forgotten: Sequence[int]) -> Image:
     `turns` are the Figures of the answers, `forgotten` how many messages had been forgotten at each of them; where
     that number grows the bar is marked.
     """
-    figure = Figure(figsize=(8, 3.3), layout="constrained")
+    figure = blank(3.3, turns)
     axes = figure.subplots()
     places, bottom = range(1, len(turns) + 1), [0] * len(turns)
     parts = {

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from itertools import accumulate, pairwise
 
 from IPython.display import Image
-from matplotlib.figure import Figure
 
-from helpers.show.canvas import COLOURS, picture
+from helpers.show.canvas import COLOURS, blank, coloured, picture
 
 
 def on_grid(weights, codes, scale: float) -> Image:
     """One group: a dot per weight, a line per value that 4 bits can hold, a stroke from dot to line."""
-    figure = Figure(figsize=(8, 5), layout="constrained")
+    figure = blank(5, weights)
     axes = figure.subplots()
     n, places = len(weights), range(len(weights))
     for code in range(-8, 8):
@@ -30,7 +29,7 @@ def on_grid(weights, codes, scale: float) -> Image:
 
 def before_and_after(before, after, codes) -> Image:
     """Left: the weights as published and as restored from 4 bits.  Right: how often each code is used."""
-    figure = Figure(figsize=(8, 3), layout="constrained")
+    figure = blank(3, before)
     left, right = figure.subplots(1, 2, width_ratios=[3, 2])
     reach = 4 * float(before.std())
     options = {"bins": 161, "range": (-reach, reach)}
@@ -48,7 +47,7 @@ def before_and_after(before, after, codes) -> Image:
 
 def group_errors(errors, unit: str) -> Image:
     """A map of one matrix: a column per row of it, a cell per group, bright where the error is large."""
-    figure = Figure(figsize=(8, 2.6), layout="constrained")
+    figure = blank(2.6, errors)
     axes = figure.subplots()
     image = axes.imshow(errors.T, aspect="auto", interpolation="nearest", cmap="magma")
     axes.set(xlabel="row of the matrix", ylabel="group in the row")
@@ -56,11 +55,11 @@ def group_errors(errors, unit: str) -> Image:
     return picture(figure, f"A map of {errors.shape[0]} rows by {errors.shape[1]} groups, coloured by {unit}")
 
 
-def trade_off(series: Mapping[str, Iterable[tuple[float, float, str]]], x: str, y: str) -> Image:
+def trade_off(series: Mapping[str, Sequence[tuple[float, float, str]]], x: str, y: str) -> Image:
     """A line per series through its (x, y, label) points, y in steps of ten."""
-    figure = Figure(figsize=(8, 3.4), layout="constrained")
+    figure = blank(3.4, series, *series.values())
     axes = figure.subplots()
-    for colour, (name, points) in zip(COLOURS, series.items(), strict=False):
+    for colour, (name, points) in coloured(series.items()):
         xs, ys, labels = zip(*points, strict=True)
         axes.plot(xs, ys, "o-", color=colour, label=name)
         for label, *place in zip(labels, xs, ys, strict=True):
@@ -74,9 +73,9 @@ def trade_off(series: Mapping[str, Iterable[tuple[float, float, str]]], x: str, 
 def precision_map(kinds: Mapping[tuple[int, str], str]) -> Image:
     """A square per (layer, matrix), coloured by the kind of number in it."""
     names, matrices = sorted(set(kinds.values())), list(dict.fromkeys(matrix for _, matrix in kinds))
-    figure = Figure(figsize=(8, 0.9 + 0.28 * len(matrices)), layout="constrained")
+    figure = blank(0.9 + 0.28 * len(matrices), kinds)
     axes = figure.subplots()
-    for colour, kind in zip(COLOURS, names, strict=False):
+    for colour, kind in coloured(names):
         places = [(layer, matrices.index(matrix)) for (layer, matrix), found in kinds.items() if found == kind]
         bars = {"height": 0.9, "color": colour, "label": f"{kind}: {len(places)}"}
         axes.barh([row for _, row in places], 0.9, left=[layer - 0.45 for layer, _ in places], **bars)
@@ -91,10 +90,10 @@ def precision_map(kinds: Mapping[tuple[int, str], str]) -> Image:
 
 def ranking(values: Mapping[str, float], kinds: Mapping[str, str], y: str) -> Image:
     """A dot per name, from the largest value to the smallest in steps of ten, coloured by its kind."""
-    figure = Figure(figsize=(8, 3), layout="constrained")
+    figure = blank(3, values)
     axes = figure.subplots()
     order = sorted(values, key=values.get, reverse=True)
-    for colour, kind in zip(COLOURS, sorted(set(kinds.values())), strict=False):
+    for colour, kind in coloured(sorted(set(kinds.values()))):
         places = [place for place, name in enumerate(order) if kinds[name] == kind]
         axes.scatter(places, [values[order[place]] for place in places], s=14, color=colour, label=kind)
     axes.set(xlabel="rank", ylabel=y, yscale="log")
@@ -105,7 +104,7 @@ def ranking(values: Mapping[str, float], kinds: Mapping[str, str], y: str) -> Im
 
 def number_formats(bits: Mapping[str, tuple[int, int, int]]) -> Image:
     """A square per bit of each format: sign, exponent, fraction."""
-    figure = Figure(figsize=(8, 0.6 + 0.45 * len(bits)), layout="constrained")
+    figure = blank(0.6 + 0.45 * len(bits), bits)
     axes = figure.subplots()
     parts = {"sign": COLOURS[2], "exponent: how large": COLOURS[1], "fraction: how exact": COLOURS[7]}
     for row, widths in enumerate(bits.values()):
