@@ -87,12 +87,10 @@ def _command(conversation, name: str = "", argument: str = "") -> None:
 def _answer(conversation, coming: Iterator[str]) -> None:
     """Print the pieces of an answer as they come, then what it cost."""
     forgotten = conversation.forgotten
-    with _interrupt_stops(conversation) as interrupts:
+    with _interrupt_stops(conversation):
         try:
             for piece in coming:
                 print(CONTROLS.sub("", piece), end="", flush=True)
-                if interrupts:  # also one that came before the answer began, when there was nothing to stop
-                    conversation.stop()
         finally:
             print(flush=True)
     if conversation.forgotten > forgotten:
@@ -104,18 +102,16 @@ def _answer(conversation, coming: Iterator[str]) -> None:
 
 
 @contextmanager
-def _interrupt_stops(conversation) -> Iterator[list[int]]:
+def _interrupt_stops(conversation) -> Iterator[None]:
     """While the block runs, Ctrl-C stops the answer after its next token; a second Ctrl-C ends the program."""
-    interrupts: list[int] = []
 
-    def stop(number, _) -> None:
-        interrupts.append(number)
+    def stop(*_) -> None:
         conversation.stop()
         signal.signal(signal.SIGINT, before)
 
     before = signal.signal(signal.SIGINT, stop)
     try:
-        yield interrupts
+        yield
     finally:
         signal.signal(signal.SIGINT, before)
 

@@ -80,9 +80,10 @@ def test_each_answer_is_the_cold_answer_to_the_whole_conversation(lm, seed):
         elif what == "branch":
             number = lot.randrange(1, len(talk.messages), 2)
             position = lot.randrange(len(talk.messages[number].steps))
-            taken = talk.messages[number].steps[position].alternatives[1][0]
+            taken, share = talk.messages[number].steps[position].alternatives[1]
             kept = [*ids(talk, number)[:position], taken]
             list(talk.branch(number, position, taken))
+            assert talk.messages[-1].steps[position].probability == share
             if taken in end_ids(lm.exact):
                 assert ids(talk) == kept
                 continue

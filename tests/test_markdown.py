@@ -212,6 +212,28 @@ def test_what_stands_stays_while_the_rest_is_written():
         assert html.startswith(done[:-12]), DOCUMENT[:end]
 
 
+@pytest.mark.parametrize("level", range(1, 7))
+def test_a_heading_is_smaller_than_those_of_the_page(level):
+    assert render(f"{'#' * level} A *word*").strip() == (
+        f"<h{min(level + 2, 6)}>A <em>word</em></h{min(level + 2, 6)}>"
+    )
+
+
+def test_code_that_is_only_indented_is_code():
+    found = Found(check("before\n\n    x < 1\n\n        y\n\nafter"))
+    assert [tag for tag, _ in found.tags] == ["p", "pre", "code", "p"]
+    assert "x < 1\n\n    y\n" in found.text
+
+
+def test_a_language_with_options_is_that_language():
+    assert render("```python title=x\nprint(1)\n```") == render("```python\nprint(1)\n```")
+
+
+def test_empty_lines_at_the_ends_of_code_are_kept():
+    for language in ("python", "none-of-that-name"):
+        assert "".join(Found(render(f"```{language}\n\n\nx\n\n```")).words).startswith("\n\nx\n\n")
+
+
 def test_a_list_that_begins_is_no_heading():
     assert "<h" not in render("Some reasons:\n-") + render("> Some reasons:\n> -") + render("- Some reasons:\n  -")
 
@@ -219,3 +241,6 @@ def test_a_list_that_begins_is_no_heading():
 def test_lines_are_kept():
     assert render("Roses are red\nViolets are blue").count("<br />") == 1
     assert Found(render("<div>\n  <b>x</b>\n</div>")).text == "<div>\n  <b>x</b>\n</div>"
+    html = check("before\n\n<div>\n<b>x & y</b>\n</div>\n\n\nafter")
+    assert html.count("<br />") == 2 and html.count("<p>") == html.count("</p>") == 3
+    assert Found(html).text.split() == ["before", "<div>", "<b>x", "&", "y</b>", "</div>", "after"]

@@ -16,7 +16,17 @@ from openvino import opset13 as ops
 from safetensors.numpy import save_file
 
 from helpers import plumbing, settings
-from helpers.plumbing import LiveLine, TutorialError, building, check_hash, damage, expect, need_disk
+from helpers.plumbing import (
+    LiveLine,
+    TutorialError,
+    building,
+    check_hash,
+    damage,
+    expect,
+    need_count,
+    need_disk,
+    need_ids,
+)
 
 # Builds the folder argv[1], but stops half-way and goes on when it is told to.
 BUILD = """
@@ -186,6 +196,31 @@ def test_whole_files_are_whole_and_each_that_can_tell_says_where_its_end_is_miss
     assert damage(tmp_path, ["LICENSE", "gone"]) == {"w.safetensors": "cut short", "gone": "missing"}
     assert damage(tmp_path / "nowhere", ["a", "b"]) == {"a": "missing", "b": "missing"}
     assert damage(tmp_path / "LICENSE", ["a"]) == {"a": "missing"}
+
+
+@pytest.mark.parametrize("number", [0, 1, 2, True, np.int64(7), 10**30])
+@pytest.mark.parametrize("least", [0, 1, 2])
+def test_a_count_is_a_whole_number_from_the_least_on(number, least):
+    if number >= least:
+        found = need_count(number, "A budget", least)
+        assert found == number and isinstance(found, int)
+    else:
+        with pytest.raises(TutorialError, match=f"A budget of {number} cannot be(?s:.*){least} or more"):
+            need_count(number, "A budget", least)
+    assert need_count(1, "A budget") == 1
+    for other in (0, -1, 1.0, "1", None, [1]):
+        with pytest.raises(TutorialError, match="cannot be"):
+            need_count(other, "A budget")
+
+
+def test_ids_are_whole_numbers_from_0_on():
+    for ids in ([], [0], (3, 2), iter([1, 2]), np.array([5, 0]), range(3)):
+        again = list(ids) if not hasattr(ids, "__next__") else [1, 2]
+        found = need_ids(ids)
+        assert found == again and all(type(index) is int for index in found)
+    for ids in ([-1], [3, -1], [1.0], ["1"], "12", [[1]], None, 7):
+        with pytest.raises(TutorialError, match="not ids"):
+            need_ids(ids)
 
 
 def test_need_disk_speaks_before_anything_is_made(tmp_path):
