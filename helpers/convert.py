@@ -41,7 +41,7 @@ def tokenizer_of(gguf_file: Path):
     Raises ValueError for a file with another tokenizer: its recipe is not known here.
     """
     from gguf import GGUFReader
-    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     fields = GGUFReader(gguf_file).fields
@@ -62,7 +62,7 @@ def tokenizer_of(gguf_file: Path):
     )
     rust.decoder = decoders.ByteLevel()
     control = [text for text, kind in zip(texts, read("ggml.token_type"), strict=True) if kind == CONTROL]
-    rust.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in control])
+    rust.add_special_tokens(control)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=rust,
         bos_token=texts[read("ggml.bos_token_id")],

@@ -71,7 +71,7 @@ def kl(reference: np.ndarray, other: np.ndarray) -> float:
 
 def same_top(reference: np.ndarray, other: np.ndarray) -> float:
     """The share of the rows in which both find the same token the likeliest."""
-    return float(np.mean(reference.argmax(-1) == other.argmax(-1)))
+    return float(np.mean(reference.argmax(1) == other.argmax(1)))
 
 
 def compare(model, ids: Sequence[int], reference: np.ndarray, window: int = WINDOW) -> Quality:
@@ -81,7 +81,7 @@ def compare(model, ids: Sequence[int], reference: np.ndarray, window: int = WIND
         known = reference[len(surprise) :][: len(log_p)]
         surprise.extend(_surprise(log_p, following))
         divergence.extend(_kl(*rows) for rows in zip(known, log_p, strict=True))
-        same.extend(known.argmax(-1) == log_p.argmax(-1))
+        same.extend(known.argmax(1) == log_p.argmax(1))
     return Quality(float(np.exp(np.mean(surprise))), float(np.mean(divergence)), float(np.mean(same)))
 
 

@@ -109,8 +109,8 @@ def phi3_tokenizer():
     from transformers import PreTrainedTokenizerFast
 
     special = ["<unk>", "<s>", "</s>"]
-    rust = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
-    rust.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    rust = Tokenizer(models.BPE())
+    rust.normalizer = normalizers.Prepend("▁")  # to words, which have no spaces
     byte_tokens = [f"<0x{byte:02X}>" for byte in range(256)]
     trainer = trainers.BpeTrainer(vocab_size=8000, special_tokens=special + byte_tokens, show_progress=False)
     words = (word for text in topics.values() for word in text.split())
@@ -125,10 +125,8 @@ def phi3_tokenizer():
     rust.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
-    rust.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in special])
-    rust.add_special_tokens(
-        [AddedToken(text, special=True, normalized=False, rstrip=text != "<|endoftext|>") for text in ADDED_TOKENS]
-    )
+    rust.add_special_tokens(special)
+    rust.add_special_tokens([AddedToken(text, rstrip=text != "<|endoftext|>") for text in ADDED_TOKENS])
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=rust,
         bos_token="<s>",

@@ -7,6 +7,7 @@ can misbehave: see the attributes of Hub.
 """
 
 import argparse
+import gzip
 import hashlib
 import json
 import re
@@ -47,6 +48,7 @@ class Hub:
         self.cut: dict[str, int] = {}  # file -> its connection drops at this byte, and then it answers 503
         self.spoiled: set[str] = set()  # files whose content is wrong, at the right length
         self.silent = False  # take the request and never answer
+        self.compresses = False  # to whoever takes gzip, send that, and then always the whole file, as the real one may
         self.asked: Counter[str] = Counter()  # "GET name", "HEAD name", "GET /api/…" -> times
         self.sent: Counter[str] = Counter()  # file -> bytes of it that left
         self.server = ThreadingHTTPServer(("127.0.0.1", port), type("Handler", (_Handler,), {"hub": self}))
@@ -144,6 +146,9 @@ class _Handler(BaseHTTPRequestHandler):
         if name.endswith(LFS):
             headers |= {"X-Linked-Etag": etag, "X-Linked-Size": str(len(data))}
         start = int((re.match(r"bytes=(\d+)-$", self.headers.get("Range", "")) or [0, 0])[1])
+        if hub.compresses and "gzip" in self.headers.get("Accept-Encoding", ""):
+            data, start = gzip.compress(data), 0
+            headers["Content-Encoding"] = "gzip"
         if start >= len(data) > 0:
             return self.reply(416, {})
         if start:

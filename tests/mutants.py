@@ -14,7 +14,8 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "mutants.md"
 META = ROOT / "mutants" / "helpers"
-KILLED = {1, 3, 24, -24, 36, 152, 255}  # mutmut's exit codes: a test failed, pytest broke, or the time ran out
+KILLED = {1, 3, 24, -24, 36, 152}  # mutmut's exit codes: a test failed, pytest broke, or the time ran out
+NOT_TRIED = {None, 255}  # 255: the session found no such test
 TABLE = re.compile("(?<=<!-- scores -->\n).*(?=<!-- /scores -->)", re.DOTALL)  # the rest of the page is by hand
 SAMPLE = 25  # mutants of each module
 
@@ -39,7 +40,7 @@ def mutmut(*names: str) -> None:
 def table() -> str:
     counts = {}
     for name, codes in modules():
-        tried = [code for code in codes.values() if code is not None]
+        tried = [code for code in codes.values() if code not in NOT_TRIED]
         if len(tried) >= min(SAMPLE, len(codes)):
             counts[name] = len(codes), len(tried), sum(code in KILLED for code in tried)
     if counts:

@@ -5,7 +5,7 @@ from conftest import CONTROL, HEADS, KV_HEADS, LAYERS, TEMPLATE
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers.convert import tokenizer_of
+from helpers.convert import gguf_to_checkpoint, tokenizer_of
 
 SENTENCE = "You may not use this file, except in 1234 cases — naïve 😀"
 texts = st.lists(st.text() | st.sampled_from([*CONTROL, SENTENCE, "  ", "\n\n", " 1", "\n\n2", "١½Ⅳ"])).map("".join)
@@ -57,13 +57,15 @@ def test_a_control_token_is_one_id_wherever_it_stands(reloaded, index, text):
     assert reloaded.decode([index], skip_special_tokens=True) == ""
 
 
-def test_roles_template_and_length_are_the_file_s(reloaded):
-    roles = reloaded.bos_token, reloaded.eos_token, reloaded.pad_token, reloaded.unk_token
-    assert roles == ("<|im_start|>", "<|im_end|>", "<|im_end|>", "<|endoftext|>")
-    assert reloaded.model_max_length == 512
+def test_roles_template_and_length_are_the_file_s_before_and_after_saving(tiny, reloaded):
+    for tok in (tokenizer_of(tiny.gguf), reloaded):
+        roles = tok.bos_token, tok.eos_token, tok.pad_token, tok.unk_token
+        assert roles == ("<|im_start|>", "<|im_end|>", "<|im_end|>", "<|endoftext|>")
+        assert tok.model_max_length == 512 and tok.chat_template == TEMPLATE
+        assert tok.decode(tok("a , b !")["input_ids"]) == "a , b !"
+        assert [tok(text)["input_ids"] for text in CONTROL] == [[index] for index in range(len(CONTROL))]
     messages = [{"role": "user", "content": "Hi"}]
     prompt = reloaded.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    assert reloaded.chat_template == TEMPLATE
     assert prompt == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
 
 
@@ -86,12 +88,13 @@ def test_another_tokenizer_is_refused_rather_than_guessed(tiny, tmp_path):
         tokenizer_of(other)
 
 
-def test_weights_are_the_file_s_own_dequantization(tiny, checkpoint):
+def test_a_conversion_keeps_each_weight_as_the_file_s_own_dequantization(tiny, tmp_path):
     import numpy as np
     from gguf import MODEL_ARCH, GGUFReader, get_tensor_name_map, quants
     from safetensors.numpy import load_file
 
-    weights = load_file(checkpoint / "model.safetensors")
+    gguf_to_checkpoint(tiny.gguf, tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
     names = get_tensor_name_map(MODEL_ARCH.LLAMA, LAYERS)
     theirs = {names.get_name(name.removesuffix(".weight")): name for name in weights}
     for tensor in GGUFReader(tiny.gguf).tensors:

@@ -15,7 +15,7 @@ from conftest import half_made
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers import export
+from helpers import catalog, export
 from helpers.catalog import DOCUMENT_INT4, SMOLLM2_INT4
 from helpers.export import as_typed, command, diagnose, run
 from helpers.plumbing import TutorialError
@@ -238,3 +238,167 @@ def test_a_success_that_lacks_files_is_not_believed(tmp_path, monkeypatch, log, 
     with pytest.raises(TutorialError, match=words):
         run(["optimum-cli", "export", "openvino", "--model", "x", str(tmp_path / "int4")])
     assert half_made(tmp_path) == []
+
+
+# Around optimum-cli: here it is a program of a few lines, which notes what it was told.
+
+STANDS_IN = """
+import json, os, sys, time
+from pathlib import Path
+folder, out = Path(sys.argv[-1]), sys.stdout.buffer
+scratch = Path(os.environ["TMPDIR"])
+asked = {"argv": sys.argv[1:], "cwd": os.getcwd(), "stdin": sys.stdin.read(), "utf8": sys.flags.utf8_mode}
+asked["temporary"] = [os.environ[name] for name in ("TMPDIR", "TEMP", "TMP")]
+asked["there"] = scratch.is_dir() and folder.is_dir()
+Path(%r).write_text(json.dumps(asked), "utf-8")
+(scratch / "graph.bin").write_bytes(bytes(1000))
+"""
+PHASES = rb"""
+out.write(b"Fetching 2 files\nLoading weights:  40%|x|\rLoading weights: 100%|x|\nTracerWarning: \xff\n")
+out.write(b"INFO:nncf:Statistics of the bitwidth distribution\nApplying Weight Compression\n")
+out.flush()
+"""
+FILES_OF_IT = """
+for name in %r:
+    (folder / name).write_bytes({".xml": b"</net>", ".bin": bytes(3_000_000)}.get(Path(name).suffix, b"{}"))
+"""
+WHOLE = FILES_OF_IT % ((*export.EXPORTED, "config.json"),)
+
+
+@pytest.fixture
+def stands_in(tmp_path, monkeypatch):
+    """stands_in(does) is what optimum-cli does from now on; stands_in.asked() is what it was told."""
+    package = tmp_path / "other" / "optimum" / "commands"
+    package.mkdir(parents=True)
+    for folder in (package, package.parent):
+        (folder / "__init__.py").touch()
+    notes = tmp_path / "asked.json"
+
+    def write(does: str) -> None:
+        (package / "optimum_cli.py").write_text(STANDS_IN % str(notes) + does, encoding="utf-8")
+
+    write.asked = lambda: json.loads(notes.read_text(encoding="utf-8"))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "other"))
+    return write
+
+
+@pytest.fixture
+def target(tmp_path):
+    return tmp_path / "models" / "int4"
+
+
+@pytest.fixture
+def argv(target):
+    return ["optimum-cli", "export", "openvino", "--model", "org/model", *DOCUMENT_INT4, str(target)]
+
+
+def test_optimum_cli_is_told_the_very_flags_and_works_beside_the_target(stands_in, argv, target):
+    stands_in(WHOLE)
+    assert run(argv, lambda _: None) == target
+    asked = stands_in.asked()
+    *flags, folder = asked["argv"]
+    assert flags == argv[1:-1] and folder != str(target) and os.path.dirname(folder) == str(target.parent)
+    assert set(asked["temporary"]) == {asked["temporary"][0]} and asked["temporary"][0].startswith(folder)
+    assert (asked["cwd"], asked["stdin"], asked["utf8"], asked["there"]) == (str(export.ROOT), "", 1, True)
+    assert {file.name for file in target.iterdir()} == {*export.EXPORTED, "config.json", export.RECORD}
+    assert half_made(target.parent) == ["int4"]
+
+
+def test_the_record_is_of_what_was_asked_for_and_what_came(stands_in, argv, target):
+    stands_in(WHOLE)
+    said = []
+    run(argv, said.append)
+    record = export.read_record(target)
+    assert record["command"] == argv and record["seconds"] >= 0
+    files = [file for file in target.iterdir() if file.name != export.RECORD]
+    hashes = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    assert record["files"] == {file.name: {"bytes": file.stat().st_size, "sha256": hashes[file.name]} for file in files}
+    assert export.files_of(target, hashes=False) == {file.name: {"bytes": file.stat().st_size} for file in files}
+    assert said[-1].startswith(f"{target} is complete: 3 MB in ")
+    assert run([*argv[:3], "-m", *argv[4:]], said.append) == target and "nothing to do" in said[-1]
+
+
+def test_a_record_has_tenths_of_seconds(tmp_path):
+    export.write_record(tmp_path, ["optimum-cli", "é"], 12.345)
+    assert export.read_record(tmp_path) == {"command": ["optimum-cli", "é"], "seconds": 12.3, "files": {}}
+
+
+def test_each_phase_leaves_a_line_and_a_live_line_moves(stands_in, argv, target, monkeypatch, capsys):
+    stands_in(PHASES.decode("latin-1") + WHOLE)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    run(argv, lambda _: None)
+    out = capsys.readouterr().out
+    assert re.findall("  (.+): [0-9]+ s *\n", out.replace("\r", "\n\n")) == ["starting", *dict(export.PHASES).values()]
+    assert "reading the checkpoint … 40% 0 s" in out and "100%" in out
+    assert b"TracerWarning: \xff\n" in target.with_name("int4.log").read_bytes(), "the log has each byte"
+
+
+def test_a_failure_has_the_log_s_end_as_its_cause_and_leaves_only_the_log(stands_in, argv, target):
+    stands_in("print('x' * 3000); sys.exit('ValueError: the end')")
+    with pytest.raises(TutorialError, match="code 1:(?s:.*)ValueError: the end") as caught:
+        run(argv, lambda _: None)
+    cause = str(caught.value.__cause__)
+    assert cause.rstrip().endswith("the end") and 1000 < len(cause) < 3000
+    assert half_made(target.parent) == [] and target.with_name("int4.log").stat().st_size > 3000
+    stands_in(WHOLE)
+    assert run(argv, lambda _: None) == target
+
+
+def test_a_list_without_a_model_is_refused(argv, target):
+    with pytest.raises(TutorialError, match="names no model"):
+        run([*argv[:3], *argv[5:]])
+    assert not target.parent.exists()
+
+
+def test_the_disk_must_have_room_for_the_checkpoint_twice(tmp_path):
+    for name, size in {"a.safetensors": 2**30, "b.safetensors": 2**29, "config.json": 2**28}.items():
+        with (tmp_path / name).open("wb") as stream:
+            stream.truncate(size)  # takes no room itself
+    assert export._scratch_gib(["export", "--model", str(tmp_path), "x"]) == pytest.approx(1.5 * export.SCRATCH)
+    assert export._scratch_gib(["export", "--model", "org/model", "x"]) == 0
+    assert export._scratch_gib(["export", "-m", str(tmp_path), "x"]) == 0, "the document's command has --model"
+
+
+@pytest.mark.parametrize(
+    "code, log, what",
+    [
+        (1, "std::bad_alloc", "out of memory"),
+        (1, "requests.exceptions.ConnectionError: no route", "cannot be reached"),
+        (1, "httpx.ConnectTimeout", "cannot be reached"),
+        (1, "httpx.ReadTimeout", "cannot be reached"),
+        (1, "OSError: x is not a valid model identifier listed on the hub", "no model org/model"),
+        (1, "safetensors_rust.SafetensorError: Error while deserializing header", "org/model is damaged"),
+        (1, "OSError: It looks like the config file is not a valid JSON file.", "org/model is damaged"),
+        (
+            2,
+            "optimum-cli export openvino: error: unrecognized arguments: --symm\nmore",
+            "unrecognized arguments: --symm.",
+        ),
+        (-9, "SafetensorError", "out of memory"),
+        (3, "\n\n", "ended with code 3:"),
+    ],
+)
+def test_the_reason_is_found_in_the_log(argv, code, log, what):
+    error = diagnose(code, log, argv)
+    assert what in error.what and error.cure
+
+
+@pytest.mark.parametrize(
+    "log, size, widths",
+    [
+        ("", "A group size of 128", "()"),
+        ("(channel size: 576) (channel size: 96) (channel size: 576)", "128", "(96, 576)"),
+    ],
+)
+def test_widths_are_told_once_and_in_order(argv, log, size, widths):
+    error = diagnose(1, "InvalidGroupSizeError " + log, argv)
+    assert size in error.what and widths in error.what
+    assert ("--group-size 32," in error.cure) == bool(log)
+    assert "The group size does not" in diagnose(1, "InvalidGroupSizeError", ["x", "--model", "y", "z"]).what
+
+
+def test_code_that_comes_with_a_model_is_trusted_only_where_the_catalog_says_so(monkeypatch):
+    choice = Settings(model="phi3-instruct")
+    assert "--trust-remote-code" not in command(choice)
+    monkeypatch.setitem(catalog.MODELS, choice.model, replace(choice.spec, trust_remote_code=True))
+    assert command(choice)[-2] == "--trust-remote-code"

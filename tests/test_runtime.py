@@ -1,5 +1,6 @@
 """A device that is really there, and an export that is: or a sentence that says what to do."""
 
+import shutil
 import sys
 from dataclasses import replace
 
@@ -7,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.generate import Cache
 from helpers.plumbing import TutorialError
-from helpers.runtime import choose_device, load
+from helpers.runtime import NEEDED, cannot_load, choose_device, load, need_export
 from helpers.settings import Settings
 
 devices = st.lists(st.sampled_from(["GPU", "NPU", "GPU.0", "GPU.1"]), unique=True).map(lambda more: ("CPU", *more))
@@ -83,6 +85,9 @@ def test_an_export_is_loaded_on_the_device_that_is_here_and_answers(exported, se
     assert choice.device == model._device == "CPU"
     assert model.ov_config["PERFORMANCE_HINT"] == "LATENCY"
     prompt = tok("You may not", return_tensors="pt")
+    scores = Cache(model)
+    scores.logits(prompt["input_ids"][0].tolist())
+    assert scores.request.get_tensor("logits").shape == [1, 1, model.config.vocab_size], "the last position only"
     answer = model.generate(**prompt, max_new_tokens=4, min_new_tokens=4, do_sample=False)
     assert answer.shape[1] == prompt["input_ids"].shape[1] + 4
 
@@ -90,3 +95,45 @@ def test_an_export_is_loaded_on_the_device_that_is_here_and_answers(exported, se
 def test_a_strict_load_does_not_take_another_device(exported, settings):
     with pytest.raises(TutorialError, match="drop strict"):
         load(replace(settings, device="GPU.9"), strict=True)
+
+
+def test_nobody_is_asked_whether_to_run_what_a_folder_brings(exported, settings, monkeypatch):
+    """None of the libraries decides by itself: each is told what the catalog says."""
+    told = []
+    for name in ("optimum.intel.openvino.OVModelForCausalLM", "transformers.AutoTokenizer"):
+        module, _, kind = name.rpartition(".")
+        known = getattr(__import__(module, fromlist=[kind]), kind)
+        make = known.from_pretrained
+        monkeypatch.setattr(known, "from_pretrained", lambda *a, m=make, **more: told.append(more) or m(*a, **more))
+    load(settings)
+    assert [more["trust_remote_code"] for more in told][:2] == [settings.spec.trust_remote_code] * 2
+
+
+@pytest.fixture
+def copied(exported, settings, tmp_path):
+    """Settings of a copy of the tiny model's export, to be damaged."""
+    choice = replace(settings, model_root=str(tmp_path))
+    shutil.copytree(exported.folder, choice.model_dir)
+    return choice
+
+
+@pytest.mark.parametrize("name", NEEDED)
+def test_an_export_that_lacks_a_file_is_not_loaded(copied, name):
+    assert need_export(copied) == copied.model_dir
+    (copied.model_dir / name).unlink()
+    with pytest.raises(TutorialError, match=f"{name} is missing") as caught:
+        load(copied)
+    assert "helpers export --model smollm2-instruct --format int4" in caught.value.cure
+    assert caught.value.what.count(" is ") == 2, "and no other file"
+
+
+def test_what_openvino_cannot_do_is_told_by_its_own_last_words(copied):
+    words = "Exception from src/a.cpp:1:\n\nCheck 'false' failed at src/b.cpp:2:\nNo such property\nand more\n"
+    error = cannot_load(copied, "GPU.1", ValueError(words))
+    assert error.what.endswith("cannot be loaded on GPU.1. ValueError: No such property")
+    assert "ov_config" in error.cure and "helpers export --model smollm2-instruct --format int4" in error.cure
+    assert cannot_load(copied, "CPU", KeyError()).what.endswith("KeyError: ")
+    with pytest.raises(TutorialError, match="NONSENSE"):
+        load(replace(copied, ov_config={"NONSENSE": "1"}))
+    (copied.model_dir / "openvino_model.bin").write_bytes(b"")
+    assert "openvino_model.bin is cut short" in cannot_load(copied, "CPU", ValueError(words)).what

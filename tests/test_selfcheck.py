@@ -4,13 +4,15 @@ import inspect
 import json
 import shutil
 import xml.etree.ElementTree as ET
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
 from conftest import EMBEDDED
+from hypothesis import given
+from hypothesis import strategies as st
 
 from helpers import export, generate, selfcheck, terminal
 from helpers.chat_box import ChatBox
@@ -182,6 +184,186 @@ def test_the_command_says_it_with_code_1(lone, start):
     assert "problem  checkpoint        It keeps " in out and "→ Delete the folder" in out
 
 
+# The same on the tiny model of the tests, of which checkpoint and export are at hand.
+
+
+@pytest.fixture
+def small(exported, settings, tmp_path):
+    """Settings of a copy of the tiny model's checkpoint and export."""
+    choice = replace(settings, model_root=str(tmp_path))
+    for folder in (settings.checkpoint_dir, exported.folder):
+        shutil.copytree(folder, choice.checkpoint_dir.with_name(folder.name))
+    return choice
+
+
+@pytest.fixture(scope="module")
+def said(checkpoint):
+    """What the tiny model's checkpoint answers."""
+    return selfcheck.ask_checkpoint(checkpoint)
+
+
+def note(choice: Settings, answers, /, **other) -> None:
+    """Write what the checkpoint said, as check() does."""
+    key = {"revision": choice.spec.revision, "questions": list(selfcheck.QUESTIONS), "tokens": selfcheck.TOKENS}
+    table = {**key, "answers": [asdict(answer) for answer in answers], **other}
+    choice.checkpoint_dir.with_name(REFERENCE).write_text(json.dumps(table), encoding="utf-8")
+
+
+def test_a_sound_export_is_found_so_with_its_checkpoint_and_then_with_what_that_said(small, said, monkeypatch):
+    first = check(small)
+    assert states(first) == dict.fromkeys(EVERY, "ok") and not any(finding.cure for finding in first)
+    assert 0.9 < kept(first, "checkpoint") <= 1 and 0.9 < kept(first, "cache") <= 1
+    assert "first choice at 48 of 48 tokens" in first[1].what
+    monkeypatch.setattr(selfcheck, "ask_checkpoint", lambda folder: pytest.fail("it was asked again"))
+    shutil.rmtree(small.checkpoint_dir)
+    again = check(replace(small, device="AUTO"))
+    assert states(again) == states(first) and kept(again, "checkpoint") == kept(first, "checkpoint")
+    assert kept(again, "device") == pytest.approx(1) and "AUTO" in again[-1].what
+    small.checkpoint_dir.with_name(REFERENCE).unlink()
+    alone = check(small)
+    assert states(alone) == states(first) | {"checkpoint": "note"}
+    assert next(finding.what for finding in alone if finding.state == "note").startswith("Left out")
+    assert all(finding.cure for finding in alone if finding.state == "note")
+
+
+@pytest.mark.parametrize("more, state, share", [(2, "problem", np.exp(-2)), (-2, "ok", 1)])
+def test_what_a_token_loses_is_told_and_what_it_gains_is_no_fault(small, said, more, state, share):
+    shutil.rmtree(small.checkpoint_dir)
+    note(small, [replace(answer, logs=[log + more for log in answer.logs]) for answer in said])
+    found = check(small)
+    assert states(found) == dict.fromkeys(EVERY, "ok") | {"checkpoint": state}
+    assert kept(found, "checkpoint") == pytest.approx(share, rel=0.02)
+    if state == "problem":
+        assert str(small.model_dir) in found[1].cure and "int8" in found[1].cure
+
+
+def test_scores_that_are_not_numbers_end_the_check_with_a_problem(small, said):
+    shutil.rmtree(small.checkpoint_dir)
+    damage(small.model_dir, "layers.1.mlp.down_proj", "nan")
+    for reference in (True, False):  # then its own answers cannot be had either
+        note(small, said, **({} if reference else {"revision": "another"}))
+        found = check(small)
+        assert states(found) == {"tokenizer": "ok", "scores": "problem"}
+        assert str(small.model_dir) in found[-1].cure
+
+
+@pytest.mark.parametrize("drift", [2, -2])
+@pytest.mark.parametrize("topic", ["cache", "device"])
+def test_what_differs_between_two_ways_of_use_is_a_problem_either_way(small, said, monkeypatch, topic, drift):
+    shutil.rmtree(small.checkpoint_dir)
+    note(small, said)
+    logs = np.concatenate([answer.logs for answer in said])
+    on_cpu = logs + drift * (topic == "device")
+    monkeypatch.setattr(
+        selfcheck, "_through", lambda _, device, __: (on_cpu if device == "CPU" else logs, np.ones(len(logs), bool))
+    )
+    read = iter(answer.logs for answer in said)
+    monkeypatch.setattr(selfcheck, "one_by_one", lambda *_: np.array(next(read)) + drift * (topic == "cache"))
+    found = check(replace(small, device="AUTO"))
+    (finding,) = [finding for finding in found if finding.topic == topic]
+    assert states(found) == dict.fromkeys(EVERY, "ok") | {topic: "problem"}
+    assert finding.kept == pytest.approx(np.exp(-2)) and finding.cure
+
+
+def test_the_checkpoint_s_answers_are_transformers_greedy_ones_and_their_logs_its_loss(checkpoint):
+    import torch
+    from loaded import theirs
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model, tok = AutoModelForCausalLM.from_pretrained(checkpoint), AutoTokenizer.from_pretrained(checkpoint)
+    said = selfcheck.ask_checkpoint(checkpoint)
+    assert len(said) == len(selfcheck.QUESTIONS)
+    for question, answer in zip(selfcheck.QUESTIONS, said, strict=True):
+        messages = [{"role": "user", "content": question}]
+        assert answer.prompt == tok.apply_chat_template(messages, add_generation_prompt=True)["input_ids"]
+        assert answer.ids == theirs(model, answer.prompt, selfcheck.TOKENS, do_sample=False)
+        ids = torch.tensor([answer.prompt + answer.ids])
+        labels = torch.tensor([[-100] * len(answer.prompt) + answer.ids])
+        with torch.no_grad():
+            loss = float(model(input_ids=ids, labels=labels).loss)
+        assert np.mean(answer.logs) == pytest.approx(-loss, rel=1e-3)
+        logs, same = selfcheck.at_once(model, answer)
+        assert np.allclose(logs, answer.logs) and same.all()
+        other = replace(answer, ids=[*answer.ids[:3], 5, *answer.ids[4:]])
+        assert selfcheck.at_once(model, other)[1][:5].tolist()[:4] == [True, True, True, False]
+
+
+def test_token_by_token_the_logs_are_those_of_one_reading(exported, said):
+    from loaded import load
+
+    from helpers.quality import EXACT
+
+    model = load(exported.folder, **EXACT)
+    for answer in said:
+        at_once, _ = selfcheck.at_once(model, answer)
+        assert at_once.shape == (selfcheck.TOKENS,) and len(set(at_once.tolist())) > 1
+        assert np.allclose(selfcheck.one_by_one(model, answer), at_once, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "lost, least, state, share",
+    [
+        (0, 1, "ok", "100%"),
+        (np.log(2), 0.5, "ok", "50%"),
+        (np.log(2), 0.51, "problem", "50%"),
+        (10, 0.7, "problem", "0%"),
+        (np.nan, 0.7, "problem", "nan%"),
+    ],
+)
+def test_what_is_kept_is_judged_by_the_least_that_is_sound(lost, least, state, share):
+    found = selfcheck._judge("it", lost, least, "words", "Do that.")
+    assert (found.topic, found.state, found.cure) == ("it", state, "Do that." if state == "problem" else "")
+    assert f"keeps {share} of" in found.what and f"{least:.0%} is sound" in found.what
+    assert found.kept == pytest.approx(np.exp(-lost), nan_ok=True)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"revision": "0.1"}, {"questions": []}, {"tokens": 17}, {"answers": None}, {"answers": [{"ids": [1]}]}],
+    ids=str,
+)
+def test_what_another_checkpoint_said_or_to_other_questions_is_not_taken(small, said, other):
+    shutil.rmtree(small.checkpoint_dir)
+    note(small, said)
+    assert selfcheck._reference(small) == (said, "")
+    note(small, said, **other)
+    assert selfcheck._reference(small) == ([], "Left out: the checkpoint is not on this disk.")
+
+
+def test_the_checkpoint_is_asked_where_there_is_memory_and_its_words_are_noted_where_they_can_be(
+    small, said, monkeypatch
+):
+    reference = small.checkpoint_dir.with_name(REFERENCE)
+    monkeypatch.setattr(selfcheck, "ask_checkpoint", lambda folder: said if folder == small.checkpoint_dir else None)
+    free = psutil.virtual_memory()
+    need = 1 + small.spec.checkpoint_gib
+    for spare, asked in ((1, True), (-1, False)):
+        monkeypatch.setattr(psutil, "virtual_memory", lambda s=spare: free._replace(available=need * 2**30 + s * 2**20))
+        answers, why = selfcheck._reference(small)
+        assert (answers == said, why == "", reference.exists()) == (asked, asked, asked)
+        assert why == "" or "takes 1.3 GiB of memory, and 1.3 are free" in why
+        reference.unlink(missing_ok=True)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: free._replace(available=2**40))
+    reference.mkdir()  # nothing can be written there
+    assert selfcheck._reference(small) == (said, "")
+
+
+def test_a_tokenizer_that_loses_spaces_or_gives_other_ids_is_told(exported, said):
+    from transformers import AutoTokenizer
+
+    tok = AutoTokenizer.from_pretrained(exported.folder)
+    prompts = [answer.prompt for answer in said]
+    assert selfcheck._tokenizer(tok, prompts, said, "again").state == "ok"
+    assert selfcheck._tokenizer(tok, prompts, [], "again").state == "ok", "nothing to compare its ids with"
+    other = selfcheck._tokenizer(tok, [prompt[:-1] for prompt in prompts], said, "again")
+    assert (other.topic, other.state, other.cure) == ("tokenizer", "problem", "again") and "other ids" in other.what
+    recipe = json.loads(tok.backend_tokenizer.to_str())
+    recipe["pre_tokenizer"] = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "never", "split": False}
+    tok._tokenizer = type(tok._tokenizer).from_str(json.dumps(recipe))
+    lost = selfcheck._tokenizer(tok, prompts, said, "again")
+    assert (lost.topic, lost.state, lost.cure) == ("tokenizer", "problem", "again") and lost.what.startswith("It makes")
+
+
 # Circles
 
 
@@ -240,6 +422,38 @@ def test_nothing_in_python_s_own_files_is(tok):
 def test_circles_and_broken_text_are_named(tok, text, words):
     assert words in judged(tok, text)
     assert "python -m helpers check" in judged(tok, text)
+
+
+@given(
+    length=st.integers(1, 205),
+    more=st.integers(-2, 2),
+    before=st.integers(0, 50),
+    after=st.integers(0, 50),
+)
+def test_a_circle_is_what_goes_on_for_64_tokens_and_twice_its_length(length, more, before, after):
+    """Whatever stands before and behind it; longer circles than 200 are not looked for."""
+    again = max(64, 2 * length) + more  # how many tokens are those of one turn before
+    once, others = list(range(length)), list(range(1000, 2000))
+    ids = others[:before] + (once * (2 + again))[: length + again] + others[before : before + after]
+    words = degenerate("", ids)
+    assert (words is not None) == (more >= 0 and length <= 200)
+    if words:
+        assert f"{1 + again // length} times in a row" in words
+        assert ("the same token" if length == 1 else f"the same {length} tokens") in words
+
+
+def test_two_short_circles_are_not_a_long_one():
+    assert degenerate("", [1] * 60 + [2] * 60) is None
+    assert degenerate("", [1] * 60 + [2] * 65) is not None
+
+
+@pytest.mark.parametrize(
+    "marks, others, broken", [(8, 231, True), (8, 232, False), (7, 0, False), (9, 260, True), (9, 261, False)]
+)
+def test_text_is_broken_by_eight_marks_that_are_more_than_a_thirtieth_of_it(marks, others, broken):
+    words = degenerate("\ufffd" * marks + "a" * others, [])
+    assert (words is not None) == broken
+    assert words is None or f"{marks} marks such as \ufffd" in words
 
 
 def test_the_box_and_the_terminal_say_it_below_the_answer(capsys):
