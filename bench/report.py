@@ -163,7 +163,7 @@ def sentences(results: dict) -> list[str]:
         said += [
             f"The same graph with paged attention takes {less[f'prefill {some}']:.2f} of our time to read {some} "
             f"tokens, {less[f'prefill {most}']:.2f} to read {most}, and {less[f'decode {some}']:.2f} for a token after "
-            f"{some}: this is what GenAI's default gains by it.",
+            f"{some}. GenAI's default has that, and has not the products that we join.",
             f"Products take {head['share']:.2f} of the time of a token's operations. The largest, the head of "
             f"{head['head_bytes'] / 1e6:.0f} MB, reads {head['head_gb_per_second']:.0f} GB/s, while it unpacks 8 bits "
             "to 16.",
