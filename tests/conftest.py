@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -40,6 +41,9 @@ TEMPLATE = (
 EMBEDDED = ROOT / "model" / "smollm2-instruct"
 
 
+# Whoever starts the tests in a shell's background has them ignore Ctrl-C, and so would the programs that they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 MUTANT = os.environ.get("MUTANT_UNDER_TEST")  # by mutmut, to which each mutant is a session of its own
 MUTATED = MUTANT is not None
 KEPT = ROOT / "kept"  # what such a session finds made, by the first of them: exports of tiny models

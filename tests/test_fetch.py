@@ -237,8 +237,8 @@ def test_a_python_without_pip_is_told_how_to_get_it(tiny, index, target, pip_tha
 
 
 BROKEN = "WARNING: Retrying after connection broken by 'NewConnectionError(refused)': /simple/tiny-chat/\n"
-FORBIDDEN = "Could not fetch URL http://x/: 403 Client Error: Forbidden for url: http://x/ - skipping\n"
-NOT_FOUND = "Could not fetch URL http://x/: 404 Client Error: Not Found for url: http://x/ - skipping\n"
+FORBIDDEN = "Could not fetch URL http://127.0.0.1/: 403 Client Error: Forbidden for url: http://127.0.0.1/ - skipping\n"
+NOT_FOUND = "Could not fetch URL http://127.0.0.1/: 404 Client Error: Not Found for url: http://127.0.0.1/ - skipping\n"
 NO_VERSION = "ERROR: Could not find a version\nERROR: No matching distribution\n"
 
 
