@@ -17,7 +17,7 @@ META = ROOT / "mutants" / "helpers"
 KILLED = {1, 3, 24, -24, 36, 152}  # mutmut's exit codes: a test failed, pytest broke, or the time ran out
 NOT_TRIED = {None, 255}  # 255: the session found no such test
 TABLE = re.compile("(?<=<!-- scores -->\n).*(?=<!-- /scores -->)", re.DOTALL)  # the rest of the page is by hand
-SAMPLE = 25  # mutants of each module
+SAMPLE = 20  # mutants of each module
 
 
 def modules() -> Iterator[tuple[str, dict[str, int | None]]]:
