@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Integral
 from pathlib import Path
 from threading import Event
 
@@ -76,7 +77,7 @@ class Conversation:
         `token_id` is one of that step's alternatives.  The pieces begin with the part that is kept.
         """
         steps = self._need(number, "assistant").steps
-        here = steps[position] if position in range(len(steps)) else None
+        here = steps[position] if isinstance(position, Integral) and 0 <= position < len(steps) else None
         if here is None or token_id not in dict(here.alternatives):
             raise TutorialError(
                 f"Token {token_id} was not among the likeliest at position {position}.",

@@ -272,6 +272,7 @@ def test_numbers_that_name_nothing_are_refused(lm):
         lambda: talk.branch(0, 0, 0),
         lambda: talk.branch(1, 9, 0),
         lambda: talk.branch(1, -1, 0),
+        lambda: talk.branch(1, 0.0, 0),
         lambda: talk.branch(1, 0, -5),
         lambda: Conversation(lm.model, lm.tok, max_new_tokens=0),
         lambda: Conversation(lm.model, lm.tok, context_length=10**9),
