@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "mutants.md"
 META = ROOT / "mutants" / "helpers"
 KILLED = {1, 3, 24, -24, 36, 152}  # mutmut's exit codes: a test failed, pytest broke, or the time ran out
-NOT_TRIED = {None, 255}  # 255: the session found no such test
+UNDECIDED = 255  # the session itself could not run, because of the mutant or of a test that is no longer there
 TABLE = re.compile("(?<=<!-- scores -->\n).*(?=<!-- /scores -->)", re.DOTALL)  # the rest of the page is by hand
 SAMPLE = 20  # mutants of each module
 
@@ -40,8 +40,9 @@ def mutmut(*names: str) -> None:
 def table() -> str:
     counts = {}
     for name, codes in modules():
-        tried = [code for code in codes.values() if code not in NOT_TRIED]
+        tried = [code for code in codes.values() if code is not None]
         if len(tried) >= min(SAMPLE, len(codes)):
+            tried = [code for code in tried if code != UNDECIDED]
             counts[name] = len(codes), len(tried), sum(code in KILLED for code in tried)
     if counts:
         counts["**together**"] = tuple(map(sum, zip(*counts.values(), strict=True)))
