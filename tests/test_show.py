@@ -561,6 +561,13 @@ def test_a_budget_of_nothing_is_all_remaining():
     assert list(Drawing(show.budget, {}, 100).legend) == ["remaining: 100"]
 
 
+def test_what_is_too_many_for_a_budget_is_marked_at_its_end():
+    drawing = Drawing(show.budget, {"question": 1100, "page": 1400}, 2000, crowded=True)
+    assert list(drawing.legend) == ["question: 1,100", "page: 1,400", "too many: 500"]
+    assert drawing.axes.get_xlim() == (0, 2500) and drawing.axes.patches[-1].get_hatch()
+    assert drawing.axes.patches[-1].get_bbox().intervalx.tolist() == [2000, 2500]
+
+
 def test_a_road_leads_from_box_to_box():
     drawing = Drawing(show.road, {"ids": (1, 20), "after 30 layers": [1, 20, 576], "last row": (49152,)})
     boxes = [text for text in drawing.axes.texts if text.get_text()]

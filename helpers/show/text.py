@@ -59,20 +59,21 @@ def language_costs(tokens: Mapping[str, int], characters: Mapping[str, int]) -> 
 
 
 def budget(parts: Mapping[str, int], total: int) -> Image:
-    """One bar of `total` tokens, cut into what each part takes and what remains."""
+    """One bar of `total` tokens, cut into what each part takes and what remains, or is too many."""
     figure = blank(1.9)
     axes = figure.subplots()
     left = 0
     for colour, (name, tokens) in coloured(parts.items()):
         axes.barh(0, tokens, left=left, color=colour, label=f"{name}: {tokens:,}")
         left += tokens
-    rest = total - left
-    axes.barh(0, rest, left=left, color="white", edgecolor="#888888", hatch="///", label=f"remaining: {rest:,}")
-    axes.set(yticks=[], xlabel=f"tokens, of a context of {total:,}", xlim=(0, total))
+    kind, rest = ("remaining", total - left) if left <= total else ("too many", left - total)
+    look = {"color": "white", "edgecolor": "#888888", "hatch": "///", "label": f"{kind}: {rest:,}"}
+    axes.barh(0, rest, left=min(total, left), **look)
+    axes.set(yticks=[], xlabel=f"tokens, of a context of {total:,}", xlim=(0, max(total, left)))
     axes.spines[["top", "right", "left"]].set_visible(False)
     figure.legend(loc="outside upper left", ncols=3, frameon=False)
     said = ", ".join(f"{name} {tokens}" for name, tokens in parts.items())
-    return picture(figure, f"A bar of {total} tokens: {said}, remaining {rest}")
+    return picture(figure, f"A bar of {total} tokens: {said}, {kind} {rest}")
 
 
 def road(steps: Mapping[str, Sequence[object]]) -> Image:
