@@ -29,7 +29,7 @@ class Paged:
         model = core.read_model(choice.model_dir / "openvino_model.xml")
         graph.join_products(model)
         paged_attention_transformation(model)
-        self._score_last(model)
+        graph.score_last(model, axis=0)  # the tokens are the first axis now
         self.request = core.compile_model(model, "CPU", choice.ov_config).create_infer_request()
         blocks = -(-longest // BLOCK)
         for port in self.request.model_inputs:
@@ -46,18 +46,6 @@ class Paged:
         for name, tensor in self.inputs.items():
             self.request.set_tensor(name, tensor)
         self.ids: list[int] = []
-
-    @staticmethod
-    def _score_last(model) -> None:
-        """As graph.score_last; here the tokens are the first axis."""
-        from openvino import opset13 as ops
-
-        node = model.output("logits").get_node()
-        while node.get_type_name() != "MatMul":
-            node = node.input_value(0).get_node()
-        hidden = node.input(0)
-        hidden.replace_source_output(ops.slice(hidden.get_source_output(), [-1], [2**31 - 1], [1], [0]).output(0))
-        model.validate_nodes_and_infer_types()
 
     def logits(self, ids: list[int]) -> np.ndarray:
         past, new, blocks = len(self.ids), ids[len(self.ids) :], -(-len(ids) // BLOCK)

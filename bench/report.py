@@ -165,8 +165,7 @@ def sentences(results: dict) -> list[str]:
             f"tokens, {less[f'prefill {most}']:.2f} to read {most}, and {less[f'decode {some}']:.2f} for a token after "
             f"{some}. GenAI's default has that, and has not the products that we join.",
             f"Products take {head['share']:.2f} of the time of a token's operations. The largest, the head of "
-            f"{head['head_bytes'] / 1e6:.0f} MB, reads {head['head_gb_per_second']:.0f} GB/s, while it unpacks 8 bits "
-            "to 16.",
+            f"{head['head_bytes'] / 1e6:.0f} MB, reads {head['head_gb_per_second']:.0f} GB/s.",
         ]
     if "load" in results:
         cold, cached = (median(results["load"][side]["first_token_seconds"]) for side in ("cold", "cached"))

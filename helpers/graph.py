@@ -14,8 +14,8 @@ def prepare(graph, device: str) -> None:
         join_products(graph)
 
 
-def score_last(graph) -> None:
-    """Let `logits` be those of the last position only.
+def score_last(graph, axis: int = 1) -> None:
+    """Let `logits` be those of the last position only; `axis` is that of the positions.
 
     While a prompt is read nobody looks at the other positions, and each costs a row of the vocabulary's length.
     OpenVINO GenAI does the same (slice_before_matmul).  A graph that does not end in a product is left as it is.
@@ -26,7 +26,7 @@ def score_last(graph) -> None:
     while node.get_type_name() in ("Result", "Convert"):
         node = node.input_value(0).get_node()
     if node.get_type_name() == "MatMul":
-        hidden, last = node.input(0), ([-1], [2**31 - 1], [1], [1])  # begin, end, step, and the axis of positions
+        hidden, last = node.input(0), ([-1], [2**31 - 1], [1], [axis])  # begin, end, step, axis
         hidden.replace_source_output(ops.slice(hidden.get_source_output(), *last).output(0))
         graph.validate_nodes_and_infer_types()
 
