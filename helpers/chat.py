@@ -10,7 +10,7 @@ from pathlib import Path
 from threading import Event
 
 from helpers.decode import HALF, pieces
-from helpers.generate import Cache, Step, Stopped, end_ids, generate
+from helpers.generate import Cache, Step, Stopped, common, end_ids, generate
 from helpers.plumbing import TutorialError, give_back_memory, need_count
 from helpers.prompt import prompt_ids
 from helpers.sampling import GREEDY, Sampling
@@ -183,11 +183,11 @@ class Conversation:
     def _read(self, draft: _Draft) -> Iterator[str]:
         """Let the model read what is new to it but a short rest, for generate; an empty string before each piece."""
         ids = draft.ids()
-        known = self._cache.keep(ids)
+        known = common(self._cache.ids, ids)
         while (new := len(ids) - known - 1) >= STRIDE:
             self.reading = (known, len(ids))
             yield ""
-            known += tidy(new)
+            known += tidy(min(new, self._cache.kv.piece or new))
             try:
                 self._cache.logits(ids[:known], draft.stop.is_set)
             except Stopped:

@@ -8,12 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from helpers.kv import Blocks, State
 from helpers.plumbing import TutorialError, need_count, need_ids
 from helpers.sampling import GREEDY, Sampling
 
-# So many looks back, times the root of the model's width, take the time of one token's products.  Found from lengths at
-# which it is as quick to read anew, of SmolLM2 and of layers of Phi-3's shape; tests/test_generate.py has them.
-LOOKS = 11
 POLL_MS = 50  # how long an interrupt, or Stop, waits while a long prompt is read
 
 
@@ -38,45 +36,21 @@ class Step:
 
 
 class Cache:
-    """What the model has read: `ids`, and its state after them, from which it goes on.
+    """What the model has read: `ids`, and its KV cache after them, from which it goes on.
 
-    Each Cache has an infer request, hence a state, of its own, and all share the weights: several texts can go on by
-    turns, and model.generate in between disturbs none.  Raises TutorialError for an export without state.
+    Each Cache has an infer request, hence a KV cache, of its own, and all share the weights: several texts can go on
+    by turns, and model.generate in between disturbs none.  Raises TutorialError for an export that keeps none.
     """
 
     def __init__(self, model) -> None:
-        from openvino import Tensor
-
         if not model.stateful:
             raise TutorialError("This export forgets each token.", "Export with --task text-generation-with-past.")
-        model.compile()  # does nothing if it is
-        self.model, self.ids = model, list[int]()
+        longest, paged = model.config.max_position_embeddings, getattr(model, "paged", None)
+        if not paged:
+            model.compile()  # does nothing if it is
+        self.kv = Blocks(paged, longest) if paged else State(model.request.get_compiled_model(), longest)
+        self.model, self.request, self.ids = model, self.kv.request, list[int]()
         self.reused = 0  # how many tokens the last call of logits did not have to read again
-        self.request = model.request.get_compiled_model().create_infer_request()
-        # The inputs are made once, as long as the context; a run only sets their shapes, which moves no memory.
-        # Handing over new arrays takes longer than all the rest that Python does for a token.
-        longest = (1, model.config.max_position_embeddings)
-        self.inputs = {
-            "input_ids": Tensor(np.zeros(longest, dtype=np.int64)),
-            "position_ids": Tensor(np.zeros(longest, dtype=np.int64)),
-            "attention_mask": Tensor(np.ones(longest, dtype=np.int64)),
-            "beam_idx": Tensor(np.zeros(1, dtype=np.int32)),  # no beams: the text goes on from the one state
-        }
-        for port in self.request.model_inputs:
-            self.request.set_tensor(port, self.inputs[port.any_name])
-
-    def keep(self, ids: list[int]) -> int:
-        """How many of `ids` need not be read again.  Forgets all where it takes less time to read them anew, at once.
-
-        With nothing read before them, tokens are read together; behind others, the CPU's plugin looks back from each
-        of them alone, at every token before it.  To read anew, in turn, takes the products of all that is known.
-        """
-        known = common(self.ids, ids)
-        new = len(ids) - known
-        looks = new * (known + new / 2)
-        if looks > known * LOOKS * self.model.config.hidden_size**0.5:
-            known, self.ids = 0, []
-        return known
 
     def logits(self, ids: list[int], stopped: Callable[[], bool] | None = None) -> np.ndarray:
         """The scores [vocabulary] of each token to follow `ids`; runs the model on what it has not read yet.
@@ -84,14 +58,15 @@ class Cache:
         The array is the request's memory: good until the next call.  Raises TutorialError if it holds no numbers, and
         Stopped when `stopped`, asked now and then, says so.
         """
-        # While the request runs nobody knows what the state is.  If that is interrupted, we have read nothing.
         read, self.ids = self.ids, []
         # One that was interrupted may still run.  To cancel it would be quicker, but leaves the CPU's plugin with nodes
         # of different lengths, and the next run may fail.
         self.request.wait()
         if not read or len(read) >= len(ids) or read != ids[: len(read)]:
-            read = read[: self._go_back(read, ids)]
+            del read[self.kv.cut(len(read), common(read, ids[:-1])) :]  # one at least is left to run
         self.reused = len(read)
+        if self.kv.lasts:  # so that an interrupt loses nothing of it
+            self.ids = read
         logits = self._run(ids[self.reused :], self.reused, stopped)
         if not np.isfinite(logits.max()):  # one NaN, and the maximum is NaN
             raise TutorialError(
@@ -103,34 +78,12 @@ class Cache:
         return logits
 
     def _run(self, new: list[int], past: int, stopped: Callable[[], bool] | None) -> np.ndarray:
-        self.inputs["attention_mask"].shape = [1, past + len(new)]
-        for name, values in ("input_ids", new), ("position_ids", range(past, past + len(new))):
-            self.inputs[name].shape = [1, len(new)]
-            self.inputs[name].data[0] = values
+        self.kv.put(new, past)
         self.request.start_async()
         while not self.request.wait_for(POLL_MS):  # Python hears an interrupt only between two calls
             if stopped and stopped():
                 raise Stopped
         return self.request.get_tensor("logits").data[0, -1]
-
-    def _go_back(self, read: list[int], ids: list[int]) -> int:
-        """Cut the state after `read` back to what `ids` begins with too, and return how many tokens that is.
-
-        At least one of `ids` is left to run.  Slicing the state's tensors is what OpenVINO GenAI does (trim_kv_cache).
-        They are read as f32: a KV cache of f16, bf16 or f32 is the same bits again, one of u8 is rounded once more.
-        """
-        from openvino import Tensor
-
-        shared = common(read, ids[:-1])
-        for state in self.request.query_state() if shared else ():
-            values = state.state.data  # [1, heads, tokens, width]
-            if values.ndim != 4 or values.shape[2] != len(read):
-                shared = 0  # a memory of another kind; begin anew
-                break
-            state.state = Tensor(np.ascontiguousarray(values[:, :, :shared]))
-        if not shared:
-            self.request.reset_state()
-        return shared
 
 
 def generate(

@@ -24,8 +24,8 @@ class LightModel:
         core = openvino.Core()
         graph = core.read_model(folder / "openvino_model.xml")
         self.stateful = bool(graph.get_sinks())  # where a state is written to
-        prepare(graph, device)
-        self.compiled = core.compile_model(graph, device, ov_config)
+        self.paged = prepare(graph, device, ov_config)
+        self.compiled = None if self.paged else core.compile_model(graph, device, ov_config)
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         file = folder / "generation_config.json"
         more = {}

@@ -97,8 +97,9 @@ def load(settings: Settings, strict: bool = False):
             ov_config=dict(settings.ov_config),
             **trust,
         )
-        graph.prepare(model.model, choice.device)
-        model.compile()
+        model.paged = graph.prepare(model.model, choice.device, model.ov_config)
+        if not model.paged:
+            model.compile()
         return model, AutoTokenizer.from_pretrained(folder, **trust), choice
     except Exception as error:  # each library has its own for a file that is not whole
         raise cannot_load(settings, choice.device, error) from error

@@ -19,7 +19,7 @@ import psutil
 import pytest
 from hub import tiny_phi3
 from index import Index, make_wheel
-from loaded import Loaded, load
+from loaded import Loaded, load, load_paged
 
 from helpers import catalog, export
 from helpers.catalog import Model
@@ -268,7 +268,7 @@ def lm(request) -> Loaded:
         tok.apply_chat_template([{"role": "user", "content": q}], add_generation_prompt=True, return_dict=True)
         for q in questions
     ]
-    return Loaded(folder, load(folder), load(folder, **EXACT), tok, [prompt["input_ids"] for prompt in prompts])
+    return Loaded(folder, load(folder), load_paged(folder, **EXACT), tok, [prompt["input_ids"] for prompt in prompts])
 
 
 @pytest.fixture

@@ -7,12 +7,14 @@ from dataclasses import replace
 from itertools import islice
 from threading import Event
 
+import numpy as np
 import pytest
 from loaded import theirs
 
 from helpers import chat, generate
-from helpers.chat import Conversation
+from helpers.chat import STRIDE, Conversation
 from helpers.generate import end_ids
+from helpers.kv import PIECE, State
 from helpers.plumbing import TutorialError
 from helpers.prompt import prompt_ids, prompt_tokens
 from helpers.sampling import Sampling
@@ -112,12 +114,10 @@ def test_only_what_is_new_is_read(lm):
 
 
 def test_reading_on_cuts_nothing_off_the_cache(lm, monkeypatch):
-    """Cutting costs a copy of the whole cache, so a prompt is never read to its end before the answer begins."""
-    cuts, go_back = [], generate.Cache._go_back
-    monkeypatch.setattr(
-        generate.Cache, "_go_back", lambda self, read, ids: cuts.append(len(read)) or go_back(self, read, ids)
-    )
-    talk = Conversation(lm.exact, lm.tok, max_new_tokens=3, sampling=VARIED)
+    """Cutting a state costs a copy of it, so a prompt is never read to its end before the answer begins."""
+    cuts, cut = [], State.cut
+    monkeypatch.setattr(State, "cut", lambda self, read, shared: cuts.append(read) or cut(self, read, shared))
+    talk = Conversation(lm.state, lm.tok, max_new_tokens=3, sampling=VARIED)
     for length in (40, 257, 600):
         talk.messages = []
         cuts.clear()
@@ -204,14 +204,19 @@ def test_the_lengths_that_are_read_at_once_are_few_and_leave_a_short_rest():
     assert all(chat.tidy(chat.tidy(length)) == chat.tidy(length) for length in lengths)
 
 
-def test_much_that_is_new_behind_little_is_read_anew_with_it(lm):
-    """And the answer is the same."""
+def test_a_long_prompt_is_read_in_pieces_behind_what_is_known(lm):
+    """So the reader sees it go on; and the answer is the same."""
     talk = Conversation(lm.exact, lm.tok, max_new_tokens=4, sampling=VARIED)
-    for text, anew in (("Hello", True), ("And so on. " * 150, True), ("And?", False)):
-        list(talk.say(text))
-        figures = talk.messages[-1].figures
-        assert (figures.reused_tokens == 0) == anew, text
-        assert ids(talk) == cold(lm, talk)
+    say(talk, "Hello")
+    known, reading = talk._cache.ids[:], []
+    for piece in talk.say("And so on. " * 150):
+        if piece == "":
+            reading.append(talk.reading)
+    figures = talk.messages[-1].figures
+    places, everything = [at for at, _ in reading], reading[0][1]
+    assert 0 < places[0] == figures.reused_tokens <= len(known) and everything == figures.prompt_tokens
+    assert len(places) > 2 and set(np.diff(places)[:-1]) == {PIECE} and everything - places[-1] <= PIECE + STRIDE
+    assert ids(talk) == cold(lm, talk)
 
 
 def test_one_answer_at_a_time(lm):

@@ -3,7 +3,6 @@
 import sys
 from dataclasses import replace
 from itertools import islice
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ from hypothesis import strategies as st
 from loaded import theirs
 
 from helpers.generate import Cache, Stopped, end_ids, generate, probabilities
+from helpers.kv import FIRST, Blocks, State
 from helpers.plumbing import TutorialError
 from helpers.sampling import GREEDY, Sampling
 
@@ -53,15 +53,31 @@ def test_without_a_seed_two_draws_differ(lm):
     assert ours(lm.model, lm.prompts[1], 8, hot) != ours(lm.model, lm.prompts[1], 8, hot)
 
 
-def test_a_continued_text_is_the_text_read_at_once(lm):
-    """Each turn after an answer, and after going back into it, as a chat does; in full precision."""
-    cache, text = Cache(lm.exact), list(lm.prompts[0])
+KINDS = pytest.mark.parametrize("kind", ["state", "exact"])  # in full precision: a state, and blocks
+
+
+@KINDS
+def test_a_continued_text_is_the_text_read_at_once(lm, kind):
+    """Each turn after an answer, and after going back into it, as a chat does."""
+    model, text = getattr(lm, kind), list(lm.prompts[0])
+    cache = Cache(model)
     for turn in range(3):
-        answer = ours(lm.exact, text, 12, VARIED, stop_ids=(), cache=cache)
-        assert answer == ours(lm.exact, text, 12, VARIED, stop_ids=())
+        answer = ours(model, text, 12, VARIED, stop_ids=(), cache=cache)
+        assert answer == ours(model, text, 12, VARIED, stop_ids=())
         text += answer[: 12 - 5 * turn] + lm.prompts[1][turn:]
-    warm, cold = cache.logits(text).copy(), Cache(lm.exact).logits(text)
+    warm, cold = cache.logits(text).copy(), Cache(model).logits(text)
     assert np.abs(warm - cold).max() < 1e-3
+
+
+def test_blocks_and_state_score_alike_whatever_is_read_at_once(lm):
+    """One token to more than there was room for; over the ends of blocks, back, and on."""
+    blocks, state = Cache(lm.exact), Cache(lm.state)
+    assert isinstance(blocks.kv, Blocks) and isinstance(state.kv, State)
+    size, text = blocks.kv.block, (lm.prompts[0] * 40)[: FIRST + 40]
+    for length in (1, size - 1, size, size + 1, 7, 3 * size, 3 * size + 1, FIRST, FIRST + 1, FIRST + 40, size + 2):
+        here, there = blocks.logits(text[:length]), state.logits(text[:length])
+        assert np.abs(here - there).max() < 2e-3 * np.abs(there).max(), length
+        assert blocks.reused == state.reused
 
 
 def count(cache, ids) -> tuple[np.ndarray, list[int]]:
@@ -73,8 +89,9 @@ def count(cache, ids) -> tuple[np.ndarray, list[int]]:
     return logits, new
 
 
-def test_only_what_was_not_read_is_run(lm):
-    cache, (first, second) = Cache(lm.model), lm.prompts
+@KINDS
+def test_only_what_was_not_read_is_run(lm, kind):
+    cache, (first, second) = Cache(getattr(lm, kind)), lm.prompts
     assert count(cache, first)[1] == first
     assert count(cache, first + [5, 6])[1] == [5, 6]
     assert count(cache, first + [5, 7, 8])[1] == [7, 8]
@@ -85,9 +102,10 @@ def test_only_what_was_not_read_is_run(lm):
     assert cache.ids == second
 
 
-def test_going_back_gives_the_same_bits_again(lm):
+@KINDS
+def test_going_back_gives_the_same_bits_again(lm, kind):
     """In full precision; a KV cache of u8 is rounded again (next test)."""
-    cache, prompt = Cache(lm.exact), lm.prompts[0]
+    cache, prompt = Cache(getattr(lm, kind)), lm.prompts[0]
     cache.logits(prompt)
     before = [cache.logits(prompt + tail).copy() for tail in ([5], [5, 6], [5, 6, 7])]
     cache.logits(prompt + [9] * 20)
@@ -120,8 +138,9 @@ def test_a_state_that_cannot_be_sliced_is_read_anew(lm):
     assert np.array_equal(logits, Cache(lm.model).logits(prompt + [9]))
 
 
+@KINDS
 @pytest.mark.parametrize("end", [Stopped, KeyboardInterrupt])
-def test_a_run_that_is_ended_has_read_nothing_and_the_next_one_is_as_ever(lm, monkeypatch, end):
+def test_after_a_run_that_is_ended_blocks_hold_what_they_held_and_the_next_one_is_as_ever(lm, monkeypatch, end, kind):
     monkeypatch.setattr(sys.modules["helpers.generate"], "POLL_MS", 0)
 
     def stopped():
@@ -129,33 +148,15 @@ def test_a_run_that_is_ended_has_read_nothing_and_the_next_one_is_as_ever(lm, mo
             raise end  # where Python hears of it
         return True
 
-    cache, prompt = Cache(lm.exact), lm.prompts[0]
+    model, prompt = getattr(lm, kind), lm.prompts[0]
+    cache, anew = Cache(model), Cache(model)
     cache.logits(prompt)
     with pytest.raises(end):
         cache.logits((prompt * 20)[:400], stopped)
-    assert cache.ids == []
-    assert np.array_equal(cache.logits(prompt), Cache(lm.exact).logits(prompt)) and cache.ids == prompt
-
-
-def test_what_is_kept_is_what_is_shared_unless_much_is_new(lm):
-    cache, prompt = Cache(lm.exact), lm.prompts[0]
-    cache.logits(prompt)
-    assert cache.keep(prompt) == cache.keep(prompt + [5]) == len(prompt) and cache.keep([*prompt[:3], 9]) == 3
-    assert cache.ids == prompt
-    assert cache.keep(prompt + [5] * 500) == 0 and cache.ids == []
-
-
-# width of the model, tokens known, and so many new ones that to go on takes as long as to read all anew: on 2 cores of
-# an AMD EPYC, SmolLM2's int4 and two layers of Phi-3's shape
-@pytest.mark.parametrize(
-    "width, known, even",
-    [(576, 128, 135), (576, 512, 220), (576, 1024, 300), (3072, 64, 200), (3072, 128, 256), (3072, 512, 450)],
-)
-def test_all_is_read_anew_where_that_was_measured_to_be_quicker(width, known, even):
-    cache = Cache.__new__(Cache)  # what decides needs no model that runs
-    cache.model, cache.ids = SimpleNamespace(config=SimpleNamespace(hidden_size=width)), [1] * known
-    assert cache.keep([1] * known + [2] * (2 * even // 3)) == known
-    assert cache.keep([1] * known + [2] * (3 * even // 2)) == 0
+    assert cache.ids == ([] if kind == "state" else prompt)
+    if cache.ids:
+        anew.logits(prompt)
+    assert np.array_equal(cache.logits(prompt + [5]), anew.logits(prompt + [5])) and cache.ids == prompt + [5]
 
 
 def test_who_stops_asking_leaves_a_cache_that_knows_what_it_read(lm):
@@ -168,18 +169,19 @@ def test_who_stops_asking_leaves_a_cache_that_knows_what_it_read(lm):
     assert ours(lm.exact, prompt + some, 7, VARIED, stop_ids=(), cache=cache) == whole[5:]
 
 
+@KINDS
 @pytest.mark.parametrize("where", ["start_async", "wait_for"])
-def test_an_interrupt_in_a_run_leaves_nothing_believed(lm, where):
-    prompt, cache = lm.prompts[0], Cache(lm.model)
-    whole = ours(lm.model, prompt, 6, VARIED, stop_ids=())
-    steps = generate(lm.model, prompt, 6, VARIED, stop_ids=(), cache=cache)
+def test_after_an_interrupt_in_a_run_nothing_is_believed_that_may_be_false(lm, where, kind):
+    model, prompt = getattr(lm, kind), lm.prompts[0]
+    cache, whole = Cache(model), ours(model, prompt, 6, VARIED, stop_ids=())
+    steps = generate(model, prompt, 6, VARIED, stop_ids=(), cache=cache)
     next(steps)
     cache.request, request = Interrupted(cache.request, where), cache.request
     with pytest.raises(KeyboardInterrupt):
         next(steps)
     cache.request = request
-    assert cache.ids == []
-    assert ours(lm.model, prompt, 6, VARIED, stop_ids=(), cache=cache) == whole
+    assert cache.ids == ([] if kind == "state" else prompt)
+    assert ours(model, prompt, 6, VARIED, stop_ids=(), cache=cache) == whole
 
 
 class Interrupted:

@@ -25,12 +25,12 @@ def changed(folder, change) -> OVModelForCausalLM:
 
 def test_the_scores_of_the_last_position_are_those_of_the_whole_graph(lm):
     last = changed(lm.folder, score_last)
-    some, all_of_them = Cache(last), Cache(lm.exact)
+    some, all_of_them = Cache(last), Cache(lm.state)
     for prompt in lm.prompts:
         assert np.allclose(some.logits(prompt), all_of_them.logits(prompt), rtol=1e-4, atol=1e-3)
         assert some.request.get_tensor("logits").shape == [1, 1, last.config.vocab_size]
         assert all_of_them.request.get_tensor("logits").shape[1] == len(prompt) or all_of_them.reused
-        assert theirs(last, prompt, 8, do_sample=False) == theirs(lm.exact, prompt, 8, do_sample=False)
+        assert theirs(last, prompt, 8, do_sample=False) == theirs(lm.state, prompt, 8, do_sample=False)
 
 
 def test_a_graph_that_does_not_end_in_a_product_keeps_all_positions():
@@ -44,7 +44,7 @@ def test_a_graph_that_does_not_end_in_a_product_keeps_all_positions():
 
 def test_joined_products_give_the_same_scores(lm):
     joined = changed(lm.folder, join_products)
-    ours, plain = Cache(joined), Cache(lm.exact)
+    ours, plain = Cache(joined), Cache(lm.state)
     for prompt in lm.prompts:  # read at once, then token by token
         for length in (len(prompt), len(prompt) + 1, len(prompt) + 2):
             ids = [*prompt, *prompt][:length]
@@ -64,8 +64,8 @@ def test_on_another_device_than_the_cpu_they_stay_as_they_are(exported, settings
     for device, fewer in (("CPU", True), ("GPU", False), ("GPU.1", False), ("NPU", False)):
         graph = Core().read_model(settings.model_dir / "openvino_model.xml")
         before = products(graph)
-        prepare(graph, device)
-        assert (products(graph) < before) == fewer
+        paged = prepare(graph, device, EXACT)
+        assert (products(graph) < before) == bool(paged) == fewer
 
 
 def compressed(rows: int, columns: int, seed: int, scales: int | None = None, kind=Type.i4):

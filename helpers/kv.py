@@ -1,0 +1,119 @@
+"""The KV cache, what a model remembers of the tokens it has read: as OpenVINO's hidden state, or in blocks of ours."""
+
+from __future__ import annotations
+
+from math import prod
+
+import numpy as np
+
+PIECE = 256  # tokens: as quick as all at once, from SmolLM2's shape to Phi-3's, and the reader sees it go on
+FIRST = 512  # tokens that there is room for at first
+
+
+class State:
+    """Keys and values inside the infer request, [1, heads, tokens, width] each: the graph as it was exported.
+
+    Every device runs it.  The CPU's plugin lets each token that is read look back alone, at all before it.
+    """
+
+    piece: int | None = None  # how many tokens to read at once: all of them
+    lasts = False  # nobody knows what it is while the request runs
+
+    def __init__(self, compiled, longest: int) -> None:
+        from openvino import Tensor
+
+        self.request = compiled.create_infer_request()
+        # The inputs are made once, as long as the context; a run only sets their shapes, which moves no memory.
+        # Handing over new arrays takes longer than all the rest that Python does for a token.
+        self.inputs = {
+            "input_ids": Tensor(np.zeros((1, longest), np.int64)),
+            "position_ids": Tensor(np.zeros((1, longest), np.int64)),
+            "attention_mask": Tensor(np.ones((1, longest), np.int64)),
+            "beam_idx": Tensor(np.zeros(1, np.int32)),  # no beams: the text goes on from the one state
+        }
+        for port in self.request.model_inputs:
+            self.request.set_tensor(port, self.inputs[port.any_name])
+
+    def put(self, new: list[int], past: int) -> None:
+        """Make ready to read `new` behind the first `past` tokens, which are all that is kept."""
+        self.inputs["attention_mask"].shape = [1, past + len(new)]
+        for name, values in ("input_ids", new), ("position_ids", range(past, past + len(new))):
+            self.inputs[name].shape = [1, len(new)]
+            self.inputs[name].data[0] = values
+
+    def cut(self, read: int, shared: int) -> int:
+        """Forget all but the first `shared` of the `read` tokens, and return how many are kept: those, or none.
+
+        Slicing the state's tensors is what OpenVINO GenAI does (trim_kv_cache).  They are read as f32: a KV cache of
+        f16, bf16 or f32 is the same bits again, one of u8 is rounded once more.
+        """
+        from openvino import Tensor
+
+        for state in self.request.query_state() if shared else ():
+            values = state.state.data  # [1, heads, tokens, width]
+            if values.ndim != 4 or values.shape[2] != read:
+                shared = 0  # a memory of another kind; begin anew
+                break
+            state.state = Tensor(np.ascontiguousarray(values[:, :, :shared]))
+        if not shared:
+            self.request.reset_state()
+        return shared
+
+
+class Blocks:
+    """Keys and values in tensors of ours, [blocks, heads, tokens of a block, width]: paged attention, as in vLLM.
+
+    Each run is told how many tokens are in them; what it reads goes behind those.  To forget is to tell it fewer.
+    Blocks of u8 have their scales and zero points in them, and are rounded anew while they fill.
+    """
+
+    piece: int | None = PIECE
+    lasts = True  # a run only writes behind what is kept
+
+    def __init__(self, compiled, longest: int) -> None:
+        from openvino import Tensor
+
+        self.request = compiled.create_infer_request()
+        self.ports = {port: None for port in self.request.model_inputs if "_cache." in port.any_name}
+        value = next(port for port in self.ports if port.any_name.startswith("value"))
+        self.block = value.get_partial_shape()[2].get_length()  # a block of keys may have rows of scales besides
+        self.room = 0  # blocks
+        most = -(-longest // self.block)
+        sizes = {"past_lens": 1, "subsequence_begins": 2, "block_indices_begins": 2, "block_indices": most}
+        self.inputs = {name: Tensor(np.zeros(longest, np.int64)) for name in ("input_ids", "position_ids")}
+        self.inputs |= {name: Tensor(np.zeros(size, np.int32)) for name, size in sizes.items()}
+        self.inputs["max_context_len"] = Tensor(np.array(0, np.int32))
+        self.inputs["block_indices"].data[:] = range(most)  # one text only: its blocks lie in their order
+        for name, tensor in self.inputs.items():
+            self.request.set_tensor(name, tensor)
+
+    def put(self, new: list[int], past: int) -> None:
+        """Make ready to read `new` behind the first `past` tokens, which are all that is kept."""
+        end = past + len(new)
+        blocks = -(-end // self.block)
+        if blocks > self.room:
+            self._grow(blocks)
+        for name, values in ("input_ids", new), ("position_ids", range(past, end)):
+            self.inputs[name].shape = [len(new)]
+            self.inputs[name].data[:] = values
+        self.inputs["past_lens"].data[0] = past
+        self.inputs["subsequence_begins"].data[1] = len(new)
+        self.inputs["block_indices"].shape = [blocks]
+        self.inputs["block_indices_begins"].data[1] = blocks
+        self.inputs["max_context_len"].data[...] = end
+
+    def cut(self, read: int, shared: int) -> int:
+        """Forget all but the first `shared` of the `read` tokens, and return how many are kept: those."""
+        return shared
+
+    def _grow(self, blocks: int) -> None:
+        from openvino import Shape, Tensor
+
+        self.room = max(blocks, 2 * self.room, FIRST // self.block)
+        for port, old in self.ports.items():
+            kind, shape = port.get_element_type(), [size.get_length() for size in list(port.get_partial_shape())[1:]]
+            memory = np.zeros((self.room, prod(shape) * kind.size), np.uint8)
+            if old is not None:
+                memory[: len(old)] = old
+            self.ports[port] = memory
+            self.request.set_tensor(port, Tensor(memory, Shape([self.room, *shape]), kind))
