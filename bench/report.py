@@ -158,12 +158,12 @@ def sentences(results: dict) -> list[str]:
             said += [f"{name} takes {share_of_time:.2f} of our time for a token, and reads {read:.2f} of our bytes."]
     if "causes" in results:
         both, head = results["causes"]["attention"], results["causes"]["products"]
-        less = {what: ratio(both["paged"][what], values) for what, values in both["ours"].items()}
-        _, some, most = results["about"]["prefill"]
+        less = {what: ratio(both["blocks"][what], values) for what, values in both["state"].items()}
+        n = results["about"]["prefill"][1]
         said += [
-            f"The same graph with paged attention takes {less[f'prefill {some}']:.2f} of our time to read {some} "
-            f"tokens, {less[f'prefill {most}']:.2f} to read {most}, and {less[f'decode {some}']:.2f} for a token after "
-            f"{some}. GenAI's default has that, and has not the products that we join.",
+            f"Keys and values in blocks (paged attention) make reading {n} tokens take {less[f'prefill {n}']:.2f} of "
+            f"the time that the exported graph's state takes, reading {n} behind those {less[f'behind {n}']:.2f}, and "
+            f"a token after all of them {less[f'decode {2 * n}']:.2f}.",
             f"Products take {head['share']:.2f} of the time of a token's operations. The largest, the head of "
             f"{head['head_bytes'] / 1e6:.0f} MB, reads {head['head_gb_per_second']:.0f} GB/s.",
         ]

@@ -243,7 +243,7 @@ def perplexities(plan: Plan) -> dict:
 
 
 def causes(plan: Plan) -> dict:
-    """What the missed targets come from."""
+    """Where the time of our loop goes."""
     given = replace(choice, device="CPU", ov_config=ov_config(plan.threads)), plan, text_ids()
     return {"attention": attention(*given), "products": products(*given)}
 

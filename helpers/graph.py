@@ -7,15 +7,15 @@ from collections import defaultdict
 import numpy as np
 
 
-def prepare(graph, device: str, ov_config: dict[str, str]):
+def prepare(graph, device: str, ov_config: dict[str, str], paged: bool = True):
     """Change an openvino.Model in place, before it is compiled for `device`, to what a chat on it needs.
 
-    Returns its paged form, compiled; None where there is none, and the graph itself is to be compiled.
+    Returns its paged form, compiled; None where that is not wanted or not to be had: then compile the graph itself.
     """
     on_cpu = device.startswith("CPU")
     if on_cpu:  # the GPU's plugin has a pass for it, FullyConnectedHorizontalFusion
         join_products(graph)
-    compiled = compile_paged(graph, ov_config) if on_cpu else None
+    compiled = compile_paged(graph, ov_config) if on_cpu and paged else None
     score_last(graph)
     return compiled
 

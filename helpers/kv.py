@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from math import prod
-
 import numpy as np
 
 PIECE = 256  # tokens: as quick as all at once, from SmolLM2's shape to Phi-3's, and the reader sees it go on
@@ -63,7 +61,8 @@ class State:
 class Blocks:
     """Keys and values in tensors of ours, [blocks, heads, tokens of a block, width]: paged attention, as in vLLM.
 
-    Each run is told how many tokens are in them; what it reads goes behind those.  To forget is to tell it fewer.
+    Each run is told how many tokens are in them; what it reads goes behind those.  To forget is to tell it fewer: what
+    stands behind the past does not matter.
     Blocks of u8 have their scales and zero points in them, and are rounded anew while they fill.
     """
 
@@ -74,8 +73,8 @@ class Blocks:
         from openvino import Tensor
 
         self.request = compiled.create_infer_request()
-        self.ports = {port: None for port in self.request.model_inputs if "_cache." in port.any_name}
-        value = next(port for port in self.ports if port.any_name.startswith("value"))
+        self.memory = {port: None for port in self.request.model_inputs if "_cache." in port.any_name}
+        value = next(port for port in self.memory if port.any_name.startswith("value"))
         self.block = value.get_partial_shape()[2].get_length()  # a block of keys may have rows of scales besides
         self.room = 0  # blocks
         most = -(-longest // self.block)
@@ -107,13 +106,20 @@ class Blocks:
         return shared
 
     def _grow(self, blocks: int) -> None:
-        from openvino import Shape, Tensor
+        from openvino import Tensor
 
-        self.room = max(blocks, 2 * self.room, FIRST // self.block)
-        for port, old in self.ports.items():
-            kind, shape = port.get_element_type(), [size.get_length() for size in list(port.get_partial_shape())[1:]]
-            memory = np.zeros((self.room, prod(shape) * kind.size), np.uint8)
-            if old is not None:
-                memory[: len(old)] = old
-            self.ports[port] = memory
-            self.request.set_tensor(port, Tensor(memory, Shape([self.room, *shape]), kind))
+        room = max(blocks, 2 * self.room, FIRST // self.block)
+        for port, old in self.memory.items():
+            shape = port.get_partial_shape().get_min_shape()
+            shape[0] = room
+            # OpenVINO's memory, which lives as long as a run that was interrupted writes into it; NumPy's would not.
+            new = Tensor(port.get_element_type(), shape)
+            if old:
+                _bytes(new)[: old.byte_size] = _bytes(old)
+            self.memory[port] = new
+            self.request.set_tensor(port, new)
+        self.room = room
+
+
+def _bytes(tensor) -> np.ndarray:
+    return tensor.data.reshape(-1).view(np.uint8)

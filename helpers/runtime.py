@@ -75,10 +75,12 @@ def _again(settings: Settings) -> str:
     return f": python -m helpers export --model {settings.model} --format {settings.format}"
 
 
-def load(settings: Settings, strict: bool = False):
+def load(settings: Settings, strict: bool = False, paged: bool = True):
     """The exported model on its device, its tokenizer, and the DeviceChoice.
 
     The model scores the last position of what it is given, [1, 1, vocabulary], which is all that generation needs.
+    On the CPU, helpers.generate keeps keys and values in blocks (helpers.kv); then the first call of model.generate,
+    which needs the state, compiles the graph once more.  `paged=False`: both use the state, and share one model.
     Raises TutorialError when there is no export yet, or one that is damaged or cannot be used.
     """
     folder = need_export(settings)
@@ -97,7 +99,7 @@ def load(settings: Settings, strict: bool = False):
             ov_config=dict(settings.ov_config),
             **trust,
         )
-        model.paged = graph.prepare(model.model, choice.device, model.ov_config)
+        model.paged = graph.prepare(model.model, choice.device, model.ov_config, paged)
         if not model.paged:
             model.compile()
         return model, AutoTokenizer.from_pretrained(folder, **trust), choice

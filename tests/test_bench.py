@@ -4,18 +4,13 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
 
-import numpy as np
 import pytest
 
-from helpers import runtime, settings
-from helpers.generate import Cache
-from helpers.quality import EXACT
+from helpers import settings
 from helpers.settings import ROOT
 
 sys.path.insert(0, str(ROOT / "bench"))  # its files are scripts, not a package
-import causes
 import engines
 import report
 import run
@@ -135,22 +130,15 @@ def test_who_writes_faster_than_we_is_named_with_the_bytes_that_it_reads(stored)
     assert said in report.markdown(stored)
 
 
-def test_what_paged_attention_and_products_take_is_said(stored):
-    ours = {"prefill 512": [100.0, 200.0], "prefill 1024": [400.0, 400.0], "decode 512": [10.0, 10.0]}
-    paged = {"prefill 512": [90.0, 180.0], "prefill 1024": [300.0, 300.0], "decode 512": [9.5, 9.5]}
+def test_what_blocks_save_and_products_take_is_said(stored):
+    state = {"prefill 512": [100.0, 200.0], "behind 512": [400.0, 400.0], "decode 1024": [10.0, 10.0]}
+    blocks = {"prefill 512": [90.0, 180.0], "behind 512": [100.0, 100.0], "decode 1024": [9.5, 9.5]}
     products = {"share": 0.8, "head_bytes": 30_000_000, "head_gb_per_second": 20.0}
-    stored["causes"] = {"attention": {"ours": ours, "paged": paged}, "products": products}
+    stored["causes"] = {"attention": {"state": state, "blocks": blocks}, "products": products}
     text = report.markdown(stored)
-    assert "takes 0.90 of our time to read 512 tokens, 0.75 to read 1024, and 0.95 for a token after 512" in text
+    assert "make reading 512 tokens take 0.90 of the time" in text
+    assert "reading 512 behind those 0.25, and a token after all of them 0.95." in text
     assert "Products take 0.80 of the time" in text and "the head of 30 MB, reads 20 GB/s" in text
-
-
-def test_paged_attention_gives_the_same_scores(exported, settings):
-    exact = replace(settings, ov_config=settings.ov_config | EXACT)
-    ours, paged = Cache(runtime.load(exact)[0]), causes.Paged(exact, 2 * causes.BLOCK)
-    ids = [int(i) for i in np.random.default_rng(0).integers(1, 500, 2 * causes.BLOCK)]
-    for n in (5, 6, causes.BLOCK - 1, causes.BLOCK, causes.BLOCK + 1, len(ids)):
-        np.testing.assert_allclose(paged.logits(ids[:n]), ours.logits(ids[:n]), atol=1e-4)
 
 
 def test_only_what_stands_between_the_marks_is_replaced():

@@ -102,6 +102,18 @@ def test_only_what_was_not_read_is_run(lm, kind):
     assert cache.ids == second
 
 
+def test_what_stands_in_a_block_behind_the_past_does_not_matter(lm):
+    """Nothing is cleared, when there is new room or when a text is cut: it may be anything, NaN too."""
+    clean, dirty = Cache(lm.exact), Cache(lm.exact)
+    dirty.logits([5])
+    for memory in dirty.kv.memory.values():
+        memory.data[:] = np.nan
+    dirty.ids = []
+    for length in (1, 2, dirty.kv.block - 1, dirty.kv.block + 1, 100):
+        text = (lm.prompts[0] * 10)[:length]
+        assert np.array_equal(clean.logits(text), dirty.logits(text))
+
+
 @KINDS
 def test_going_back_gives_the_same_bits_again(lm, kind):
     """In full precision; a KV cache of u8 is rounded again (next test)."""

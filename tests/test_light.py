@@ -31,7 +31,8 @@ def both(request):
 def test_its_ids_are_those_of_the_other_road(both):
     (model, tok, device), (other, other_tok, other_device) = both
     assert device == other_device
-    assert model.stateful and model.paged and other.paged and model.generation_config.eos_token_id == other.generation_config.eos_token_id
+    assert model.stateful and model.paged and other.paged
+    assert model.generation_config.eos_token_id == other.generation_config.eos_token_id
     for text in TEXTS:
         prompt = prompt_ids(tok, [{"role": "user", "content": text}])
         assert prompt == prompt_ids(other_tok, [{"role": "user", "content": text}])

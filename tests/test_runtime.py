@@ -4,12 +4,16 @@ import shutil
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers.generate import Cache
+from helpers import light
+from helpers.generate import Cache, generate
+from helpers.kv import State
 from helpers.plumbing import TutorialError
+from helpers.quality import EXACT
 from helpers.runtime import NEEDED, cannot_load, choose_device, load, need_export
 from helpers.settings import Settings
 
@@ -90,6 +94,36 @@ def test_an_export_is_loaded_on_the_device_that_is_here_and_answers(exported, se
     assert scores.request.get_tensor("logits").shape == [1, 1, model.config.vocab_size], "the last position only"
     answer = model.generate(**prompt, max_new_tokens=4, min_new_tokens=4, do_sample=False)
     assert answer.shape[1] == prompt["input_ids"].shape[1] + 4
+
+
+def test_the_graph_with_a_state_is_compiled_when_generate_first_needs_it(exported, settings):
+    exact = replace(settings, ov_config=settings.ov_config | EXACT)
+    (paged, tok, _), (plain, *_) = load(exact), load(exact, paged=False)
+    assert paged.paged and paged.request is None and not plain.paged and plain.request
+    prompt = tok("You may not", return_tensors="pt")
+    ids = prompt["input_ids"][0].tolist()
+    expected = [step.id for step in generate(paged, ids, 8, stop_ids=())]
+    assert paged.request is None
+    for model in (paged, plain):
+        row = model.generate(**prompt, max_new_tokens=8, min_new_tokens=8, do_sample=False)[0].tolist()
+        assert row[len(ids) :] == expected == [step.id for step in generate(model, ids, 8, stop_ids=())]
+
+
+@pytest.mark.parametrize("wrong", [RuntimeError, ImportError])
+def test_where_there_is_no_paged_attention_the_state_is_used(exported, settings, monkeypatch, wrong):
+    from openvino import _offline_transformations as passes
+
+    def refuse(_graph):
+        raise wrong("not with this graph, or not in this version")
+
+    exact = replace(settings, ov_config=settings.ov_config | EXACT)
+    prompt = [5, 6, 7, 8]
+    expected = Cache(load(exact)[0]).logits(prompt).copy()
+    monkeypatch.setattr(passes, "paged_attention_transformation", refuse)
+    for model, *_ in (load(exact), light.load(exact)):
+        cache = Cache(model)
+        assert not model.paged and isinstance(cache.kv, State)
+        np.testing.assert_allclose(cache.logits(prompt), expected, atol=1e-4)
 
 
 def test_a_strict_load_does_not_take_another_device(exported, settings):
