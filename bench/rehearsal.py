@@ -82,21 +82,21 @@ def measure(step: str, argv: list[str], folder: Path) -> Cost:
 
 def run_and_write() -> None:
     """Load the export, write TOKENS tokens twice, print the second run's speed: the worker's part."""
+    from helpers.generate import generate
+    from helpers.measure import Timing
+    from helpers.prompt import prompt_ids
     from helpers.runtime import load
 
     start = time.perf_counter()
     model, tok, _ = load(settings.load())
     load_seconds = time.perf_counter() - start
-    messages = [{"role": "user", "content": "Can you introduce yourself?"}]
-    prompt = tok.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
-    exactly = {"min_new_tokens": TOKENS, "max_new_tokens": TOKENS, "do_sample": False}
-    model.generate(**prompt, **exactly)  # warm-up: the first call prepares the kernels
-    start = time.perf_counter()
-    model.generate(**prompt, max_new_tokens=1, do_sample=False)
-    first = time.perf_counter()
-    model.generate(**prompt, **exactly)
-    per_token = (time.perf_counter() - first - (first - start)) / (TOKENS - 1)
-    print(f"NOTE load {load_seconds:.1f} s, first token {first - start:.1f} s, then {1 / per_token:.1f} tokens/s")
+    ids = prompt_ids(tok, [{"role": "user", "content": "Can you introduce yourself?"}])
+    list(generate(model, ids, TOKENS, stop_ids=()))  # warm-up: the first call prepares the kernels
+    timing = Timing.of(list(generate(model, ids, TOKENS, stop_ids=())))
+    print(
+        f"NOTE load {load_seconds:.1f} s, first token {timing.ttft_ms / 1000:.1f} s, "
+        f"then {timing.decode_per_second:.1f} tokens/s"
+    )
 
 
 def cpu_name() -> str:
