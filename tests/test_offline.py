@@ -115,7 +115,7 @@ def test_the_libraries_load_without_a_network(log):
 
 @pytest.fixture
 def reader(tmp_path, monkeypatch):
-    """A home folder, where OpenVINO's telemetry would keep its number for this reader, and nothing that says no to it."""
+    """A home folder, where OpenVINO would keep its number for this reader, and nothing that says no to it."""
     for name in ("HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK", "DISABLE_TELEMETRY", "CI", "TF_BUILD", "JENKINS_URL"):
         monkeypatch.delenv(name, raising=False)  # another test has imported helpers
     monkeypatch.setenv("HOME", str(tmp_path))
