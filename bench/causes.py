@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from copy import copy
 from dataclasses import replace
 from itertools import count, pairwise
 
@@ -16,9 +17,9 @@ def attention(choice: settings.Settings, plan, ids: list[int]) -> dict:
     All but attention is the same: the graph, its products, and the loop.
     """
     model = runtime.load(choice)[0]
-    sides = {"blocks": Cache(model)}
-    model.paged = None
-    sides["state"] = Cache(model)  # of what model.generate uses
+    state = copy(model)
+    state.paged = None  # so that its Cache uses what model.generate does
+    sides = {"blocks": Cache(model), "state": Cache(state)}
 
     def play(cache: Cache, start: int) -> dict[str, float]:
         figures = {}

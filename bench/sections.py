@@ -118,16 +118,19 @@ def memory(plan: Plan) -> dict:
 
 
 def load(plan: Plan) -> dict:
-    """Seconds to load, and to the first token, of our road in a fresh process; the files are in the system's cache."""
+    """Seconds to load, and to the first token, in a fresh process: ours; the exported graph without and with a cache.
+
+    The files are in the system's cache.
+    """
     ids = text_ids()[:32]
 
-    def fresh(folder: str) -> tuple[float, float]:
-        with Worker(OURS, plan.threads, CACHE_DIR=folder) as worker:
+    def fresh(folder: str, name: str = "optimum-intel generate") -> tuple[float, float]:
+        with Worker(name, plan.threads, CACHE_DIR=folder) as worker:
             first = worker.play(ids, 1)["first_ms"] / 1000
             return worker.ready["load_seconds"], worker.ready["load_seconds"] + first
 
     with tempfile.TemporaryDirectory() as folder:
-        sides = {"cold": lambda: fresh(""), "cached": lambda: fresh(folder)}
+        sides = {"ours": lambda: fresh("", OURS), "cold": lambda: fresh(""), "cached": lambda: fresh(folder)}
         found = measure.interleaved(sides, plan.few, warm_up=1)  # the warm-up fills the cache
     return {
         side: {"load_seconds": [one[0] for one in rounds], "first_token_seconds": [one[1] for one in rounds]}

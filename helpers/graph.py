@@ -24,6 +24,7 @@ def compile_paged(graph, ov_config: dict[str, str]):
     """A copy of the graph with paged attention instead of a state (helpers.kv), compiled for the CPU, or None.
 
     None is for an OpenVINO, a processor or a graph with which that does not go.  OpenVINO GenAI makes the same change.
+    CACHE_DIR has no part in it: what 2026.4 writes there of such a graph it cannot load, and so would write each time.
     """
     from openvino import Core
 
@@ -33,7 +34,7 @@ def compile_paged(graph, ov_config: dict[str, str]):
 
         paged_attention_transformation(paged)
         score_last(paged, axis=0)  # the tokens are the first axis now
-        return Core().compile_model(paged, "CPU", ov_config)
+        return Core().compile_model(paged, "CPU", {**ov_config, "CACHE_DIR": ""})
     except (ImportError, RuntimeError):
         return None
 

@@ -109,6 +109,14 @@ def test_the_graph_with_a_state_is_compiled_when_generate_first_needs_it(exporte
         assert row[len(ids) :] == expected == [step.id for step in generate(model, ids, 8, stop_ids=())]
 
 
+def test_what_a_cache_folder_is_good_for_goes_there_and_nothing_else(exported, settings, tmp_path):
+    """OpenVINO writes the paged graph there and cannot load it: it would be written again each time."""
+    choice = replace(settings, ov_config=settings.ov_config | {"CACHE_DIR": str(tmp_path)})
+    assert load(choice)[0].paged and not list(tmp_path.rglob("*.blob"))
+    found = [load(choice, paged=False)[0].request.get_compiled_model().get_property("LOADED_FROM_CACHE") for _ in "12"]
+    assert found == [False, True]
+
+
 @pytest.mark.parametrize("wrong", [RuntimeError, ImportError])
 def test_where_there_is_no_paged_attention_the_state_is_used(exported, settings, monkeypatch, wrong):
     from openvino import _offline_transformations as passes
