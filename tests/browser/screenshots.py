@@ -12,12 +12,12 @@ from helpers.settings import ROOT
 
 IMAGES = ROOT / "images"
 LIMIT = 200_000  # bytes; a README should open at once
+pytestmark = pytest.mark.model
 SETUP = """
 from helpers import runtime, settings
 from helpers.chat import Conversation
 from helpers.chat_box import ChatBox
 
-pytestmark = pytest.mark.model
 model, tok, _ = runtime.load(settings.load())
 "".join(Conversation(model, tok, max_new_tokens=8).say("Hello!"))  # a first answer is slower than all others"""
 BOX = "box = ChatBox(Conversation(model, tok))\nbox"
