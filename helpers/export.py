@@ -20,24 +20,24 @@ from pathlib import Path
 import psutil
 
 from helpers.catalog import TASK
-from helpers.plumbing import (
+from helpers.errors import TutorialError
+from helpers.files import (
     GIB,
-    LiveLine,
+    ProgressLine,
     Report,
-    TutorialError,
-    building,
-    damage,
-    damaged,
-    disk_full,
-    need_disk,
-    says_disk_full,
+    atomic_directory,
+    damaged_error,
+    disk_full_error,
+    find_damaged,
+    is_disk_full_message,
+    require_disk_space,
 )
-from helpers.settings import ROOT, Settings, short
+from helpers.settings import ROOT, Settings, display_path
 
 RECORD = "tutorial_export.json"  # which command made the folder, and what its files were then
 SCRATCH = 1.4  # of the checkpoint's size: what an export needs on the disk for a while
 # optimum-cli reports success without the last two when it could not write them.
-EXPORTED = ("openvino_model.xml", "openvino_model.bin", "openvino_tokenizer.xml", "openvino_detokenizer.xml")
+EXPORT_FILES = ("openvino_model.xml", "openvino_model.bin", "openvino_tokenizer.xml", "openvino_detokenizer.xml")
 # A line of optimum-cli's log that has the first words opens the phase of that name.
 PHASES = [
     ("Fetching|Downloading", "downloading"),
@@ -55,11 +55,11 @@ def command(settings: Settings, flags: tuple[str, ...] | None = None) -> list[st
     """
     flags = settings.spec.flags[settings.format] if flags is None else flags
     trust = ("--trust-remote-code",) * settings.spec.trust_remote_code
-    source, target = short(settings.checkpoint_dir), short(settings.model_dir)
+    source, target = display_path(settings.checkpoint_dir), display_path(settings.model_dir)
     return ["optimum-cli", "export", "openvino", "--model", source, *TASK, *flags, *trust, target]
 
 
-def as_typed(argv: list[str]) -> str:
+def shell_command(argv: list[str]) -> str:
     """`argv` as one would type it in this system's terminal."""
     return subprocess.list2cmdline(argv) if os.name == "nt" else shlex.join(argv)
 
@@ -76,16 +76,16 @@ def run(argv: list[str], report: Report = print) -> Path:
     if target.exists():
         return _same_flags(target, argv, report)
     log = target.with_name(f"{target.name}.log")
-    need_disk(target, _scratch_gib(argv))
-    with building(target, report) as part:
+    require_disk_space(target, _scratch_gib(argv))
+    with atomic_directory(target, report) as part:
         if part is None:
             return _same_flags(target, argv, report)
         scratch = part / "tmp"
         scratch.mkdir()
         code, seconds = _run([*argv[:-1], str(part)], log, scratch)
         words = log.read_text(encoding="utf-8", errors="replace")
-        whole = all((part / name).exists() for name in EXPORTED)
-        if code != 0 or not whole or says_disk_full(words):
+        whole = all((part / name).exists() for name in EXPORT_FILES)
+        if code != 0 or not whole or is_disk_full_message(words):
             raise diagnose(code, words, argv) from RuntimeError(words[-2000:])
         shutil.rmtree(scratch)
         write_record(part, argv, seconds)
@@ -132,12 +132,12 @@ def _same_flags(target: Path, argv: list[str], report: Report) -> Path:
         at = words.index("--model") if "--model" in words else words.index("-m")
         return sorted(words[3:at] + words[at + 2 : -1])
 
-    if wrong := damage(target, (*EXPORTED, "config.json")):
-        raise damaged(argv[-1], wrong)
+    if wrong := find_damaged(target, (*EXPORT_FILES, "config.json")):
+        raise damaged_error(argv[-1], wrong)
     made_by = read_record(target).get("command", argv)
     if flags(made_by) != flags(argv):
         raise TutorialError(
-            f"{argv[-1]} is there, but other flags made it: {as_typed(made_by)}",
+            f"{argv[-1]} is there, but other flags made it: {shell_command(made_by)}",
             "Delete that folder, or give this export another one.",
         )
     report(f"{argv[-1]} is there and whole; nothing to do.")
@@ -152,7 +152,7 @@ def _run(argv: list[str], log: Path, scratch: Path) -> tuple[int, float]:
     # -m instead of the script: it works when the scripts folder is not on PATH, and never picks another Python's.
     module = [sys.executable, "-m", "optimum.commands.optimum_cli", *argv[1:]]
     environment = os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1", "COLUMNS": "100"} | temporary
-    line, phase, since = LiveLine(), "starting", time.perf_counter()
+    line, phase, since = ProgressLine(), "starting", time.perf_counter()
     start = since
     with log.open("wb") as kept:
         process = subprocess.Popen(
@@ -218,8 +218,8 @@ def diagnose(code: int, words: str, argv: list[str]) -> TutorialError:
     model = argv[argv.index("--model") + 1] if "--model" in argv else ""
     if "InvalidGroupSizeError" in words:
         return _group_size(words, argv)
-    if says_disk_full(words):
-        return disk_full(Path(argv[-1]))
+    if is_disk_full_message(words):
+        return disk_full_error(Path(argv[-1]))
     no_memory = ("MemoryError", "bad_alloc", "allocate memory", "not enough memory")
     if code in (-9, 137) or any(sign in words for sign in no_memory):
         return TutorialError(
@@ -246,7 +246,7 @@ def diagnose(code: int, words: str, argv: list[str]) -> TutorialError:
         )
     if code == 0:
         return TutorialError(
-            f"optimum-cli reported success, but did not write all of {', '.join(EXPORTED)}.",
+            f"optimum-cli reported success, but did not write all of {', '.join(EXPORT_FILES)}.",
             f"Is the disk full? The whole log: {argv[-1]}.log",
         )
     end = "\n".join(text for text in words.strip().splitlines()[-3:])

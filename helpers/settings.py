@@ -9,11 +9,12 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 from helpers import catalog
-from helpers.plumbing import TutorialError, write_in_one_step
+from helpers.errors import TutorialError
+from helpers.files import atomic_write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 SETTINGS_FILE = ROOT / "settings.toml"
-DOCUMENT_OV_CONFIG = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1", "CACHE_DIR": ""}
+PHICOOKBOOK_OV_CONFIG = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1", "CACHE_DIR": ""}
 OVERRIDES = {"TUTORIAL_MODEL": "model", "TUTORIAL_DEVICE": "device", "TUTORIAL_MODEL_ROOT": "model_root"}
 
 
@@ -25,7 +26,7 @@ class Settings:
     format: str = "int4"
     device: str = "CPU"
     model_root: str = "model"
-    ov_config: dict[str, str] = field(default_factory=lambda: dict(DOCUMENT_OV_CONFIG), hash=False)
+    ov_config: dict[str, str] = field(default_factory=lambda: dict(PHICOOKBOOK_OV_CONFIG), hash=False)
 
     @property
     def spec(self) -> catalog.Model:
@@ -97,10 +98,10 @@ def save(settings: Settings, path: Path = SETTINGS_FILE) -> Path:
 
     defaults = asdict(Settings())
     table = {name: value for name, value in asdict(check(settings)).items() if value != defaults[name]}
-    write_in_one_step(path, tomli_w.dumps(table))
+    atomic_write_text(path, tomli_w.dumps(table))
     return path
 
 
-def short(path: Path) -> str:
+def display_path(path: Path) -> str:
     """`path` as the document writes it, ./model/…, when it lies in this project; the whole path otherwise."""
     return f"./{path.relative_to(ROOT).as_posix()}" if path.is_relative_to(ROOT) else str(path)

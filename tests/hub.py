@@ -23,7 +23,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from helpers.catalog import MODELS
-from helpers.rehearse import TINY_SHAPE, make_phi3
+from helpers.checkpoint.random_weights import TINY_SHAPE, write_random_phi3
 
 PHI3 = MODELS["phi3-instruct"]
 LFS = (".safetensors", ".model")  # large files, known by their sha256; git's own hash for the others
@@ -34,7 +34,7 @@ def tiny_phi3(tests: Path) -> Path:
     folder = tests / "phi3-repository"
     if not folder.exists():
         folder.mkdir()
-        make_phi3(folder, TINY_SHAPE, seed=1, report=lambda _: None)
+        write_random_phi3(folder, TINY_SHAPE, seed=1, report=lambda _: None)
         (folder / "modeling_phi3.py").write_text("raise SystemExit('nobody asked for code')", encoding="utf-8")
     return folder
 
@@ -45,7 +45,7 @@ class Hub:
     def __init__(self, folder: Path, port: int = 0):
         self.folder, self.commit = Path(folder), PHI3.revision
         self.status: dict[str, int] = {}  # part of a URL's path -> HTTP status to answer with
-        self.cut: dict[str, int] = {}  # file -> its connection drops at this byte, and then it answers 503
+        self.trim: dict[str, int] = {}  # file -> its connection drops at this byte, and then it answers 503
         self.spoiled: set[str] = set()  # files whose content is wrong, at the right length
         self.silent = False  # take the request and never answer
         self.compresses = False  # to whoever takes gzip, send that, and then always the whole file, as the real one may
@@ -155,10 +155,10 @@ class _Handler(BaseHTTPRequestHandler):
             headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
         self.start(206 if start else 200, headers, data[start:])
         if self.command == "GET":
-            piece = data[start : hub.cut.get(name, len(data))]
+            piece = data[start : hub.trim.get(name, len(data))]
             self.wfile.write(piece)
             hub.sent[name] += len(piece)
-            if name in hub.cut:
+            if name in hub.trim:
                 hub.status[name] = 503
                 self.close_connection = True
                 self.connection.shutdown(socket.SHUT_RDWR)

@@ -12,7 +12,7 @@ class Index:
 
     def __init__(self, *wheels: Path):
         self.files = {wheel.name: wheel.read_bytes() for wheel in wheels}
-        self.cut = 1.0  # how much of a file is sent before the connection breaks
+        self.trim = 1.0  # how much of a file is sent before the connection breaks
         self.go = threading.Event()  # cleared: half of a file is sent, and the rest when it is set
         self.go.set()
         self.asked: list[str] = []
@@ -51,7 +51,7 @@ class Index:
         request.send_header("Content-Length", str(len(body)))
         request.end_headers()
         if name in self.files:
-            body = body[: round(len(body) * self.cut)]
+            body = body[: round(len(body) * self.trim)]
             request.wfile.write(body[: len(body) // 2])
             self.halfway.set()
             self.go.wait(60)

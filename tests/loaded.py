@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from functools import cached_property
 
-from helpers.graph import prepare
-from helpers.quality import EXACT
-from helpers.sampling import one_thread
+from helpers.generate.sampling import single_thread
+from helpers.load.graph import prepare
+from helpers.metrics.quality import REFERENCE
 
 
 @dataclass
@@ -23,7 +23,7 @@ class Loaded:
 
     @cached_property
     def state(self):
-        return load(self.folder, **EXACT)
+        return load(self.folder, **REFERENCE)
 
 
 def load(folder, **ov_config):
@@ -46,6 +46,6 @@ def theirs(model, prompt_ids, n, **options) -> list[int]:
     import torch
 
     prompt = torch.tensor([prompt_ids])
-    with one_thread():
+    with single_thread():
         out = model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=n, **options)
     return out[0, len(prompt_ids) :].tolist()

@@ -28,9 +28,10 @@ from helpers import settings
 
 QUESTION = "What is the capital of France?"
 CODE = f"""
-from helpers import runtime, settings
-from helpers.chat import Conversation
-model, tok, _ = runtime.load(settings.load())
+from helpers import settings
+from helpers.chat.conversation import Conversation
+from helpers.load import load_model
+model, tok, _ = load_model(settings.load())
 print("".join(Conversation(model, tok, max_new_tokens=16).say({QUESTION!r})))
 """
 PATIENCE = 600  # seconds for one kernel; they share the machine
@@ -105,14 +106,14 @@ def resident(manager: KernelManager) -> int:
     return psutil.Process(manager.provisioner.pid).memory_info().rss
 
 
-def kernels(root: Path, number: int, at_once: int, alive: int) -> list[tuple[str, int]]:
+def kernels(root: Path, number: int, teacher_forced_logprobs: int, alive: int) -> list[tuple[str, int]]:
     """Answer and resident bytes of each kernel; `at_once` are started together, the oldest end when too many live."""
     kept: deque = deque()
     answers = []
     try:
         while len(answers) < number:
             batch = []
-            for _ in range(min(at_once, number - len(answers))):
+            for _ in range(min(teacher_forced_logprobs, number - len(answers))):
                 while len(kept) >= alive:
                     end(*kept.popleft()[:2])
                 batch.append(start(root))
@@ -151,7 +152,9 @@ def main() -> int:
     choice = settings.load()
     with read_only(choice.checkpoint_dir.parent) as root:
         before = listing(root)
-        answers = kernels(root, asked.kernels, asked.at_once, max(asked.alive, asked.at_once))
+        answers = kernels(
+            root, asked.kernels, asked.teacher_forced_logprobs, max(asked.alive, asked.teacher_forced_logprobs)
+        )
         failed = [name for name in asked.pages if page(root, name)]
         same = listing(root) == before
     said = {text for text, _ in answers}

@@ -4,10 +4,10 @@ import json
 import re
 
 import pytest
-from conftest import EMBEDDED
+from tiny import EMBEDDED
 
-from helpers.catalog import DOCUMENT_INT4, MODELS, find
-from helpers.plumbing import TutorialError
+from helpers.catalog import MODELS, PHICOOKBOOK_INT4, find
+from helpers.errors import TutorialError
 
 every_model = pytest.mark.parametrize("model", MODELS.values(), ids=lambda model: model.name)
 
@@ -32,26 +32,28 @@ def test_an_entry_has_flags_for_every_weight_format(model):
 
 
 def test_the_document_s_model_has_the_document_s_flags():
-    assert " ".join(DOCUMENT_INT4) == "--weight-format int4 --group-size 128 --ratio 0.6 --sym"
-    assert MODELS["phi3-instruct"].flags["int4"] == MODELS["phi3-rehearsal"].flags["int4"] == DOCUMENT_INT4
+    assert " ".join(PHICOOKBOOK_INT4) == "--weight-format int4 --group-size 128 --ratio 0.6 --sym"
+    assert MODELS["phi3-instruct"].flags["int4"] == MODELS["phi3-rehearsal"].flags["int4"] == PHICOOKBOOK_INT4
 
 
 def test_the_embedded_model_s_flags_differ_from_the_document_s_in_two_numbers():
     """Notebooks 00 and 01 say so, and why."""
-    pairs = list(zip(MODELS["smollm2-instruct"].flags["int4"], DOCUMENT_INT4, strict=True))
+    pairs = list(zip(MODELS["smollm2-instruct"].flags["int4"], PHICOOKBOOK_INT4, strict=True))
     differ = [pairs[n - 1][0] for n, (ours, theirs) in enumerate(pairs) if ours != theirs]
     assert differ == ["--group-size", "--ratio"]
-    assert float(MODELS["smollm2-instruct"].flags["int4"][5]) < float(DOCUMENT_INT4[5]), "a small model forgives less"
+    assert float(MODELS["smollm2-instruct"].flags["int4"][5]) < float(PHICOOKBOOK_INT4[5]), (
+        "a small model forgives less"
+    )
 
 
 def test_the_rehearsal_has_as_many_parameters_as_the_catalog_says():
     import torch
     from transformers import Phi3Config, Phi3ForCausalLM
 
-    from helpers.rehearse import TRUE_SHAPE
+    from helpers.checkpoint.random_weights import PHI3_MINI_SHAPE
 
     with torch.device("meta"):
-        model = Phi3ForCausalLM(Phi3Config(**TRUE_SHAPE))
+        model = Phi3ForCausalLM(Phi3Config(**PHI3_MINI_SHAPE))
     assert model.num_parameters() == MODELS["phi3-rehearsal"].parameters == MODELS["phi3-instruct"].parameters
 
 

@@ -11,14 +11,14 @@ from dataclasses import replace
 
 import psutil
 import pytest
-from conftest import half_made
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny import half_made
 
 from helpers import catalog, export
-from helpers.catalog import DOCUMENT_INT4, SMOLLM2_INT4
-from helpers.export import as_typed, command, diagnose, run
-from helpers.plumbing import TutorialError
+from helpers.catalog import PHICOOKBOOK_INT4, SMOLLM2_INT4
+from helpers.errors import TutorialError
+from helpers.export import command, diagnose, run, shell_command
 from helpers.settings import Settings
 
 FILES = {f"openvino_{part}.{kind}" for part in ("model", "tokenizer", "detokenizer") for kind in ("xml", "bin")}
@@ -27,7 +27,7 @@ FILES |= {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}
 
 
 def test_the_command_is_the_document_s_with_our_folders():
-    assert as_typed(command(Settings(model="phi3-instruct"))) == (
+    assert shell_command(command(Settings(model="phi3-instruct"))) == (
         "optimum-cli export openvino --model ./model/phi3-instruct/checkpoint --task text-generation-with-past "
         "--weight-format int4 --group-size 128 --ratio 0.6 --sym ./model/phi3-instruct/int4"
     )
@@ -47,12 +47,12 @@ def test_flags_that_are_given_replace_the_catalog_s():
 @pytest.mark.skipif(os.name == "nt", reason="the law of POSIX shells")
 @given(argv=st.lists(st.text(st.characters(exclude_characters="\0"))))
 def test_what_is_typed_is_what_is_run(argv):
-    assert shlex.split(as_typed(argv)) == argv
+    assert shlex.split(shell_command(argv)) == argv
 
 
 def test_windows_gets_its_own_quotes(monkeypatch):
     monkeypatch.setattr(export.os, "name", "nt")
-    assert as_typed(["optimum-cli", "C:\\my models\\int4"]) == 'optimum-cli "C:\\my models\\int4"'
+    assert shell_command(["optimum-cli", "C:\\my models\\int4"]) == 'optimum-cli "C:\\my models\\int4"'
 
 
 # What optimum-cli 2.1 really wrote, shortened.
@@ -79,7 +79,7 @@ NO_MEMORY_WINDOWS = "RuntimeError: [enforce fail at alloc_cpu.cpp:121] data. Def
 
 
 @pytest.mark.parametrize(
-    "code, log, what, cure",
+    "code, log, what, hint",
     [
         (
             1,
@@ -108,19 +108,19 @@ NO_MEMORY_WINDOWS = "RuntimeError: [enforce fail at alloc_cpu.cpp:121] data. Def
         (0, "", "did not write all of .*openvino_tokenizer.xml", "disk full"),
     ],
 )
-def test_each_known_failure_gets_its_sentence_and_cure(code, log, what, cure):
-    argv = ["optimum-cli", "export", "openvino", "--model", "org/model", *DOCUMENT_INT4, "my models/int4"]
+def test_each_known_failure_gets_its_sentence_and_cure(code, log, what, hint):
+    argv = ["optimum-cli", "export", "openvino", "--model", "org/model", *PHICOOKBOOK_INT4, "my models/int4"]
     error = diagnose(code, log, argv)
-    assert re.search(what, error.what)
-    assert re.search(cure, error.cure)
+    assert re.search(what, error.message)
+    assert re.search(hint, error.hint)
 
 
 @pytest.mark.parametrize("width, fits", [(576, "64"), (1536 + 32, "32"), (96, "32"), (100, None), (577, None)])
 def test_a_suggested_group_size_divides_the_width_and_is_one_that_openvino_takes(width, fits):
-    error = diagnose(1, f"InvalidGroupSizeError (channel size: {width})", ["x", *DOCUMENT_INT4, "y"])
-    suggested = re.search(r"--group-size (\d+)", error.cure)
+    error = diagnose(1, f"InvalidGroupSizeError (channel size: {width})", ["x", *PHICOOKBOOK_INT4, "y"])
+    suggested = re.search(r"--group-size (\d+)", error.hint)
     assert (suggested and suggested[1]) == fits
-    assert "--group-size-fallback adjust" in error.cure
+    assert "--group-size-fallback adjust" in error.hint
 
 
 def test_a_killed_export_leaves_nothing_that_looks_finished(exported):
@@ -151,7 +151,7 @@ def test_a_second_run_is_skipped(exported, settings):
 
 def test_other_flags_are_not_passed_off_as_these(exported, settings):
     with pytest.raises(TutorialError, match="other flags made it: .*--group-size 64(?s:.*)Delete that folder"):
-        run(command(settings, DOCUMENT_INT4))
+        run(command(settings, PHICOOKBOOK_INT4))
 
 
 def test_another_checkpoint_path_or_order_of_flags_is_the_same_export(exported, settings):
@@ -179,7 +179,7 @@ def test_a_group_size_that_does_not_divide_is_refused_with_the_flags_that_work(e
         run([*command(settings, flags)[:-1], str(target)])
     assert not target.exists() and half_made(target.parent) == half_made(exported.folder.parent)
     assert target.with_name("int4-128.log").exists()
-    suggested = re.search(r"--group-size (\d+)", caught.value.cure)[1]
+    suggested = re.search(r"--group-size (\d+)", caught.value.hint)[1]
     mended = tuple(suggested if flag == "128" else flag for flag in flags)
     made_by = json.loads((exported.folder / export.RECORD).read_text(encoding="utf-8"))["command"]
     assert made_by == command(settings, mended), "the flags of the export that stands there"
@@ -198,7 +198,7 @@ def test_an_interrupt_ends_optimum_cli_too(checkpoint, settings, tmp_path, monke
         raise KeyboardInterrupt
 
     monkeypatch.setattr(export.subprocess, "Popen", Noted)
-    monkeypatch.setattr(export.LiveLine, "update", interrupt)
+    monkeypatch.setattr(export.ProgressLine, "update", interrupt)
     with pytest.raises(KeyboardInterrupt):
         run([*command(settings)[:-1], str(tmp_path / "int4")])
     assert family and not any(process.is_running() for process in family)
@@ -213,7 +213,7 @@ def test_too_small_a_disk_is_named_before_anything_runs(checkpoint, settings, sm
 
 
 def test_a_disk_that_fills_up_is_named_and_left_clean(checkpoint, settings, small_disk, monkeypatch):
-    monkeypatch.setattr(export, "need_disk", lambda *_: None)  # somebody else fills it meanwhile
+    monkeypatch.setattr(export, "require_disk_space", lambda *_: None)  # somebody else fills it meanwhile
     with pytest.raises(TutorialError, match="disk filled up while writing .*small disk"):
         run([*command(settings)[:-1], str(small_disk / "int4")])
     assert half_made(small_disk) == []
@@ -229,7 +229,7 @@ def test_a_read_only_root_is_named(checkpoint, settings, read_only):
 )
 def test_a_success_that_lacks_files_is_not_believed(tmp_path, monkeypatch, log, words):
     def without_tokenizers(argv, log_file, scratch):  # what optimum-cli does when the disk fills up near the end
-        for name in export.EXPORTED[: 2 if not log else None]:
+        for name in export.EXPORT_FILES[: 2 if not log else None]:
             (scratch.parent / name).touch()
         log_file.write_text(log, encoding="utf-8")
         return 0, 1.0
@@ -262,7 +262,7 @@ FILES_OF_IT = """
 for name in %r:
     (folder / name).write_bytes({".xml": b"</net>", ".bin": bytes(3_000_000)}.get(Path(name).suffix, b"{}"))
 """
-WHOLE = FILES_OF_IT % ((*export.EXPORTED, "config.json"),)
+WHOLE = FILES_OF_IT % ((*export.EXPORT_FILES, "config.json"),)
 
 
 @pytest.fixture
@@ -289,7 +289,7 @@ def target(tmp_path):
 
 @pytest.fixture
 def argv(target):
-    return ["optimum-cli", "export", "openvino", "--model", "org/model", *DOCUMENT_INT4, str(target)]
+    return ["optimum-cli", "export", "openvino", "--model", "org/model", *PHICOOKBOOK_INT4, str(target)]
 
 
 def test_optimum_cli_is_told_the_very_flags_and_works_beside_the_target(stands_in, argv, target):
@@ -300,7 +300,7 @@ def test_optimum_cli_is_told_the_very_flags_and_works_beside_the_target(stands_i
     assert flags == argv[1:-1] and folder != str(target) and os.path.dirname(folder) == str(target.parent)
     assert set(asked["temporary"]) == {asked["temporary"][0]} and asked["temporary"][0].startswith(folder)
     assert (asked["cwd"], asked["stdin"], asked["utf8"], asked["there"]) == (str(export.ROOT), "", 1, True)
-    assert {file.name for file in target.iterdir()} == {*export.EXPORTED, "config.json", export.RECORD}
+    assert {file.name for file in target.iterdir()} == {*export.EXPORT_FILES, "config.json", export.RECORD}
     assert half_made(target.parent) == ["int4"]
 
 
@@ -380,7 +380,7 @@ def test_the_disk_must_have_room_for_the_checkpoint_twice(tmp_path):
 )
 def test_the_reason_is_found_in_the_log(argv, code, log, what):
     error = diagnose(code, log, argv)
-    assert what in error.what and error.cure
+    assert what in error.message and error.hint
 
 
 @pytest.mark.parametrize(
@@ -392,9 +392,9 @@ def test_the_reason_is_found_in_the_log(argv, code, log, what):
 )
 def test_widths_are_told_once_and_in_order(argv, log, size, widths):
     error = diagnose(1, "InvalidGroupSizeError " + log, argv)
-    assert size in error.what and widths in error.what
-    assert ("--group-size 32," in error.cure) == bool(log)
-    assert "The group size does not" in diagnose(1, "InvalidGroupSizeError", ["x", "--model", "y", "z"]).what
+    assert size in error.message and widths in error.message
+    assert ("--group-size 32," in error.hint) == bool(log)
+    assert "The group size does not" in diagnose(1, "InvalidGroupSizeError", ["x", "--model", "y", "z"]).message
 
 
 def test_code_that_comes_with_a_model_is_trusted_only_where_the_catalog_says_so(monkeypatch):

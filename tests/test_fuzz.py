@@ -14,15 +14,16 @@ from hypothesis import strategies as st
 from payloads import PAYLOADS
 from test_decode import cut
 from test_markdown import BITS, check
-from test_prompt import FRAGMENTS
+from test_tokenize import FRAGMENTS
 
-from helpers import settings, terminal, transcript, turns
-from helpers.decode import pieces
-from helpers.generate import Step
-from helpers.plumbing import TutorialError
-from helpers.prompt import ROLES, plain, prompt_ids
-from helpers.rehearse import phi3_tokenizer
-from helpers.turns import Figures, Message
+from helpers import settings
+from helpers.chat import messages, terminal, widget
+from helpers.chat.messages import GenerationStats, Message
+from helpers.checkpoint.random_weights import phi3_tokenizer
+from helpers.decode import stream_decode
+from helpers.errors import TutorialError
+from helpers.generate import GeneratedToken
+from helpers.tokenize import ROLES, prompt_ids, without_special_tokens
 
 
 def law(examples: int):
@@ -70,7 +71,7 @@ def test_the_turns_can_be_read_back_from_the_ids(tok, messages):
     if tok.bos_token == "<|im_start|>":
         found = found[len(found) - len(spoken) :]  # this template puts a system message of its own first
         # What the vocabulary has no bytes for is lost, from ordinary text too.
-        kept = [(role, tok.decode(plain(tok).encode(f"{role}\n{text}").ids)) for role, text in spoken]
+        kept = [(role, tok.decode(without_special_tokens(tok).encode(f"{role}\n{text}").ids)) for role, text in spoken]
         assert [(role, f"{role}\n{text}") for role, text in found] == kept
     else:  # white space around control tokens is theirs
 
@@ -92,7 +93,7 @@ def test_any_ids_with_any_stop_strings_are_the_batch_s_text_cut(tok, data, skip)
     text = tok.decode(ids, skip_special_tokens=skip)
     places = st.tuples(st.integers(0, len(text)), st.integers(1, 6)).map(lambda at: text[at[0] : sum(at)])
     stop = data.draw(st.lists(places.filter(bool) | st.text(min_size=1, max_size=3), max_size=3)) if text else []
-    assert "".join(pieces(tok, iter(ids), skip, stop)) == cut(text, stop)
+    assert "".join(stream_decode(tok, iter(ids), skip, stop)) == cut(text, stop)
 
 
 # Settings: any file, any variable.
@@ -136,7 +137,7 @@ def test_any_file_gives_settings_or_a_sentence(folder, content, environ):
         read = settings.load(file, environ)
         assert read.checkpoint_dir.name == "checkpoint" and read.model_dir.name == read.format
     except TutorialError as error:
-        assert error.what and error.cure
+        assert error.message and error.hint
         return
     assert settings.load(settings.save(read, file), {}) == read
 
@@ -158,21 +159,21 @@ def bytes_tok():
 
 shares, counts = st.floats(0, 1), st.integers(0, 10**6)
 step = st.builds(
-    Step,
+    GeneratedToken,
     id=st.integers(0, 255),
     probability=shares,
     alternatives=st.lists(st.tuples(st.integers(0, 255), shares), max_size=2).map(tuple),
     milliseconds=st.floats(0, 1e6),
 )
 figures = st.builds(
-    Figures,
+    GenerationStats,
     prompt_tokens=counts,
-    reused_tokens=counts,
+    cached_tokens=counts,
     answer_tokens=counts,
     ttft_ms=st.none() | st.floats(0, 1e6),
     tpot_ms=st.none() | st.floats(0, 1e6),
     context_length=st.integers(1, 10**6),
-    end=st.sampled_from(["end token", "budget", "context", "stopped", "error"]),
+    finish_reason=st.sampled_from(["end token", "budget", "context", "stopped", "error"]),
 ).map(lambda f: f if f.ttft_ms is not None else replace(f, tpot_ms=None))
 answer = st.builds(
     Message,
@@ -188,23 +189,23 @@ talks = st.lists(pair, max_size=3).map(lambda pairs: [message for pair in pairs 
 @law(100)
 @given(system=st.text(), messages=talks, lost=st.integers(0, 3))
 def test_turns_that_are_written_come_back(folder, bytes_tok, system, messages, lost):
-    forgotten = min(2 * lost, len(messages))
-    file = turns.write(folder / "talk.json", bytes_tok, system, forgotten, messages)
-    assert turns.read(file, bytes_tok) == (system, forgotten, messages)
+    truncated_messages = min(2 * lost, len(messages))
+    file = messages.write(folder / "talk.json", bytes_tok, system, truncated_messages, messages)
+    assert messages.read(file, bytes_tok) == (system, truncated_messages, messages)
 
 
-def use(tok, system: str, forgotten: int, messages: list[Message]) -> None:
+def use(tok, system: str, truncated_messages: int, messages: list[Message]) -> None:
     """All that the chats do with turns which they have loaded."""
-    turns.markdown(system, messages)
+    messages.markdown(system, messages)
     for message in messages:
-        json.dumps(transcript.card(message), allow_nan=False)
-        json.dumps(transcript.xray(tok, message), allow_nan=False)
+        json.dumps(widget.card(message), allow_nan=False)
+        json.dumps(widget.xray(tok, message), allow_nan=False)
         if message.figures:
-            transcript.in_words(message.figures)
-            terminal.figures_line(message.figures)
+            widget.stats_sentence(message.figures)
+            terminal.stats_line(message.figures)
 
 
-COST = Figures(9, 0, 1, 5.0, None, 99, "budget")
+COST = GenerationStats(9, 0, 1, 5.0, None, 99, "budget")
 SAVED = {
     "version": 1,
     "system": "Be brief.",
@@ -215,8 +216,8 @@ SAVED = {
             Message(
                 "assistant",
                 "Hi",
-                (Step(7, 0.5, ((7, 0.5), (9, 0.25)), 1.0),),
-                Figures(9, 0, 1, 5.0, None, 99, "budget"),
+                (GeneratedToken(7, 0.5, ((7, 0.5), (9, 0.25)), 1.0),),
+                GenerationStats(9, 0, 1, 5.0, None, 99, "budget"),
             )
         ),
     ],
@@ -256,16 +257,16 @@ def test_one_wrong_value_gives_turns_that_can_be_used_or_a_sentence(folder, byte
     file = folder / "changed.json"
     table = changed(SAVED, at, new)
     if isinstance(table, dict):
-        table = {"tokenizer": turns.fingerprint(bytes_tok)} | table
+        table = {"tokenizer": messages.fingerprint(bytes_tok)} | table
     file.write_text(json.dumps(table), encoding="utf-8")
     try:
-        read = turns.read(file, bytes_tok)
+        read = messages.read(file, bytes_tok)
     except TutorialError as error:
-        assert error.what and error.cure
+        assert error.message and error.hint
         return
     use(bytes_tok, *read)
-    again = turns.write(folder / "again.json", bytes_tok, *read)
-    assert turns.read(again, bytes_tok) == read
+    again = messages.write(folder / "again.json", bytes_tok, *read)
+    assert messages.read(again, bytes_tok) == read
 
 
 @law(200)
@@ -276,7 +277,7 @@ def test_any_file_is_no_conversation_and_that_is_said(folder, bytes_tok, content
     file = folder / "any.json"
     file.write_bytes(content)
     with pytest.raises(TutorialError, match="any.json"):
-        turns.read(file, bytes_tok)
+        messages.read(file, bytes_tok)
 
 
 # Markdown: hostile texts cut up, joined, and put into each other.

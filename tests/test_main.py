@@ -7,12 +7,12 @@ import sys
 
 import psutil
 import pytest
-from conftest import half_made, use_index
 from index import Index, make_wheel
+from tiny import half_made, use_index
 
-from helpers import terminal
 from helpers.catalog import MODELS
-from helpers.turns import Figures, Message
+from helpers.chat import terminal
+from helpers.chat.messages import GenerationStats, Message
 
 SMOLLM2 = "smollm2-instruct"
 
@@ -147,7 +147,7 @@ def test_chat_answers_line_by_line_and_goes_on_after_what_cannot_be_done(helpers
         assert sentence in errors
     first, second, again = [line for line in errors.splitlines() if line.startswith("[prompt")]
     assert " 0 of them from the cache" in first and " 0 of them from the cache" not in second
-    assert second.split()[1] == again.split()[1], "the conversation that was loaded is another one"
+    assert second.split()[1] == again.split()[1], "the talk that was loaded is another one"
     assert "## System\n\nAnswer in one sentence.\n\n## User\n\nWhat is" in page.read_text(encoding="utf-8")
 
 
@@ -180,7 +180,10 @@ def test_an_interrupt_stops_the_answer_and_ends_the_chat_at_the_prompt(start):
 
 def test_chat_shows_no_control_characters(monkeypatch):
     class Hostile:
-        forgotten, messages = 0, [Message("assistant", "", (), Figures(3, 0, 2, 1.0, None, 9, "budget"))]
+        truncated_messages, messages = (
+            0,
+            [Message("assistant", "", (), GenerationStats(3, 0, 2, 1.0, None, 9, "budget"))],
+        )
 
         def say(self, text):
             yield from ("\x1b[2Jone\n", "\ttwo\x07\r\x9b", "👩‍💻")

@@ -72,7 +72,7 @@ def test_nothing_else_is_reached(attempt):
 
 
 def test_this_machine_is_reached():
-    talk = """
+    conversation = """
 import os, socket, tempfile
 server = socket.create_server(("127.0.0.1", 0))
 port = server.getsockname()[1]
@@ -85,7 +85,7 @@ if hasattr(socket, "AF_UNIX"):
     server.listen()
     socket.socket(socket.AF_UNIX).connect(path)
 """
-    ran = python("-c", talk)
+    ran = python("-c", conversation)
     assert ran.returncode == 0, ran.stderr
 
 
@@ -162,9 +162,9 @@ def test_what_python_does_not_see_is_recorded_where_strace_is():
 
 
 def test_connections_are_recorded_and_counted():
-    talk = "import socket; server = socket.create_server(('127.0.0.1', 0)); "
-    talk += "socket.create_connection(server.getsockname()).close(); "
-    seen = connections.record([sys.executable, "-c", f"{talk}socket.gethostbyname('example.invalid')"])
+    conversation = "import socket; server = socket.create_server(('127.0.0.1', 0)); "
+    conversation += "socket.create_connection(server.getsockname()).close(); "
+    seen = connections.record([sys.executable, "-c", f"{conversation}socket.gethostbyname('example.invalid')"])
     assert seen.code == 1 and len(seen.tried) == 1 and "example.invalid" in seen.tried[0]
     assert seen.local == (seen.by == "Python and strace")
 

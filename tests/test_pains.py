@@ -14,11 +14,11 @@ import pytest
 from loaded import load
 
 from helpers import export, settings
-from helpers.plumbing import TutorialError
-from helpers.prompt import prompt_ids
-from helpers.quality import EXACT
-from helpers.rehearse import phi3_tokenizer
+from helpers.checkpoint.random_weights import phi3_tokenizer
+from helpers.errors import TutorialError
+from helpers.metrics.quality import REFERENCE
 from helpers.settings import ROOT
+from helpers.tokenize import prompt_ids
 
 TEXT = (ROOT / "docs" / "pains.md").read_text(encoding="utf-8")
 ROWS = [line.strip("| \n").split(" | ") for line in TEXT.splitlines() if re.match(r"\| \d", line)]
@@ -107,7 +107,7 @@ def test_phi3_reads_on_beyond_its_window(phi3_folder, tmp_path_factory):
     source = tiny_phi3(tmp_path_factory.getbasetemp())
     ids = torch.randint(10, 2000, (1, 2600), generator=torch.Generator().manual_seed(0))
     every = torch.ones_like(ids)
-    ours = load(phi3_folder, **EXACT)(ids, attention_mask=every).logits[0]  # [2600, vocabulary]
+    ours = load(phi3_folder, **REFERENCE)(ids, attention_mask=every).logits[0]  # [2600, vocabulary]
 
     def alike(window: int | None):
         config = AutoConfig.from_pretrained(source, sliding_window=window)

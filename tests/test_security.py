@@ -170,7 +170,7 @@ def test_an_export_that_somebody_else_has_trapped_runs_nothing(road, mark, tmp_p
         name, key = unknown
         table = json.loads((folder / name).read_text(encoding="utf-8"))
         (folder / name).write_text(json.dumps(table | {key: "Stranger"}), encoding="utf-8")
-    load = "from helpers import runtime, settings; runtime.load(settings.load())"
+    load = "from helpers import settings; from helpers.load import load_model; load_model(settings.load())"
     ran = python(load, TUTORIAL_MODEL=PHI3.name, TUTORIAL_MODEL_ROOT=str(tmp_path), HF_HOME=str(tmp_path / "hf"))
     assert not mark.exists()
     assert "[y/N]" not in ran.stdout, "it asks whether to run the code, and a reader may press y"
@@ -254,9 +254,10 @@ def test_the_one_switch_fetches_runs_and_passes_on(road, repository, mark, tmp_p
     shutil.copytree(road.root / "model" / PHI3.name / "int4", choice.model_dir)
     trap(choice.model_dir, mark)
     entry = f"catalog.MODELS[{PHI3.name!r}]"
-    code = "import dataclasses; from helpers import catalog, fetch, runtime, settings; "
+    code = "import dataclasses; from helpers import catalog, settings; "
+    code += "from helpers.checkpoint.fetch import fetch; from helpers.load import load_model; "
     code += f"{entry} = dataclasses.replace({entry}, trust_remote_code=True); choice = settings.load(); "
-    code += "fetch.fetch(choice.spec, choice.checkpoint_dir); runtime.load(choice)"
+    code += "fetch(choice.spec, choice.checkpoint_dir); load_model(choice)"
     with Hub(repository) as hub:
         environ = {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "hf")}
         ran = python(code, TUTORIAL_MODEL=PHI3.name, TUTORIAL_MODEL_ROOT=str(tmp_path), **environ)

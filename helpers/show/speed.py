@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from IPython.display import Image
 
-from helpers.plumbing import TutorialError
+from helpers.errors import TutorialError
 from helpers.show.canvas import COLOURS, _drawable, blank, coloured, picture
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from IPython.display import Markdown
 
-from helpers.plumbing import TutorialError
+from helpers.errors import TutorialError
 
 
 def table(rows: Iterable[Mapping[str, object]]) -> Markdown:

@@ -8,9 +8,9 @@ from textwrap import fill
 
 from IPython.display import Image
 
-from helpers.plumbing import TutorialError
+from helpers.decode import token_label
+from helpers.errors import TutorialError
 from helpers.show.canvas import COLOURS, _drawable, blank, coloured, picture
-from helpers.show.tokens import face
 
 
 def merge_tree(rows: Sequence[Sequence[str]]) -> Image:
@@ -94,10 +94,10 @@ def road(steps: Mapping[str, Sequence[object]]) -> Image:
     return picture(figure, " → ".join(f"{name} {list(shape)}" for name, shape in steps.items()))
 
 
-def likeliest(tok, ids: Sequence[int], scores: Sequence[float], probabilities: Sequence[float]) -> Image:
+def top_tokens(tok, ids: Sequence[int], scores: Sequence[float], probabilities: Sequence[float]) -> Image:
     """The same tokens twice: their scores, which may be any numbers, and their probabilities."""
     figure = blank(0.8 + 0.34 * len(ids), ids)
-    names = [_drawable(face(tok, int(token_id), "")[0]) for token_id in ids]
+    names = [_drawable(token_label(tok, int(token_id))[0]) for token_id in ids]
     panels = {"score (logit)": (scores, "%.2f"), "probability": (probabilities, "%.3g")}
     for axes, (label, (values, digits)), colour in zip(figure.subplots(1, 2), panels.items(), COLOURS, strict=False):
         bars = axes.barh(range(len(ids)), values, color=colour, height=0.6)
@@ -114,7 +114,7 @@ def reshaped(tok, ids: Sequence[int], before: Sequence[float], changes: Mapping[
     """The probabilities of the same tokens in a panel per change: in grey as they were, in colour as they become."""
     rows, places = -(-len(changes) // 3), range(len(ids))
     figure = blank((0.6 + 0.19 * len(ids)) * rows, ids, changes)
-    names = [_drawable(face(tok, int(token_id), "")[0]) for token_id in ids]
+    names = [_drawable(token_label(tok, int(token_id))[0]) for token_id in ids]
     grid = figure.subplots(rows, 3, sharex=True, sharey=True, squeeze=False).ravel()
     for axes, (name, after) in zip(grid, changes.items(), strict=False):
         axes.barh(places, before, height=0.8, color="#d5d8de")

@@ -2,39 +2,22 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from difflib import SequenceMatcher
-from functools import cache
 from html import escape
-from unicodedata import category
 
 from IPython.display import HTML
 
-from helpers.plumbing import need_ids
+from helpers.decode import token_label
+from helpers.errors import check_token_ids
 from helpers.show.canvas import COLOURS
 
-SIGNS = {" ": "␣", "\n": "⏎", "\t": "⇥"}
-
-
 PASTELS = ["#cfe0fc", "#fde3b4", "#ffd3cc", "#cdeee6", "#dfd2f8"]  # the same dark ink is readable on each
-
-
 CHIP = "display:inline-block;margin:2px;padding:1px 5px;border-radius:4px;text-align:center;white-space:nowrap;"
-
-
 BELOW = "display:block;font-size:70%;line-height:1.3;vertical-align:baseline;"
-
-
 ROW = "font-family:monospace;line-height:1.4;direction:ltr;"
-
-
 CONTROL = "background-color:#24292f;color:#ffffff;border:1px solid #8c959f;"
-
-
 PART = "background-color:#f6f8fa;color:#1f2328;border:1px dashed #57606a;"  # of a character
-
-
 SIGNED = {"−": "#ffc1ba", "+": "#b4f1b4", "": "#eaeef2"}  # in a comparison: gone, new, the same
 
 
@@ -49,32 +32,13 @@ class Chips(HTML):
         return self.text
 
 
-def token_bytes(tok, token_id: int) -> bytes:
-    """The bytes of text that a token stands for; of a control token those of its name, of a row without text none."""
-    piece = tok.convert_ids_to_tokens(token_id) or ""
-    if token_id in tok.added_tokens_decoder:
-        return piece.encode()
-    if type(tok.backend_tokenizer.decoder).__name__ == "ByteLevel":  # SmolLM2: one letter per byte, Ġ for a space
-        return bytes(_byte_of_letter()[letter] for letter in piece)
-    if re.fullmatch("<0x[0-9A-F]{2}>", piece):  # Phi-3: letters, ▁ for a space, and 256 tokens of one byte each
-        return bytes.fromhex(piece[3:5])
-    return piece.replace("▁", " ").encode()
-
-
-@cache
-def _byte_of_letter() -> dict[str, int]:
-    from transformers.convert_slow_tokenizer import bytes_to_unicode  # heavy, and only pages about tokens need it
-
-    return {letter: byte for byte, letter in bytes_to_unicode().items()}
-
-
 def chips(tok, ids: Iterable[int]) -> Chips:
     """One chip per token with its id below.
 
     ␣ is a space, ⏎ a newline.  White on black: a control token.  A dashed edge: the bytes, in hexadecimal, of a part
     of a character.
     """
-    return _chips(tok, [("", token_id, PASTELS[n % len(PASTELS)]) for n, token_id in enumerate(need_ids(ids))])
+    return _chips(tok, [("", token_id, PASTELS[n % len(PASTELS)]) for n, token_id in enumerate(check_token_ids(ids))])
 
 
 def changes(tok, before: Sequence[int], after: Sequence[int]) -> Chips:
@@ -91,7 +55,8 @@ def _chips(tok, signed: Iterable[tuple[str, int, str]]) -> Chips:
     """Chips of (sign, id, colour); a newline in a text begins a new line of chips, so that a prompt keeps its shape."""
     html, words = [], []
     for sign, token_id, colour in signed:
-        text, style = face(tok, token_id, colour)
+        text, kind = token_label(tok, token_id)
+        style = _style(kind, colour)
         words.append(f"{sign}{text} {token_id}")
         # <sub> and the space behind: a page that drops styles, such as GitHub's, still tells text, id and chips apart
         chip = f'<span style="{CHIP}{style}">{sign}{escape(text)}<sub style="{BELOW}">{token_id}</sub></span> '
@@ -100,19 +65,12 @@ def _chips(tok, signed: Iterable[tuple[str, int, str]]) -> Chips:
     return Chips(f'<div role="img" aria-label="{label}" style="{ROW}">{"".join(html)}</div>', " | ".join(words))
 
 
-def face(tok, token_id: int, colour: str) -> tuple[str, str]:
-    """A token's text with its white space drawn, and its chip's style."""
-    data = token_bytes(tok, token_id)
-    try:
-        text = data.decode()
-    except UnicodeDecodeError:
-        return data.hex(" ").upper(), PART
-    text = "".join(SIGNS.get(c) or (c if c.isprintable() else f"U+{ord(c):04X}") for c in text)
-    if text and category(text[0]).startswith("M"):
-        text = "◌" + text  # an accent needs a letter to sit on
-    if token_id not in tok.added_tokens_decoder:
-        return text, f"background-color:{colour};color:#1f2328;border:1px solid transparent;"
-    return text, CONTROL + (f"outline:3px solid {colour};" if colour in (SIGNED["−"], SIGNED["+"]) else "")
+def _style(kind: str, colour: str) -> str:
+    if kind == "part":
+        return PART
+    if kind == "text":
+        return f"background-color:{colour};color:#1f2328;border:1px solid transparent;"
+    return CONTROL + (f"outline:3px solid {colour};" if colour in (SIGNED["−"], SIGNED["+"]) else "")
 
 
 def steps(tok, steps: Iterable) -> Chips:
@@ -130,7 +88,7 @@ def steps(tok, steps: Iterable) -> Chips:
 
 def _likely(tok, token_id: int, probability: float) -> tuple[str, str]:
     """A token and its probability as text, and as a chip between white and blue."""
-    text, share = face(tok, token_id, "")[0], f"{probability:.1%}"
+    text, share = token_label(tok, token_id)[0], f"{probability:.1%}"
     colour = "#" + "".join(f"{round(255 + (end - 255) * probability):02x}" for end in bytes.fromhex(COLOURS[7][1:]))
     style = f"{CHIP}background-color:{colour};color:#1f2328;border:1px solid {COLOURS[7]};"
     return f"{text} {share}", f'<span style="{style}">{escape(text)}<sub style="{BELOW}">{share}</sub></span>'

@@ -9,7 +9,7 @@ from IPython.display import Image
 from helpers.show.canvas import COLOURS, blank, picture
 
 
-def filling(turns: Sequence, forgotten: Sequence[int]) -> Image:
+def filling(turns: Sequence, truncated_messages: Sequence[int]) -> Image:
     """A bar per turn: tokens from the cache, read and written, below the line where the context ends.
 
     `turns` are the Figures of the answers, `forgotten` how many messages had been forgotten at each of them; where
@@ -19,7 +19,7 @@ def filling(turns: Sequence, forgotten: Sequence[int]) -> Image:
     axes = figure.subplots()
     places, bottom = range(1, len(turns) + 1), [0] * len(turns)
     parts = {
-        "from the cache": ([turn.reused_tokens for turn in turns], COLOURS[7]),
+        "from the cache": ([turn.cached_tokens for turn in turns], COLOURS[7]),
         "read": ([turn.new_tokens for turn in turns], COLOURS[2]),
         "written": ([turn.answer_tokens for turn in turns], COLOURS[3]),
     }
@@ -29,7 +29,11 @@ def filling(turns: Sequence, forgotten: Sequence[int]) -> Image:
     length = turns[0].context_length
     axes.axhline(length, color="#1f2328", linewidth=1, label=f"the context ends: {length:,}")
     axes.axhline(length / 2, color="#1f2328", linewidth=1, linestyle=":", label="half of it")
-    forgets = [at for at, (now, before) in enumerate(zip(forgotten, [0, *forgotten], strict=False)) if now > before]
+    forgets = [
+        at
+        for at, (now, before) in enumerate(zip(truncated_messages, [0, *truncated_messages], strict=False))
+        if now > before
+    ]
     look = {"ha": "center", "fontsize": 9, "bbox": {"facecolor": "white", "edgecolor": "none", "pad": 1}}
     for at in forgets:
         axes.annotate("forgets", (at + 1, bottom[at]), (0, 4), textcoords="offset points", **look)

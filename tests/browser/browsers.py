@@ -15,7 +15,7 @@ from playwright.sync_api import Browser, Error, Playwright, sync_playwright
 # What a browser does on its own behalf (updates, first-run pages) is no part of a test.
 FLAGS = ["--disable-gpu", "--disable-quic", "--no-first-run", "--disable-component-update", "--disable-sync"]
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "microsoft-edge")
-CURE = (
+HINT = (
     "The browser tests need a browser, and none could be started.\n"
     "Install Chromium, Chrome or Edge (on Debian: apt-get install chromium), or let Playwright fetch its own:\n"
     "python -m playwright install --with-deps chromium\n"
@@ -44,7 +44,7 @@ def launch(playwright: Playwright) -> tuple[str, Browser]:
             return name, playwright.chromium.launch(args=FLAGS, **options)
         except Error as error:  # not here, or it cannot run: a snap sees no /tmp, a library is missing
             refusals.append(f"{name}: {error.message.strip().splitlines()[0]}")
-    raise NoBrowser("\n".join([CURE, "What was tried:", *refusals]))
+    raise NoBrowser("\n".join([HINT, "What was tried:", *refusals]))
 
 
 def found() -> str:

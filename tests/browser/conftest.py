@@ -9,7 +9,7 @@ from chat_page import ChatPage, Guard
 from playwright.sync_api import Error, sync_playwright
 from servers import jupyterlab, voila
 
-SETUP = "from helpers.chat_box import ChatBox\nfrom scripted import conversation"
+SETUP = "from helpers.chat.box import ChatBox\nfrom scripted import conversation"
 BOX = "box = ChatBox(conversation())\nbox"
 
 

@@ -14,11 +14,12 @@ IMAGES = ROOT / "images"
 LIMIT = 200_000  # bytes; a README should open at once
 pytestmark = pytest.mark.model
 SETUP = """
-from helpers import runtime, settings
-from helpers.chat import Conversation
-from helpers.chat_box import ChatBox
+from helpers import settings
+from helpers.chat.conversation import Conversation
+from helpers.chat.box import ChatBox
 
-model, tok, _ = runtime.load(settings.load())
+from helpers.load import load_model
+model, tok, _ = load_model(settings.load())
 "".join(Conversation(model, tok, max_new_tokens=8).say("Hello!"))  # a first answer is slower than all others"""
 BOX = "box = ChatBox(Conversation(model, tok))\nbox"
 

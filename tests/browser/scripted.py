@@ -14,9 +14,9 @@ import numpy as np
 from openvino import Tensor
 from transformers import AutoTokenizer
 
-from helpers.chat import Conversation
-from helpers.prompt import plain
+from helpers.chat.conversation import Conversation
 from helpers.settings import ROOT
+from helpers.tokenize import without_special_tokens
 
 CODE = """# A heading
 
@@ -132,7 +132,7 @@ def end() -> int:
 
 @cache
 def ids_of(text: str) -> list[int]:
-    return plain(tokenizer()).encode(text, add_special_tokens=False).ids
+    return without_special_tokens(tokenizer()).encode(text, add_special_tokens=False).ids
 
 
 def script_of(text: str) -> list[int]:

@@ -234,11 +234,11 @@ def test_a_conversation_goes_on_over_the_end_of_the_context(chat):
     for text in said:
         chat.ask(text)
         expect(chat.answers.last).to_have_text(text)
-    forgotten = chat.kernel("box.conversation.forgotten")
-    assert forgotten > 0
+    truncated_messages = chat.kernel("box.conversation.forgotten")
+    assert truncated_messages > 0
     divider = chat.log.get_by_text("The model no longer sees the messages above.")
     expect(divider).to_have_count(1)
     before = divider.evaluate("line => [...line.parentElement.children].indexOf(line)")
-    assert before == forgotten, "the line stands between what the model does not see any more and what it does"
+    assert before == truncated_messages, "the line stands between what the model does not see any more and what it does"
     expect(chat.root.get_by_role("meter", name="Context")).to_have_js_property("max", 200)
     expect(chat.questions).to_have_count(len(said))

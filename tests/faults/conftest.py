@@ -22,7 +22,7 @@ import pytest
 
 from faults.table import TABLE, Row, read_table, write_table
 from helpers import settings as settings_module
-from helpers.plumbing import FROM_ROOT
+from helpers.lesson import ABSOLUTE_PATH
 from helpers.settings import Settings
 
 FAULTS = pytest.StashKey[dict]()  # name -> title of its group, of all that were collected
@@ -92,7 +92,7 @@ def pytest_runtest_makereport(item, call):
 def in_a_line(said: str) -> str:
     """`said` on one line, without what is of one machine or one run: folders, ports, hashes, a frame's lines."""
     said = re.sub(r"[╭╮╰╯│─]+|Usage: .*|Try '.*' for help\.", " ", said)
-    said = FROM_ROOT.sub("…/", said)
+    said = ABSOLUTE_PATH.sub("…/", said)
     said = re.sub(r"(127\.0\.0\.1:|port=)\d+", r"\1…", said)
     said = re.sub(r"(hash|expected) [0-9a-f]{12}…", r"\1 …", said)
     said = re.sub(r"\b(line|column|char) \d+", r"\1 …", said)

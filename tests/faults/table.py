@@ -19,63 +19,63 @@ COLUMNS = "| fault | what is said | exit | afterwards |\n|---|---|---|---|\n"
 ELSEWHERE = [
     (
         "A wheel that is another file than the published one",
-        "test_fetch.py::test_what_is_not_the_published_wheel_is_refused_and_the_next_run_succeeds",
+        "checkpoint/test_fetch.py::test_what_is_not_the_published_wheel_is_refused_and_the_next_run_succeeds",
     ),
     (
         "No network while the wheel is fetched",
-        "test_fetch.py::test_without_a_network_the_cure_names_proxy_mirror_and_folder",
+        "checkpoint/test_fetch.py::test_without_a_network_the_cure_names_proxy_mirror_and_folder",
     ),
     (
         "Ctrl-C while a checkpoint is converted",
-        "test_fetch.py::test_an_interrupted_conversion_leaves_nothing_and_is_begun_again",
+        "checkpoint/test_fetch.py::test_an_interrupted_conversion_leaves_nothing_and_is_begun_again",
     ),
     (
         "kill -9 while a checkpoint is converted",
-        "test_fetch.py::test_a_killed_conversion_leaves_nothing_that_looks_finished_and_is_begun_again",
+        "checkpoint/test_fetch.py::test_a_killed_conversion_leaves_nothing_that_looks_finished_and_is_begun_again",
     ),
     (
         "Two fetches at once",
-        "test_fetch.py::test_of_two_at_once_one_downloads_and_both_succeed",
+        "checkpoint/test_fetch.py::test_of_two_at_once_one_downloads_and_both_succeed",
     ),
     (
         "Ctrl-C while pip downloads",
-        "test_fetch.py::test_an_interrupt_while_downloading_ends_pip_too",
+        "checkpoint/test_fetch.py::test_an_interrupt_while_downloading_ends_pip_too",
     ),
     (
         "A disk that is too small for a checkpoint",
-        "test_fetch.py::test_too_small_a_disk_is_noticed_before_any_byte_moves",
+        "checkpoint/test_fetch.py::test_too_small_a_disk_is_noticed_before_any_byte_moves",
     ),
     (
         "The disk fills up while converting",
-        "test_fetch.py::test_a_disk_that_fills_up_while_converting_is_named",
+        "checkpoint/test_fetch.py::test_a_disk_that_fills_up_while_converting_is_named",
     ),
     (
         "The disk fills up while downloading",
-        "test_fetch.py::test_a_disk_that_fills_up_while_downloading_is_named",
+        "checkpoint/test_fetch.py::test_a_disk_that_fills_up_while_downloading_is_named",
     ),
     (
         "A Python without pip",
-        "test_fetch.py::test_a_python_without_pip_is_told_how_to_get_it",
+        "checkpoint/test_fetch.py::test_a_python_without_pip_is_told_how_to_get_it",
     ),
     (
         "A download from the hub that breaks off",
-        "test_hub_fetch.py::test_an_interrupted_download_goes_on_where_it_stopped",
+        "checkpoint/test_hub.py::test_an_interrupted_download_goes_on_where_it_stopped",
     ),
     (
         "A hub that serves wrong content",
-        "test_hub_fetch.py::test_wrong_content_is_noticed_and_the_next_run_repairs_it",
+        "checkpoint/test_hub.py::test_wrong_content_is_noticed_and_the_next_run_repairs_it",
     ),
     (
         "A hub that answers 401, 403, 404, 429 or 500",
-        "test_hub_fetch.py::test_each_refusal_gets_its_sentence",
+        "checkpoint/test_hub.py::test_each_refusal_gets_its_sentence",
     ),
     (
         "A log-in page instead of the hub",
-        "test_hub_fetch.py::test_a_log_in_page_in_the_way_is_named",
+        "checkpoint/test_hub.py::test_a_log_in_page_in_the_way_is_named",
     ),
     (
         "A hub that never answers",
-        "test_hub_fetch.py::test_a_silent_hub_is_not_waited_for_forever",
+        "checkpoint/test_hub.py::test_a_silent_hub_is_not_waited_for_forever",
     ),
     (
         "kill -9 in the midst of an export",
@@ -107,15 +107,15 @@ ELSEWHERE = [
     ),
     (
         "A GPU that is not there",
-        "test_runtime.py::test_what_is_chosen_is_here_and_a_fallback_says_what_is_and_why",
+        "load/test_model.py::test_what_is_chosen_is_here_and_a_fallback_says_what_is_and_why",
     ),
     (
         "Scores that are not numbers",
-        "test_generate.py::test_scores_that_are_not_numbers_are_said_and_forgotten",
+        "generate/test_loop.py::test_scores_that_are_not_numbers_are_said_and_forgotten",
     ),
     (
         "Ctrl-C in the midst of a token",
-        "test_generate.py::test_after_an_interrupt_in_a_run_nothing_is_believed_that_may_be_false",
+        "generate/test_loop.py::test_after_an_interrupt_in_a_run_nothing_is_believed_that_may_be_false",
     ),
     (
         "Ctrl-C in the chat",

@@ -11,8 +11,8 @@ import pytest
 from faults.conftest import state_of
 from faults.table import fault
 from helpers import export
-from helpers.fetch import fetch
-from helpers.plumbing import TutorialError
+from helpers.checkpoint.fetch import fetch
+from helpers.errors import TutorialError
 from helpers.settings import ROOT
 
 
@@ -107,14 +107,14 @@ def test_ask_names_what_is_wrong_with_an_export(cli, outcome, own, harm, name, w
 )
 def test_what_does_not_keep_a_model_from_answering_the_doctor_finds(cli, outcome, own, harm, name):
     harm(own.model_dir / name)
-    from helpers import doctor
+    from helpers.checks import doctor
 
     ran = cli("ask", "Why?", "--max-new-tokens", "2", "--format", "int4", TUTORIAL_MODEL_ROOT=own.model_root)
     assert ran.code == 0
     found = [finding for finding in doctor.examine(own, thorough=True) if finding.state == "problem"]
-    (damage,) = [finding for finding in found if name in finding.what]
-    assert "elete that folder" in damage.cure
-    outcome(f"doctor --thorough: {damage.what} {damage.cure}", "ask answers all the same", 0)
+    (find_damaged,) = [finding for finding in found if name in finding.message]
+    assert "elete that folder" in find_damaged.hint
+    outcome(f"doctor --thorough: {find_damaged.message} {find_damaged.hint}", "ask answers all the same", 0)
 
 
 @pytest.mark.parametrize(
@@ -207,7 +207,7 @@ def test_a_page_without_an_export_says_so_in_its_first_cells(outcome, own, monke
     with pytest.raises(TutorialError, match="There is no export at .* yet") as caught, suppress(SystemExit):
         for cell in cells[:3]:
             exec(cell.source, space)
-    assert "python -m helpers export" in caught.value.cure
+    assert "python -m helpers export" in caught.value.hint
     outcome(str(caught.value), "nothing was made")
     assert json.dumps(sorted(path.name for path in own.checkpoint_dir.parent.iterdir())) == '["checkpoint"]'
 

@@ -11,13 +11,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
-from conftest import half_made
+from tiny import half_made
 
 from faults.conftest import state_of
 from faults.table import fault
 from helpers import export
-from helpers.fetch import fetch
-from helpers.plumbing import TutorialError, building
+from helpers.checkpoint.fetch import fetch
+from helpers.errors import TutorialError
+from helpers.files import atomic_directory
 from helpers.settings import ROOT, Settings, load, save
 
 # A process that may write no file above argv[1] bytes: what a quota does, and a FAT32 disk with 4 GB.
@@ -26,8 +27,8 @@ import json, resource, sys
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), -1))
 from pathlib import Path
 from helpers import catalog, export
-from helpers.fetch import fetch
-from helpers.plumbing import TutorialError
+from helpers.checkpoint.fetch import fetch
+from helpers.errors import TutorialError
 try:
     {}
 except TutorialError as error:
@@ -70,7 +71,7 @@ def test_an_export_with_a_file_that_is_too_large(outcome, own, tmp_path):
 
 @pytest.mark.parametrize("code", [fault("A file that is larger than the disk's kind allows", errno.EFBIG)])
 def test_each_limit_has_its_sentence(outcome, tmp_path, code):
-    with pytest.raises(TutorialError) as caught, building(tmp_path / "model"):
+    with pytest.raises(TutorialError) as caught, atomic_directory(tmp_path / "model"):
         raise OSError(code, os.strerror(code))
     assert half_made(tmp_path) == []
     outcome(str(caught.value), "nothing is left")

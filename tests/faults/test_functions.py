@@ -7,11 +7,14 @@ import numpy as np
 import pytest
 
 from faults.table import fault
-from helpers import catalog, export, measure, quality, show
-from helpers.forms import settings_form
-from helpers.plumbing import TutorialError, check_hash, need_disk
-from helpers.sampling import Sampling
+from helpers import catalog, export, show
+from helpers.errors import TutorialError
+from helpers.files import check_hash, require_disk_space
+from helpers.generate.sampling import Sampling
+from helpers.load import load_model
+from helpers.metrics import quality, timing
 from helpers.settings import ROOT, Settings, check
+from helpers.settings_form import settings_form
 
 
 @pytest.mark.parametrize(
@@ -25,18 +28,18 @@ from helpers.settings import ROOT, Settings, check
         fault("settings with a number in ov_config", lambda: check(Settings(ov_config={"X": 1})), "has 1, not text"),
         fault("export.run of an empty list", lambda: export.run([]), "names no model"),
         fault("export.run of a list without a model", lambda: export.run(["optimum-cli", "x"]), "names no model"),
-        fault("need_disk of more than any disk has", lambda: need_disk(ROOT, math.inf), "needs inf GiB"),
+        fault("need_disk of more than any disk has", lambda: require_disk_space(ROOT, math.inf), "needs inf GiB"),
         fault("A temperature of text", lambda: Sampling(temperature="hot"), "All are numbers"),
         fault("A temperature of None", lambda: Sampling(temperature=None), "All are numbers"),
         fault("A top_k of one and a half", lambda: Sampling(temperature=1, top_k=1.5), "All are numbers"),
         fault("A seed of one and a half", lambda: Sampling(temperature=1, seed=1.5), "All are numbers"),
         fault("A form for a model that is not there", lambda: settings_form(Settings(model="x")), "no model 'x'"),
-        fault("A measurement of 0 rounds", lambda: measure.interleaved({}, 0), "rounds of 0 cannot be"),
-        fault("A ratio of nothing", lambda: measure.ratio([], []), "0 and 0 rounds"),
-        fault("A ratio of rounds that do not match", lambda: measure.ratio([1.0], [1.0, 2.0]), "1 and 2 rounds"),
-        fault("The bandwidth of no memory", lambda: measure.read_bandwidth(0), "A size in bytes of 0"),
-        fault("The bandwidth for no threads", lambda: measure.read_bandwidth(9, 0), "threads of 0 cannot be"),
-        fault("The bytes of an export that is not there", lambda: measure.weight_bytes_per_token("no"), "no export in"),
+        fault("A measurement of 0 rounds", lambda: timing.interleaved({}, 0), "rounds of 0 cannot be"),
+        fault("A ratio of nothing", lambda: timing.ratio([], []), "0 and 0 rounds"),
+        fault("A ratio of rounds that do not match", lambda: timing.ratio([1.0], [1.0, 2.0]), "1 and 2 rounds"),
+        fault("The bandwidth of no memory", lambda: timing.read_bandwidth(0), "A size in bytes of 0"),
+        fault("The bandwidth for no threads", lambda: timing.read_bandwidth(9, 0), "threads of 0 cannot be"),
+        fault("The bytes of an export that is not there", lambda: timing.weight_bytes_per_token("no"), "no export in"),
         fault("Two readings of other lengths", lambda: quality.kl(np.ones((2, 3)), np.ones((3, 3))), "be compared"),
         fault("A table of no rows", lambda: show.table([]), "table of no rows"),
         fault("A hash of another kind than the file's", lambda: check_hash(ROOT / "LICENSE", "0"), "is not the file"),
@@ -45,7 +48,7 @@ from helpers.settings import ROOT, Settings, check
 def test_a_function_refuses_what_it_cannot_use(outcome, call, words):
     with pytest.raises(TutorialError, match=words) as caught:
         call()
-    assert caught.value.cure
+    assert caught.value.hint
     outcome(str(caught.value), "nothing was changed")
 
 
@@ -58,11 +61,10 @@ def test_a_function_refuses_what_it_cannot_use(outcome, call, words):
     ],
 )
 def test_an_ov_config_that_openvino_refuses(outcome, own, ov_config):
-    from helpers import runtime
 
     with pytest.raises(TutorialError, match="cannot be loaded on CPU(?s:.*)ov_config") as caught:
-        runtime.load(replace(own, ov_config=ov_config))
-    runtime.load(own)
+        load_model(replace(own, ov_config=ov_config))
+    load_model(own)
     outcome(str(caught.value), "the model is as it was; with a good ov_config it loads")
 
 
@@ -83,10 +85,9 @@ def test_an_ov_config_that_openvino_refuses(outcome, own, ov_config):
     ],
 )
 def test_generate_refuses_at_once(outcome, own, prompt, budget, words):
-    from helpers import runtime
     from helpers.generate import generate
 
-    model, _, _ = runtime.load(own)
+    model, _, _ = load_model(own)
     with pytest.raises(TutorialError, match=words) as caught:
         generate(model, prompt, budget)
     assert len(list(generate(model, [1], 2, stop_ids=()))) == 2
@@ -107,7 +108,7 @@ def test_generate_refuses_at_once(outcome, own, prompt, budget, words):
 def test_a_prompt_that_cannot_be_made(outcome, own, messages, words):
     from transformers import AutoTokenizer
 
-    from helpers.prompt import prompt_ids
+    from helpers.tokenize import prompt_ids
 
     tok = AutoTokenizer.from_pretrained(own.model_dir)
     with pytest.raises(TutorialError, match=words) as caught:
@@ -126,10 +127,9 @@ def test_a_prompt_that_cannot_be_made(outcome, own, messages, words):
     ],
 )
 def test_generate_refuses_options(outcome, own, options, words):
-    from helpers import runtime
     from helpers.generate import generate
 
-    model, _, _ = runtime.load(own)
+    model, _, _ = load_model(own)
     with pytest.raises(TutorialError, match=words) as caught:
         generate(model, [1], 3, **options)
     outcome(str(caught.value), "the next call works")
@@ -150,11 +150,11 @@ def test_generate_refuses_options(outcome, own, options, words):
 def test_what_cannot_be_decoded(outcome, own, ids, stop, words):
     from transformers import AutoTokenizer
 
-    from helpers.decode import pieces
+    from helpers.decode import stream_decode
 
     tok = AutoTokenizer.from_pretrained(own.model_dir)
     with pytest.raises(TutorialError, match=words) as caught:
-        list(pieces(tok, ids, stop=stop))
+        list(stream_decode(tok, ids, stop=stop))
     if not stop:
         with pytest.raises(TutorialError, match=words):
             show.chips(tok, ids)
@@ -164,35 +164,37 @@ def test_what_cannot_be_decoded(outcome, own, ids, stop, words):
 @pytest.mark.parametrize(
     "act, words",
     [
-        fault("The chat is told nothing", lambda talk: talk.say(None), "message is empty"),
-        fault("The chat is told bytes", lambda talk: talk.say(b"Hello"), "message is empty"),
-        fault("Edit of a message that is not there", lambda talk: talk.edit(7, "x"), "not one of the user's"),
-        fault("Edit of message None", lambda talk: talk.edit(None, "x"), "not one of the user's"),
-        fault("Edit of an answer", lambda talk: talk.edit(1, "x"), "not one of the user's"),
-        fault("A branch of a question", lambda talk: talk.branch(0, 0, 5), "not one of the assistant's"),
-        fault("A branch at a place that is not there", lambda talk: talk.branch(1, 99, 5), "not among the likeliest"),
-        fault("A branch at place None", lambda talk: talk.branch(1, None, 5), "not among the likeliest"),
-        fault("A branch to a token that is not there", lambda talk: talk.branch(1, 0, -3), "not among the likeliest"),
-        fault("A chat loaded from a folder", lambda talk: talk.load(ROOT), "cannot be read"),
-        fault("A chat saved as a folder", lambda talk: talk.save(ROOT), "cannot be written"),
-        fault("A budget set to 0 between answers", lambda talk: vars(talk).update(max_new_tokens=0), "budget of 0"),
-        fault("A system message that is a number", lambda talk: vars(talk).update(system=3), "is not text: 3"),
-        fault("A way to choose that is none, in the chat", lambda talk: vars(talk).update(sampling=1), "way to choose"),
+        fault("The chat is told nothing", lambda c: c.say(None), "message is empty"),
+        fault("The chat is told bytes", lambda c: c.say(b"Hello"), "message is empty"),
+        fault("Edit of a message that is not there", lambda c: c.edit(7, "x"), "not one of the user's"),
+        fault("Edit of message None", lambda c: c.edit(None, "x"), "not one of the user's"),
+        fault("Edit of an answer", lambda c: c.edit(1, "x"), "not one of the user's"),
+        fault("A branch of a question", lambda c: c.branch(0, 0, 5), "not one of the assistant's"),
+        fault("A branch at a place that is not there", lambda c: c.branch(1, 99, 5), "not among the likeliest"),
+        fault("A branch at place None", lambda c: c.branch(1, None, 5), "not among the likeliest"),
+        fault("A branch to a token that is not there", lambda c: c.branch(1, 0, -3), "not among the likeliest"),
+        fault("A chat loaded from a folder", lambda c: c.load(ROOT), "cannot be read"),
+        fault("A chat saved as a folder", lambda c: c.save(ROOT), "cannot be written"),
+        fault("A budget set to 0 between answers", lambda c: vars(c).update(max_new_tokens=0), "budget of 0"),
+        fault("A system message that is a number", lambda c: vars(c).update(system=3), "is not text: 3"),
+        fault("A way to choose that is none, in the chat", lambda c: vars(c).update(sampling=1), "way to choose"),
     ],
 )
 def test_the_chat_refuses_and_stays_as_it_was(outcome, own, act, words):
-    from helpers import runtime
-    from helpers.chat import Conversation
+    from helpers.chat.conversation import Conversation
 
-    model, tok, _ = runtime.load(own)
-    talk = Conversation(model, tok, max_new_tokens=2)
-    list(talk.say("Hello"))
-    settings, before = {name: getattr(talk, name) for name in ("max_new_tokens", "system", "sampling")}, talk.messages
+    model, tok, _ = load_model(own)
+    conversation = Conversation(model, tok, max_new_tokens=2)
+    list(conversation.say("Hello"))
+    settings, before = (
+        {name: getattr(conversation, name) for name in ("max_new_tokens", "system", "sampling")},
+        conversation.messages,
+    )
     with pytest.raises(TutorialError, match=words) as caught:
-        act(talk)
-        list(talk.say("Hello"))
-    assert talk.messages[:2] == before and not talk.answering
-    vars(talk).update(settings)
-    list(talk.say("And now?"))
-    assert talk.messages[-2].content == "And now?"
+        act(conversation)
+        list(conversation.say("Hello"))
+    assert conversation.messages[:2] == before and not conversation.answering
+    vars(conversation).update(settings)
+    list(conversation.say("And now?"))
+    assert conversation.messages[-2].content == "And now?"
     outcome(str(caught.value), "the turns are as they were; the next one works")

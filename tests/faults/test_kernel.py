@@ -18,7 +18,7 @@ pytestmark = [
 PAGE = [cell.source for cell in nbformat.read(ROOT / "notebooks/01_export.ipynb", 4).cells if cell.cell_type == "code"]
 BEGIN, EXPORT = PAGE[0], next(source for source in PAGE if source.endswith("= export.run(argv)"))
 COMMAND = next(source for source in PAGE if source.startswith("argv = export.command(setup)"))
-SET_UP = "from dataclasses import replace\nfrom helpers import export, runtime, settings\nsetup = settings.load()\n"
+SET_UP = "from dataclasses import replace\nfrom helpers import export, settings\nfrom helpers.load import load_model\nsetup = settings.load()\n"
 
 
 class Kernel:
@@ -97,14 +97,14 @@ def test_a_killed_kernel_leaves_nothing_that_looks_finished(outcome, room, how):
 
 LONG_ANSWER = """
 from helpers.generate import generate
-model, tok, _ = runtime.load(setup)
+model, tok, _ = load_model(setup)
 for number, step in enumerate(generate(model, tok("Why?")["input_ids"], 450, stop_ids=())):
     print(number, step.id, flush=True)
 """
 NOW = "print('now', flush=True)"
 SHORT_ANSWER = "print([step.id for step in generate(model, tok('Why?')['input_ids'], 5, stop_ids=())])"
 CHAT = """
-from helpers.chat import Conversation
+from helpers.chat.conversation import Conversation
 talk = Conversation(model, tok, max_new_tokens=400)
 for piece in talk.say("Tell me a story."):
     print("·", piece, end="", flush=True)

@@ -8,20 +8,21 @@ from dataclasses import asdict
 
 import psutil
 import pytest
-from conftest import half_made
 from hub import PHI3, Hub, tiny_phi3
+from tiny import half_made
 
 from faults.conftest import kill_family, state_of
 from faults.table import fault
 from helpers import export
-from helpers.fetch import fetch
+from helpers.checkpoint.fetch import fetch
+from helpers.load import load_model
 from helpers.settings import Settings
 
 FETCH = """
 import json, sys
 from pathlib import Path
 from helpers import catalog
-from helpers.fetch import fetch
+from helpers.checkpoint.fetch import fetch
 fetch(catalog.Model(**json.loads(sys.argv[1])), Path(sys.argv[2]))
 """
 PHASES = ["starting", "reading the checkpoint", "tracing", "choosing each", "compressing"]
@@ -58,7 +59,7 @@ def test_an_export_that_is_killed_at_any_phase(outcome, start, room, whom):
     assert not alive
     export.run(export.command(room), report=lambda _: None)
     assert only(room.model_dir.parent, "checkpoint", "int4"), "what the killed ones left is cleared up"
-    assert {*export.EXPORTED, "config.json", "tokenizer.json"} <= set(state_of(room.model_dir))
+    assert {*export.EXPORT_FILES, "config.json", "tokenizer.json"} <= set(state_of(room.model_dir))
     assert state_of(room.checkpoint_dir) == before
     outcome("(nothing: it is dead)", "no half export, whatever the moment; the next run works and clears up")
 
@@ -150,10 +151,9 @@ def test_two_formats_at_once(outcome, start, room):
 @pytest.mark.fault("The model is deleted while it answers")
 def test_a_model_that_is_deleted_while_it_answers(outcome, own):
     """On POSIX a file that is open stays; on Windows it cannot be deleted, so there nothing happens at all."""
-    from helpers import runtime
     from helpers.generate import generate
 
-    model, tok, _ = runtime.load(own)
+    model, tok, _ = load_model(own)
     steps = generate(model, tok("Why?")["input_ids"], 6, stop_ids=())
     next(steps)
     shutil.rmtree(own.model_dir, ignore_errors=os.name == "nt")

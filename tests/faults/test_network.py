@@ -7,14 +7,14 @@ from contextlib import suppress
 from dataclasses import replace
 
 import pytest
-from conftest import half_made
 from hub import PHI3, Hub, tiny_phi3
 from index import Index
+from tiny import half_made
 
 from faults.conftest import state_of
 from faults.table import fault
-from helpers.fetch import fetch
-from helpers.plumbing import TutorialError
+from helpers.checkpoint.fetch import fetch
+from helpers.errors import TutorialError
 from helpers.settings import ROOT
 
 NOBODY = "http://127.0.0.1:9"  # a port where nobody listens

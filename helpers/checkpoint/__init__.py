@@ -1,0 +1,1 @@
+"""Put a checkpoint onto the disk."""

@@ -1,0 +1,1 @@
+"""Check this machine, its network and an export."""

@@ -1,0 +1,1 @@
+"""08, 09: measure speed and quality."""

@@ -1,0 +1,246 @@
+"""helpers.markdown: whatever the text, its HTML has only these elements, attributes and addresses."""
+
+import re
+from html.parser import HTMLParser
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from payloads import PAYLOADS
+
+from helpers.chat.markdown import render
+
+PLAIN = {"p", "br", "hr", "em", "strong", "del", "code", "blockquote", "ul", "li", "h3", "h4", "h5", "h6"}
+PLAIN |= {"table", "thead", "tbody", "tr"}
+ALLOWED = {tag: {} for tag in PLAIN} | {
+    "a": {"href": r"(?:https?://|mailto:)[!-~]+", "target": "_blank", "rel": "noopener noreferrer"},
+    "ol": {"start": "[0-9]{1,9}"},
+    "pre": {"class": "highlight"},
+    "span": {"class": "[a-z]{1,2}[a-z0-9]?"},  # Pygments' short names of kinds of tokens
+    "th": {"style": "text-align:(?:left|center|right)"},
+    "td": {"style": "text-align:(?:left|center|right)"},
+}
+
+
+class Found(HTMLParser):
+    """What is in `html`: start tags with their attributes, the text, and what should not be there."""
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.tags, self.words, self.forbidden = [], [], []
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        rules = ALLOWED.get(tag)
+        if rules is None or len(attrs) != len(dict(attrs)):
+            self.forbidden.append((tag, attrs))
+        else:
+            self.forbidden += [
+                (tag, name, value)
+                for name, value in attrs
+                if name not in rules or not re.fullmatch(rules[name], value or "", re.IGNORECASE)
+            ]
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+    def handle_comment(self, data):
+        self.forbidden.append(("comment", data))
+
+    handle_decl = unknown_decl = handle_pi = handle_comment
+
+    @property
+    def text(self) -> str:
+        return "".join(self.words).strip()
+
+
+def links(html: str) -> list[str]:
+    return [attrs["href"] for tag, attrs in Found(html).tags if tag == "a"]
+
+
+def check(text: str) -> str:
+    html = render(text)
+    assert Found(html).forbidden == [], f"{text!r} became {html!r}"
+    html.encode()  # it can be sent
+    return html
+
+
+@pytest.mark.parametrize("payload", PAYLOADS)
+def test_a_hostile_text_is_shown_and_does_nothing(payload):
+    check(payload)
+    check(f"before\n\n{payload}\n\nafter")
+    check(f"- item\n\n  {payload}\n")
+    check(f"> {payload}")
+    check(f"| a | b |\n|---|---|\n| {payload} | x |")
+    check(f"**{payload}** [{payload}](https://example.org) `{payload}`")
+
+
+def test_there_are_enough_of_them():
+    assert len(set(PAYLOADS)) == len(PAYLOADS) > 40
+
+
+@pytest.mark.parametrize("payload", PAYLOADS)
+def test_it_does_nothing_at_any_moment_while_it_is_written(payload):
+    for end in range(len(payload)):
+        check(payload[:end])
+
+
+CHARACTERS = st.characters(codec=None)  # halves of surrogate pairs too
+BITS = [
+    "[",
+    "](",
+    ")",
+    "<",
+    ">",
+    "`",
+    "```",
+    "\n",
+    "\n\n",
+    "|",
+    "---",
+    "*",
+    "_",
+    "~~",
+    "#",
+    "!",
+    "&",
+    ";",
+    ":",
+    '"',
+    "'",
+]
+BITS += [
+    "javascript:",
+    "https://x.yz",
+    "<img src=x onerror=y>",
+    "<script>",
+    "<!--",
+    "-->",
+    "    ",
+    "\\",
+    "- ",
+    "1. ",
+    "> ",
+]
+
+
+@given(st.text(CHARACTERS) | st.lists(st.sampled_from(BITS) | st.text(CHARACTERS, max_size=3)).map("".join))
+@example("\ud83d half of a pair")
+@example("[x](\ud83d)")
+def test_whatever_the_text(text):
+    check(text)
+
+
+@given(st.text())
+def test_a_text_without_markup_is_all_there(text):
+    """Letters and digits of the text come through, in order."""
+    words = "".join(re.findall(r"[A-Za-z0-9]+", text))
+    assert "".join(re.findall(r"[A-Za-z0-9]+", Found(check(f"x{words}")).text)) == f"x{words}"
+
+
+@pytest.mark.parametrize(
+    "part", ["[", "![", "*", "*a ", "`a", "<", "> ", "- ", "[a](", "~~a", "<!--", "_a ", "**__", "&#1;", "\\", "```\n"]
+)
+def test_the_same_a_thousand_times_neither_breaks_nor_hangs_it(part):
+    check(part * 3000)
+
+
+@pytest.mark.parametrize(
+    "address", ["https://example.org/a?b=1&c=%20#d", "http://example.org", "mailto:me@example.org"]
+)
+def test_a_link_opens_in_a_new_tab(address):
+    (tag, attrs), *_ = [found for found in Found(render(f"[x]({address})")).tags if found[0] == "a"]
+    assert attrs == {"href": address, "target": "_blank", "rel": "noopener noreferrer"}
+    assert links(f"<p>{render(f'<{address}>')}</p>") == [address]
+
+
+@pytest.mark.parametrize(
+    "address", ["javascript:x", "data:text/html,x", "//example.org", "/lab", "#top", "ftp://x.yz", "x"]
+)
+def test_any_other_is_text(address):
+    html = render(f"see [this *one*]({address}).")
+    assert links(html) == [] and Found(html).text == "see this one."
+
+
+def test_a_picture_is_its_words():
+    assert Found(render("![a cat](https://example.org/cat.png 'Cat')")).text == "a cat"
+
+
+def test_code_has_colours_and_keeps_its_text():
+    code = "\ndef f(x):\n\n    return x < 1 & 2  # 'ü' \"\n\n"
+    for language in "python", "Python", "no-such-language", "", "{.python", '"><b>':
+        found = Found(check(f"```{language}\n{code}```"))
+        assert "".join(found.words).strip("\n") == code.strip("\n")
+        assert any(tag == "span" for tag, _ in found.tags) == (language.lower() == "python")
+
+
+DOCUMENT = """# Title
+
+Text with **bold**, *slanted*, `code`, ~~gone~~ and [a link](https://example.org).
+A second line.
+
+- one
+  - two
+1. three
+
+> quoted
+
+```python
+print("x")
+```
+
+| a | b |
+|:--|--:|
+| 1 | 2 |
+
+---
+The end.
+"""
+
+
+def test_markdown_is_rendered():
+    assert {tag for tag, _ in Found(check(DOCUMENT)).tags} == set(ALLOWED) - {"h4", "h5", "h6"}
+
+
+def test_what_stands_stays_while_the_rest_is_written():
+    """Blocks before the last do not change any more, except by what completes them: no flicker above the cursor."""
+    for end in range(len(DOCUMENT)):
+        html = check(DOCUMENT[:end])
+        done = render(DOCUMENT[:end].rpartition("\n\n")[0])
+        assert html.startswith(done[:-12]), DOCUMENT[:end]
+
+
+@pytest.mark.parametrize("level", range(1, 7))
+def test_a_heading_is_smaller_than_those_of_the_page(level):
+    assert render(f"{'#' * level} A *word*").strip() == (
+        f"<h{min(level + 2, 6)}>A <em>word</em></h{min(level + 2, 6)}>"
+    )
+
+
+def test_code_that_is_only_indented_is_code():
+    found = Found(check("before\n\n    x < 1\n\n        y\n\nafter"))
+    assert [tag for tag, _ in found.tags] == ["p", "pre", "code", "p"]
+    assert "x < 1\n\n    y\n" in found.text
+
+
+def test_a_language_with_options_is_that_language():
+    assert render("```python title=x\nprint(1)\n```") == render("```python\nprint(1)\n```")
+
+
+def test_empty_lines_at_the_ends_of_code_are_kept():
+    for language in ("python", "none-of-that-name"):
+        assert "".join(Found(render(f"```{language}\n\n\nx\n\n```")).words).startswith("\n\nx\n\n")
+
+
+def test_a_list_that_begins_is_no_heading():
+    assert "<h" not in render("Some reasons:\n-") + render("> Some reasons:\n> -") + render("- Some reasons:\n  -")
+
+
+def test_lines_are_kept():
+    assert render("Roses are red\nViolets are blue").count("<br />") == 1
+    assert Found(render("<div>\n  <b>x</b>\n</div>")).text == "<div>\n  <b>x</b>\n</div>"
+    html = check("before\n\n<div>\n<b>x & y</b>\n</div>\n\n\nafter")
+    assert html.count("<br />") == 2 and html.count("<p>") == html.count("</p>") == 3
+    assert Found(html).text.split() == ["before", "<div>", "<b>x", "&", "y</b>", "</div>", "after"]

@@ -1,0 +1,138 @@
+"""The Phi-3 lane: a tiny random Phi-3, served by a hub on loopback under the document's own name.
+
+The document's command runs on it to the letter, its script to the decoded answer, and the published notebooks from
+download to decode, unchanged but for the exercises' blanks.  Its words mean nothing; that every call works is what is
+shown.
+"""
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hub import PHI3, Hub, tiny_phi3
+from test_exercises import solved
+
+ROOT = Path(__file__).parents[2]
+NOTEBOOKS = sorted(ROOT.joinpath("notebooks").glob("*.ipynb"))
+
+# The document's step 1, unchanged to the letter.
+COMMAND = (
+    'optimum-cli export openvino --model "microsoft/Phi-3-mini-4k-instruct" --task text-generation-with-past '
+    "--weight-format int4 --group-size 128 --ratio 0.6 --sym --trust-remote-code ./model/phi3-instruct/int4"
+)
+# The document's steps 2 to 10.  One change: the device was 'GPU.0'.
+SCRIPT = """
+from transformers import AutoConfig, AutoTokenizer
+from optimum.intel.openvino import OVModelForCausalLM
+
+model_dir = './model/phi3-instruct/int4'
+ov_config = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1", "CACHE_DIR": ""}
+ov_model = OVModelForCausalLM.from_pretrained(
+    model_dir,
+    device='CPU',
+    ov_config=ov_config,
+    config=AutoConfig.from_pretrained(model_dir, trust_remote_code=True),
+    trust_remote_code=True,
+)
+tok = AutoTokenizer.from_pretrained(model_dir, trust_remote_code=True)
+tokenizer_kwargs = {"add_special_tokens": False}
+prompt = "<|system|>You are a helpful AI assistant.<|end|><|user|>can you introduce yourself?<|end|><|assistant|>"
+input_tokens = tok(prompt, return_tensors="pt", **tokenizer_kwargs)
+answer = ov_model.generate(**input_tokens, max_new_tokens=1024)
+decoded_answer = tok.batch_decode(answer, skip_special_tokens=True)[0]
+"""
+
+
+@pytest.fixture(scope="session")
+def hub(tmp_path_factory):
+    with Hub(tiny_phi3(tmp_path_factory.getbasetemp())) as hub:
+        yield hub
+
+
+def run(argv: list[str], cwd: Path, hub: Hub, home: Path, **environ: str) -> subprocess.CompletedProcess:
+    """Run `argv` with the programs of this Python's environment, that hub, and a hub cache of its own."""
+    scripts = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    environ = {
+        "PATH": scripts,
+        "HF_HUB_OFFLINE": "0",
+        "HF_ENDPOINT": hub.url,
+        "HF_HOME": str(home),
+        "PYTHONUTF8": "1",
+    } | environ
+    argv = [shutil.which(argv[0], path=scripts) or argv[0], *argv[1:]]
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "encoding": "utf-8", "errors": "replace"}
+    return subprocess.run(argv, cwd=cwd, env=os.environ | environ, timeout=900, **options)
+
+
+def tail(ran: subprocess.CompletedProcess, lines: int = 60) -> str:
+    return "\n".join(ran.stdout.splitlines()[-lines:])
+
+
+def test_the_documents_command_and_script_run_to_the_letter(hub, tmp_path):
+    exported = run(shlex.split(COMMAND), tmp_path, hub, tmp_path / "hf")
+    assert exported.returncode == 0, tail(exported)
+    assert (tmp_path / "model" / "phi3-instruct" / "int4" / "openvino_model.bin").exists()
+    assert (tmp_path / "model" / "phi3-instruct" / "int4" / "tokenizer.json").exists(), "optimum-cli is silent about it"
+    look = "import json; print(json.dumps([decoded_answer, answer.shape[1], input_tokens.input_ids.shape[1]]))"
+    answered = run([sys.executable, "-c", SCRIPT + look], tmp_path, hub, tmp_path / "hf")
+    assert answered.returncode == 0, tail(answered)
+    decoded, n_all, n_prompt = json.loads(answered.stdout.splitlines()[-1])
+    assert decoded.startswith("You are a helpful AI assistant."), "the document never cuts the prompt's echo off"
+    assert "can you introduce yourself?" in decoded
+    assert n_prompt < n_all <= n_prompt + 1024
+
+
+@pytest.fixture(scope="session")
+def marker(tmp_path_factory):
+    """The file that the stranger's code would leave."""
+    return tmp_path_factory.mktemp("marker") / "the repository's code was here"
+
+
+@pytest.fixture(scope="session")
+def stranger(hub, marker, tmp_path_factory):
+    """A hub whose repository brings code, as Phi-3's does.  This one could do anything, and writes a file."""
+    folder = tmp_path_factory.mktemp("stranger") / "repository"
+    shutil.copytree(hub.folder, folder)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config["auto_map"] = {
+        "AutoConfig": "configuration_phi3.Phi3Config",
+        "AutoModelForCausalLM": "modeling_phi3.Phi3ForCausalLM",
+    }
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    code = f"import pathlib\npathlib.Path({str(marker)!r}).touch()\nraise SystemExit('the export is in my hands')"
+    for name in ("configuration_phi3.py", "modeling_phi3.py"):
+        (folder / name).write_text(code, encoding="utf-8")
+    with Hub(folder) as stranger:
+        yield stranger
+
+
+def test_trust_remote_code_runs_the_repositorys_code(stranger, marker, tmp_path):
+    exported = run(shlex.split(COMMAND), tmp_path, stranger, tmp_path / "hf")
+    assert marker.exists(), tail(exported)
+    assert "the export is in my hands" in exported.stdout
+    marker.unlink()
+
+
+@pytest.fixture(scope="session")
+def lane(stranger, tmp_path_factory):
+    """The environment of the notebooks' lane.  Its models are shared: what 00 exports, the later ones load."""
+    folder = tmp_path_factory.mktemp("lane")
+    chosen = {"TUTORIAL_MODEL": PHI3.name, "TUTORIAL_DEVICE": "CPU"}
+    return {"hub": stranger, "home": folder / "hf", "TUTORIAL_MODEL_ROOT": str(folder / "modèle de la leçon"), **chosen}
+
+
+def test_there_are_notebooks():
+    assert NOTEBOOKS, "the lane has nothing to run"
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_published_notebook_runs_on_phi3_with_its_solutions(notebook, lane, marker):
+    environ = {"HF_ENDPOINT": lane["hub"].url, "HF_HOME": str(lane["home"]), "HF_HUB_OFFLINE": "0"}
+    environ |= {name: value for name, value in lane.items() if name.startswith("TUTORIAL_")}
+    assert solved(notebook, **environ) == ["solved"] * 3
+    assert not marker.exists(), "a page ran code from the repository"
