@@ -1,7 +1,7 @@
-"""The only task runner.  `nox -s lab` to learn, `nox -s tests` to prove, `nox -l` for the rest.
+"""The tasks: `nox -s lab` opens the notebooks, `nox -s tests` runs what CI runs, `nox -l` lists the others.
 
-All sessions share one environment, .venv, which the first of them makes and which an editor can use too.  Once it is
-made, no session needs the network for it, as long as pyproject.toml and constraints.txt stay as they are.
+All sessions share the environment .venv.  The first session creates it; later sessions need no network for it as long
+as pyproject.toml and constraints.txt do not change.  CONTRIBUTING.md describes each task.
 """
 
 import hashlib
@@ -21,12 +21,17 @@ HELPERS = (PYTHON, "-m", "helpers")
 CPU_TORCH = "https://download.pytorch.org/whl/cpu"
 EMBEDDED = {"TUTORIAL_MODEL": "smollm2-instruct", "TUTORIAL_DEVICE": "CPU"}
 NBVAL = ("-q", "--nbval", "--nbval-current-env", "--nbval-cell-timeout=600", "-p", "no:cacheprovider")
-session = nox.session(venv_backend="none")  # nox would make an environment of 2 GB for each session
+NOTEBOOKS = sorted(str(path) for path in Path("notebooks").glob("*.ipynb"))
+COMPRESS = "09_compress.ipynb"  # compresses for minutes: strict once a week; every push runs it on the tiny Phi-3
+# Two workers with one thread each: PyTorch's and OpenVINO's thread pools would otherwise compete for the same cores.
+PARALLEL = ("--numprocesses=2", "--dist=loadfile")
+session = nox.session(venv_backend="none")  # nox would create an environment of 2 GB for each session
 spent: list[tuple[str, float]] = []
+started = time.perf_counter()
 
 
 def timed(session: nox.Session, what: str, *argv: str, **options) -> None:
-    """Run a command and remember how long it took; report() prints the list."""
+    """Run a command and record how long it took; report() prints the list."""
     start = time.perf_counter()
     try:
         session.run(*argv, **options)
@@ -37,11 +42,24 @@ def timed(session: nox.Session, what: str, *argv: str, **options) -> None:
 def report(session: nox.Session) -> None:
     for what, seconds in spent:
         session.log(f"{seconds:7.1f} s  {what}")
+    session.log(f"{time.perf_counter() - started:7.1f} s  in all")
+
+
+def run_strict(session: nox.Session, what: str, notebooks: list[str]) -> None:
+    """Run notebooks with nbval, comparing each output, while every attempt to leave this machine is refused."""
+    outward = ROOT / ".nox" / "outward.txt"
+    outward.parent.mkdir(exist_ok=True)
+    outward.unlink(missing_ok=True)
+    offline = EMBEDDED | {"PYTHONPATH": str(ROOT / "tests" / "offline"), "HF_HUB_OFFLINE": "1"}
+    offline |= {"OFFLINE_LOG": str(outward)}
+    timed(session, what, PYTHON, "-m", "pytest", *NBVAL, *notebooks, env=offline)
+    if outward.exists():
+        session.error(f"A notebook tried to connect to another machine:\n{outward.read_text()}")
 
 
 def install(session: nox.Session, *extras: str) -> None:
-    """Make .venv with this project and its extras, unless it is there with just that."""
-    if sys.version_info < (3, 11):  # noqa: UP036  nox itself may have been started by an older one
+    """Create .venv with this project and these extras, unless it is up to date."""
+    if sys.version_info < (3, 11):  # noqa: UP036  nox itself may run on an older Python
         session.error(f"This is Python {sys.version.split()[0]}; the tutorial needs 3.11 or newer.")
     files = [ROOT / "pyproject.toml", ROOT / "constraints.txt"]
     digest = hashlib.sha256(b"".join(file.read_bytes() for file in files) + sys.version.encode()).hexdigest()
@@ -57,10 +75,11 @@ def install(session: nox.Session, *extras: str) -> None:
     pip = (PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--constraint", "constraints.txt")
     session.run(*pip, "pip>=24.1")
     if sys.platform == "linux" and not stamp.exists():
-        # PyPI's PyTorch for Linux brings 3 GB of CUDA libraries that nothing here uses; its own index has it without.
+        # PyPI's PyTorch for Linux includes 3 GB of CUDA libraries that nothing here uses; PyTorch's own index has a
+        # CPU build.
         light = ("--no-deps", "--index-url", CPU_TORCH, "--retries", "0", "--timeout", "10", "torch")
         if session.run(*pip, *light, success_codes=[0, 1], silent=True):
-            session.log("PyTorch's CPU index cannot be reached; taking the larger build from the usual one.")
+            session.log("PyTorch's CPU index cannot be reached. Installing the larger build from PyPI.")
     session.run(*pip, "--editable", f".[{','.join(extras)}]")
     stamp.write_text(json.dumps({"digest": digest, "extras": extras}))
     spent.append(("install", time.perf_counter() - start))
@@ -68,9 +87,9 @@ def install(session: nox.Session, *extras: str) -> None:
 
 @session
 def lab(session: nox.Session) -> None:
-    """JupyterLab on the first page, with the embedded model ready.  Arguments after -- go to JupyterLab."""
+    """Open the first notebook in JupyterLab, with the embedded model fetched.  Arguments after -- go to JupyterLab."""
     install(session, "lab")
-    # A failed download has said why; the page opens all the same, and its first step tries again.
+    # A failed download has printed its reason; JupyterLab opens all the same, and page 00 tries again.
     timed(session, "fetch", *HELPERS, "fetch", success_codes=[0, 1])
     report(session)
     first = "--LabApp.default_url=/lab/tree/notebooks/00_quickstart.ipynb"  # with --no-browser too
@@ -79,7 +98,7 @@ def lab(session: nox.Session) -> None:
 
 @session
 def demo(session: nox.Session) -> None:
-    """The chat box of page 07 as a page of its own, for a projector.  Arguments after -- go to Voilà."""
+    """Show the chat box of page 07 alone, for a projector.  Arguments after -- go to Voilà."""
     install(session, "lab", "demo")
     session.run(*HELPERS, "export")
     session.run(PYTHON, "-m", "voila", "notebooks/07_chat.ipynb", "--Voila.config_file_paths=demo", *session.posargs)
@@ -87,9 +106,9 @@ def demo(session: nox.Session) -> None:
 
 @session
 def tests(session: nox.Session) -> None:
-    """Everything that CI proves: fetch, export, answer, all notebooks, unit tests, the chat box in a browser.
+    """Run what CI runs: fetch, export and ask; the notebooks; the unit tests; the chat box in a browser.
 
-    After --: --no-browser leaves the last out; other arguments go to the unit tests' pytest.
+    After --: --no-browser skips the browser tests; other arguments go to the unit tests' pytest.
     """
     install(session, "lab", "demo", "test")
     browser = "--no-browser" not in session.posargs
@@ -99,19 +118,13 @@ def tests(session: nox.Session) -> None:
     timed(session, "load and answer", *HELPERS, "ask", "What is the capital of France?", env=EMBEDDED)
     spent.append(("from a fresh clone to the first answer", sum(seconds for _, seconds in spent)))
     if browser:
-        timed(session, "find a browser, or fetch one", PYTHON, "tests/browser/browsers.py")
-    notebooks = [str(path) for path in sorted(Path("notebooks").glob("*.ipynb"))]
-    outward = ROOT / ".nox" / "outward.txt"  # attempts to leave this machine, which the guard refuses
-    outward.parent.mkdir(exist_ok=True)
-    outward.unlink(missing_ok=True)
-    offline = EMBEDDED | {"PYTHONPATH": str(ROOT / "tests" / "offline"), "HF_HUB_OFFLINE": "1"}
-    offline |= {"OFFLINE_LOG": str(outward)}
-    pytest = (PYTHON, "-m", "pytest", "-q")
-    timed(session, "notebooks, strict, no network", PYTHON, "-m", "pytest", *NBVAL, *notebooks, env=offline)
-    if outward.exists():
-        session.error(f"A page tried to leave this machine:\n{outward.read_text()}")
-    unit = (*pytest, "--ignore=tests/browser", "-m", "not slow", "--durations=20", *posargs)
-    timed(session, "unit tests and the Phi-3 lane", *unit, env=EMBEDDED)
+        timed(session, "find or download a browser", PYTHON, "tests/browser/browsers.py")
+    run_strict(session, "notebooks, strict, no network", [path for path in NOTEBOOKS if COMPRESS not in path])
+    pytest = (PYTHON, "-m", "pytest", "-q", "-m", "not weekly", "--durations=15")
+    lane = "tests/pages/test_phi3_lane.py"  # its notebooks measure times: not beside other tests
+    unit = (*pytest, *PARALLEL, "--ignore=tests/browser", f"--ignore={lane}", *posargs)
+    timed(session, "unit tests", *unit, env=EMBEDDED | {"OMP_NUM_THREADS": "1"})
+    timed(session, "notebooks on the tiny Phi-3", *pytest, lane, env=EMBEDDED)
     if browser:
         timed(session, "the chat box in a browser", *pytest, "--maxfail=5", "tests/browser", env=EMBEDDED)
     report(session)
@@ -120,8 +133,19 @@ def tests(session: nox.Session) -> None:
 
 
 @session
+def weekly(session: nox.Session) -> None:
+    """Run what is slow and seldom breaks: page 09 strictly, all notebooks on the tiny Phi-3, solutions, slow faults."""
+    install(session, "lab", "demo", "test")
+    session.run(*HELPERS, "export", env=EMBEDDED)
+    run_strict(session, "page 09, strict, no network", [path for path in NOTEBOOKS if COMPRESS in path])
+    pytest = (PYTHON, "-m", "pytest", "-q", "-m", "weekly", "--durations=15", "--ignore=tests/browser")
+    timed(session, "slow tests", *pytest, env=EMBEDDED)
+    report(session)
+
+
+@session
 def screenshots(session: nox.Session) -> None:
-    """Take the README's pictures of the chat box, with the embedded model's own words."""
+    """Take the README's pictures of the chat box, with answers of the embedded model."""
     install(session, "lab", "demo", "test")
     session.run(PYTHON, "tests/browser/browsers.py")
     session.run(*HELPERS, "export", env=EMBEDDED)
@@ -130,7 +154,7 @@ def screenshots(session: nox.Session) -> None:
 
 @session
 def lint(session: nox.Session) -> None:
-    """Style of the Python files."""
+    """Check the style of the Python files."""
     install(session, "lab", "test")
     session.run(PYTHON, "-m", "ruff", "check", ".")
     session.run(PYTHON, "-m", "ruff", "format", "--check", ".")
@@ -138,19 +162,17 @@ def lint(session: nox.Session) -> None:
 
 @session
 def faults(session: nox.Session) -> None:
-    """Faults and bad input, and every other test that is slow.  After --: --write-table writes docs/faults.md."""
+    """Run all faults and bad input, the slow ones too.  After --: --write-table writes docs/faults.md."""
     install(session, "lab", "test")
     session.run(PYTHON, "-m", "pytest", "-q", *session.posargs, "tests/faults", env=EMBEDDED)
-    others = ("-m", "slow", "--ignore=tests/faults", "--ignore=tests/browser")
-    session.run(PYTHON, "-m", "pytest", "-q", *others, env=EMBEDDED)
 
 
 @session
 def mutants(session: nox.Session) -> None:
-    """Change helpers/ in small ways: does a quick test notice?  A sample; after --: all, or globs as helpers.chat*"""
+    """Change helpers/ in small ways and count what the tests notice.  After --: all, or globs such as helpers.chat*"""
     install(session, "lab", "test", "mutants")
     session.run(*HELPERS, "export", env=EMBEDDED)
-    there = ROOT / "mutants" / "model"  # the copy that mutmut makes of the project has no model
+    there = ROOT / "mutants" / "model"  # mutmut's copy of the project has no model
     there.parent.mkdir(exist_ok=True)
     if not there.is_symlink():
         there.symlink_to(ROOT / "model")
@@ -159,7 +181,7 @@ def mutants(session: nox.Session) -> None:
 
 @nox.session(venv_backend="virtualenv")
 def audit(session: nox.Session) -> None:
-    """Known vulnerabilities of the versions that CI runs, as PyPI tells them.  It reports, and blocks nothing."""
+    """List known vulnerabilities of the pinned versions, from PyPI."""
     session.install("pip-audit")
     argv = ("pip-audit", "--strict", "--no-deps", "--disable-pip", "--requirement", "constraints.txt")
     session.run(*argv, success_codes=[0, 1])
@@ -167,16 +189,16 @@ def audit(session: nox.Session) -> None:
 
 @session
 def connections(session: nox.Session) -> None:
-    """All pages, with every attempt to leave this machine recorded, by strace too where it is installed."""
+    """Run all notebooks and record each attempt to leave this machine, by strace too where it is installed."""
     install(session, "lab", "test")
     session.run(*HELPERS, "export", env=EMBEDDED)
-    for page in sorted(Path("notebooks").glob("*.ipynb")):
-        session.run(PYTHON, "tests/connections.py", PYTHON, "-m", "pytest", *NBVAL, str(page), env=EMBEDDED)
+    for notebook in NOTEBOOKS:
+        session.run(PYTHON, "tests/connections.py", PYTHON, "-m", "pytest", *NBVAL, notebook, env=EMBEDDED)
 
 
 @session
 def outputs(session: nox.Session) -> None:
-    """Write the stored outputs of the notebooks (all, or those after --) from a clean kernel on the embedded model."""
+    """Write the stored outputs of all notebooks, or of those after --, from a clean kernel on the embedded model."""
     install(session, "lab", "test")
     session.run(*HELPERS, "export", env=EMBEDDED)
     session.run(PYTHON, "tests/pages/write_outputs.py", *session.posargs, env=EMBEDDED)
@@ -184,14 +206,14 @@ def outputs(session: nox.Session) -> None:
 
 @session
 def rehearsal(session: nox.Session) -> None:
-    """Phi-3-mini's true shape with random weights on this machine; writes the README's table of costs."""
+    """Measure what Phi-3-mini's shape costs here, with random weights; writes the README's table."""
     install(session, "lab")
     session.run(PYTHON, "bench/rehearsal.py", *session.posargs)
 
 
 @session
 def bench(session: nox.Session) -> None:
-    """How fast it is here, beside others and the machine's limit; writes the README's part.  After --: its options."""
+    """Measure the speed here, beside other engines; writes the README's tables.  After --: options of bench/run.py."""
     install(session, "lab", "bench")
     session.run(*HELPERS, "export", env=EMBEDDED)
     session.run(PYTHON, "bench/run.py", *session.posargs, env=EMBEDDED)
@@ -199,13 +221,13 @@ def bench(session: nox.Session) -> None:
 
 @session
 def constraints(session: nox.Session) -> None:
-    """Write constraints.txt: this environment, upgraded to what pyproject.toml (and what follows --) allows."""
+    """Upgrade this environment to what pyproject.toml (and what follows --) allows, and write constraints.txt."""
     extras = ("lab", "demo", "test", "bench", "mutants")
     install(session, *extras)
     wanted = f".[{','.join(extras)}]"
     session.run(PYTHON, "-m", "pip", "install", "--upgrade", "--editable", wanted, *session.posargs)
     frozen = session.run(PYTHON, "-m", "pip", "freeze", "--all", "--exclude-editable", silent=True)
-    # PyTorch's CPU build calls itself 2.x.y+cpu, which a constraint would then demand of every machine.
+    # PyTorch's CPU build is named 2.x.y+cpu; as a constraint, every machine would need that build.
     lines = [line.split("+")[0] for line in frozen.splitlines() if "==" in line]
-    head = "# Every version that CI has run, transitive ones too.  Written by: nox -s constraints\n"
+    head = "# All versions that CI runs, with transitive dependencies.  Written by: nox -s constraints\n"
     Path("constraints.txt").write_text(head + "\n".join(lines) + "\n", encoding="utf-8")

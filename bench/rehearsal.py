@@ -82,9 +82,8 @@ def measure(step: str, argv: list[str], folder: Path) -> Cost:
 
 def run_and_write() -> None:
     """Load the export, write TOKENS tokens twice, print the second run's speed: the worker's part."""
-    from helpers.generate import generate
+    from helpers.generate import GenerationStats, generate
     from helpers.load import load_model
-    from helpers.metrics.timing import Timing
     from helpers.tokenize import prompt_ids
 
     start = time.perf_counter()
@@ -92,10 +91,10 @@ def run_and_write() -> None:
     load_seconds = time.perf_counter() - start
     ids = prompt_ids(tok, [{"role": "user", "content": "Can you introduce yourself?"}])
     list(generate(model, ids, TOKENS, stop_ids=()))  # warm-up: the first call prepares the kernels
-    timing = Timing.of(list(generate(model, ids, TOKENS, stop_ids=())))
+    stats = GenerationStats.from_tokens(list(generate(model, ids, TOKENS, stop_ids=())))
     print(
-        f"NOTE load {load_seconds:.1f} s, first token {timing.ttft_ms / 1000:.1f} s, "
-        f"then {timing.decode_per_second:.1f} tokens/s"
+        f"NOTE load {load_seconds:.1f} s, first token {stats.ttft_ms / 1000:.1f} s, "
+        f"then {stats.tokens_per_second:.1f} tokens/s"
     )
 
 

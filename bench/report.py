@@ -115,7 +115,7 @@ def targets(results: dict) -> str:
     return table(["ours ÷ theirs", "found", "target", ""], rows)
 
 
-def speed(results: dict) -> str:
+def decode_table(results: dict) -> str:
     """How fast each engine writes, and what it reads from memory for a token."""
     near, far = results["about"]["depths"]
     head = ["writing", "weights per token", "KV cache", "ms per token (p90)", "tokens/s", f"after {far}", "ours ÷ it"]
@@ -131,7 +131,7 @@ def speed(results: dict) -> str:
     return table(head, rows)
 
 
-def reading(results: dict) -> str:
+def prefill_table(results: dict) -> str:
     """How fast each engine reads a prompt, in tokens per second, and the memory that it takes."""
     prompts, rows = results["about"]["prefill"], []
     head = ["reading", *[f"{n} tokens" for n in prompts], f"ours ÷ it, {prompts[1]}", "peak memory"]
@@ -192,7 +192,7 @@ def markdown(results: dict) -> str:
         f"{about['threads']} threads each, one process per engine, by turns, greedy, {about['tokens']} tokens; "
         f"medians of {about['rounds']} rounds."
     ]
-    parts += [speed(results), reading(results)] if "engines" in results else []
+    parts += [decode_table(results), prefill_table(results)] if "engines" in results else []
     return "\n\n".join([*parts, targets(results), *sentences(results)]) + "\n"
 
 

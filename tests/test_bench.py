@@ -110,7 +110,7 @@ def test_the_limit_is_what_the_memory_gives(stored):
 def test_the_tables_have_a_row_per_engine_and_the_reason_of_one_that_is_not_there(stored):
     text = report.markdown(stored)
     assert "on A CPU, 2 cores, 8 GiB of memory, Linux: a-model as `--weight-format int4`" in text
-    writing, reading = report.speed(stored), report.prefill_progress(stored)
+    writing, reading = report.decode_table(stored), report.prefill_table(stored)
     assert writing in text and reading in text
     assert row(writing, OURS) == ["100 MB", "u8", "10.0 (18.0)", "100", "50", "1.00 ×"]
     assert row(writing, BF16) == ["250 MB", "bf16", "40.0 (40.0)", "25", "12", "4.00 ×"]
@@ -207,7 +207,7 @@ def test_pytorch_reads_the_bytes_of_the_checkpoint():
 
 
 @pytest.mark.model
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_two_engines_take_turns_on_the_same_export(tmp_path):
     readme, file = (ROOT / "README.md").read_bytes(), tmp_path / "results.json"
     names = [OURS, "optimum-intel generate"]

@@ -1,4 +1,4 @@
-"""The package's papers agree: pyproject.toml, constraints.txt, environment.yml, the tasks and what is installed."""
+"""pyproject.toml, constraints.txt, environment.yml, the tasks, the documents and the installed packages agree."""
 
 import ipaddress
 import re
@@ -32,27 +32,24 @@ def pins():
     pairs = [line.split("==") for line in lines]
     assert all(len(pair) == 2 for pair in pairs), "each line is name==version"
     found = {canonicalize_name(name): Version(version) for name, version in pairs}
-    assert len(found) == len(pairs), "a name stands twice"
+    assert len(found) == len(pairs), "a name is pinned twice"
     return found
 
 
-@pytest.mark.parametrize("needed", ALL, ids=lambda needed: needed.name)
-def test_constraints_pin_what_pyproject_allows(needed, pins):
-    assert needed.specifier.contains(pins[canonicalize_name(needed.name)]), needed
+def test_constraints_pin_what_pyproject_allows(pins):
+    assert [str(needed) for needed in ALL if not needed.specifier.contains(pins[canonicalize_name(needed.name)])] == []
 
 
-def test_no_pin_is_of_one_machine_only(pins):
+def test_no_pin_names_a_local_build(pins):
     assert [name for name, version in pins.items() if version.local] == [], "2.13.0+cpu is not on PyPI"
 
 
-@pytest.mark.parametrize("needed", TESTED, ids=lambda needed: needed.name)
-def test_the_installed_versions_are_the_pinned_ones(needed, pins):
-    installed = Version(metadata.version(needed.name))
-    assert Version(installed.public) == pins[canonicalize_name(needed.name)]
+def test_the_installed_versions_are_the_pinned_ones(pins):
+    installed = {needed.name: Version(Version(metadata.version(needed.name)).public) for needed in TESTED}
+    assert installed == {name: pins[canonicalize_name(name)] for name in installed}
 
 
-def test_what_is_installed_along_is_pinned_too(pins):
-    """The dependencies of our dependencies, as far as they apply here."""
+def test_transitive_dependencies_are_pinned_too(pins):
     waiting, seen = [(needed.name, needed.extras) for needed in TESTED], set()
     while waiting:
         name, extras = waiting.pop()
@@ -65,13 +62,13 @@ def test_what_is_installed_along_is_pinned_too(pins):
     assert sorted({name for name, *_ in seen} - set(pins)) == []
 
 
-def test_each_dependency_says_why_it_is_there():
+def test_each_dependency_has_its_reason():
     lines = [line.strip() for line in PROJECT_TEXT.splitlines() if re.match(r'\s+"[\w.\[\]-]+[><=~]', line)]
     assert len(lines) == len(ALL)
     assert [line for line in lines if not re.search(r'",\s+# \w{3}', line)] == []
 
 
-def test_conda_brings_python_and_pip_and_repeats_no_version():
+def test_conda_installs_python_and_pip_and_repeats_no_version():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
     python, pip, by_pip = environment["dependencies"]
     name, version = python.split("=")
@@ -79,26 +76,40 @@ def test_conda_brings_python_and_pip_and_repeats_no_version():
     assert SpecifierSet(PROJECT["requires-python"]).contains(version)
     constraint, project = by_pip["pip"]
     assert constraint.split() in (["--constraint", "constraints.txt"], ["-c", "constraints.txt"])
-    assert re.fullmatch(r"(?:--editable|-e) \.\[([\w,]+)\]", project), "the project, with extras, and no version"
+    assert re.fullmatch(r"(?:--editable|-e) \.\[([\w,]+)\]", project), "the project with extras, without a version"
     assert set(project[project.index("[") + 1 : -1].split(",")) <= set(EXTRAS)
 
 
-@pytest.mark.parametrize("file", [".ci/run", ".github/workflows/ci.yml", "README.md"])
-def test_ci_and_readme_call_the_same_session(file):
-    called = re.findall(r"nox -s ((?:\w+ ?)+)", (ROOT / file).read_text(encoding="utf-8"))
-    assert any("tests" in sessions.split() for sessions in called), f"{file} does not run: nox -s tests"
+def sessions_in(file: str) -> set[str]:
+    """Return the names behind each `nox -s` of a file."""
+    found = re.findall(r"nox -s ((?:[a-z]+\b[ ]?)+)", (ROOT / file).read_text(encoding="utf-8"))
+    return {name for names in found for name in names.split()}
+
+
+@pytest.mark.parametrize("file", [".ci/run", ".github/workflows/ci.yml", "README.md", "CONTRIBUTING.md"])
+def test_the_documents_name_sessions_that_exist(file):
     tasks = (ROOT / "noxfile.py").read_text(encoding="utf-8")
-    assert all(f"\ndef {name}(" in tasks for sessions in called for name in sessions.split())
+    assert "tests" in sessions_in(file), f"{file} does not run: nox -s tests"
+    assert [name for name in sessions_in(file) if f"\ndef {name}(" not in tasks] == []
 
 
-def test_ci_covers_three_systems():
-    jobs = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8"))["jobs"]
-    systems = {system.split("-")[0] for job in jobs.values() for system in job["strategy"]["matrix"]["os"]}
+def test_contributing_lists_every_session_and_every_folder():
+    tasks = (ROOT / "noxfile.py").read_text(encoding="utf-8")
+    assert set(re.findall(r"session\S*\ndef (\w+)\(", tasks)) == sessions_in("CONTRIBUTING.md")
+    tree = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    entries = [path for path in (ROOT / "helpers").iterdir() if path.suffix != ".pyc" and "__" not in path.name[:2]]
+    assert [path.name for path in entries if f"\n  {path.name}" not in tree] == []
+
+
+def test_ci_covers_three_systems_and_a_schedule():
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8"))
+    systems = {system.split("-")[0] for system in workflow["jobs"]["tests"]["strategy"]["matrix"]["os"]}
     assert systems == {"ubuntu", "windows", "macos"}
+    assert "schedule" in workflow[True] and "weekly" in sessions_in(".github/workflows/ci.yml")  # YAML's `on` is true
 
 
 def published():
-    """Path and text of each file that git has, or would take."""
+    """Return path and text of each file that git tracks, or would add."""
     argv = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(argv, cwd=ROOT, capture_output=True, encoding="utf-8")
     if listed.returncode:
@@ -107,7 +118,7 @@ def published():
     return [(path, path.read_bytes().decode("utf-8", errors="ignore")) for path in paths if path.is_file()]
 
 
-def test_no_file_knows_somebodys_machine():
+def test_no_file_names_a_path_of_one_machine():
     nobody = r"(?!(?:me|x)\b)"  # the names that our examples use
     homes = rf"(?<![\w.])/(?:home|Users)/{nobody}\w+|[A-Z]:\\+Users\\+{nobody}\w+"
     machine = re.compile(rf"{homes}|(?<![\w.])/(?:root|tmp/w|opt|mnt)/|file:/{{3}}")
@@ -115,7 +126,7 @@ def test_no_file_knows_somebodys_machine():
 
 
 def is_public(host: str) -> bool:
-    """Whether any reader can use it: no address of a private network, no company's mirror, no name without a dot."""
+    """Return whether any reader can reach it: no private address, no company's mirror, no name without a dot."""
     try:
         address = ipaddress.ip_address(host)
         return address.is_loopback or address in ipaddress.ip_network("192.0.2.0/24")
@@ -133,5 +144,5 @@ def test_no_file_names_a_private_host_or_another_index():
 
 
 @pytest.mark.parametrize("host", ["10.0.0.7", "pypi", "mirror.example.org", "nexus.corp", "box.internal"])
-def test_a_private_host_would_be_seen(host):
+def test_a_private_host_is_recognized(host):
     assert not is_public(host)
