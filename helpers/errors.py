@@ -1,6 +1,4 @@
-"""TutorialError, and the checks of arguments that raise it."""
-
-from __future__ import annotations
+"""TutorialError, the checks of arguments that raise it, and hints that several errors share."""
 
 from contextlib import suppress
 from operator import index
@@ -8,10 +6,11 @@ from operator import index
 NETWORK_HINT = (
     "Check the network. Behind a company proxy set HTTPS_PROXY; with a mirror set {mirror}.\nThen run this again{more}"
 )
+HUB_LOGIN_HINT = "Does this network have a log-in page? Open a web page in a browser first. Or is HF_ENDPOINT wrong?"
 
 
 class TutorialError(Exception):
-    """Something the reader can put right: what happened and why, then what to do."""
+    """An error that the reader can fix: what happened and why, then what to do."""
 
     def __init__(self, message: str, hint: str = ""):
         super().__init__(message, hint)
@@ -21,22 +20,22 @@ class TutorialError(Exception):
         return f"{self.message}\n{self.hint}".strip()
 
     def _render_traceback_(self) -> list[str]:
-        """IPython calls this: in a notebook the reader sees the sentence, not forty lines of our code."""
+        """IPython calls this, so that a notebook shows the message instead of a traceback of our code."""
         return [f"{type(self).__name__}: {self}"]
 
 
 def check_int(value: object, what: str, least: int = 1) -> int:
-    """`value`, if it is a whole number of `least` or more.  Raises TutorialError, which calls it `what`."""
+    """Return `value` as an int.  Raises TutorialError, which calls it `what`, unless it is an integer ≥ `least`."""
     with suppress(TypeError):
         if index(value) >= least:
             return index(value)
-    raise TutorialError(f"{what} of {value!r} cannot be.", f"Give a whole number, {least} or more.")
+    raise TutorialError(f"{what} cannot be {value!r}.", f"Use an integer of {least} or more.")
 
 
 def check_token_ids(ids: object) -> list[int]:
-    """`ids` as a list of whole numbers, none below 0.  Raises TutorialError for anything else, such as text."""
-    with suppress(TypeError):  # not to be iterated, or of something else than whole numbers
+    """Return `ids` as a list of ints.  Raises TutorialError unless it is a flat sequence of integers ≥ 0."""
+    with suppress(TypeError):  # not iterable, or an element is no integer
         found = [index(each) for each in ids]
         if min(found, default=0) >= 0:
             return found
-    raise TutorialError("These are not ids of tokens, one after the other.", 'Try tok("…")["input_ids"].')
+    raise TutorialError("These are not ids of tokens, which are integers of 0 or more.", 'Try tok("…")["input_ids"].')

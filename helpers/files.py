@@ -1,6 +1,4 @@
-"""What several rooms share: errors that speak to the reader, folders that are whole or absent, one live line."""
-
-from __future__ import annotations
+"""Folders that are complete or absent, the manifest of their files, disk space, and a line of progress."""
 
 import errno
 import hashlib
@@ -21,126 +19,120 @@ from helpers.errors import TutorialError
 
 Report = Callable[[str], None]
 GIB = 1024**3
-# A full disk in the words of C, Windows, a quota, and of OpenVINO, whose C++ streams give no reason.
+MANIFEST = "tutorial_manifest.json"  # how the folder was made, and the size and hash of each of its files
+LEGACY_MANIFEST = "tutorial_export.json"  # its name in earlier versions, which wrote it for exports only
+# What a checkpoint must have beside its weights, what optimum-cli must write (it reports success without the
+# tokenizers when it could not write them), and what our loader reads.
+CHECKPOINT_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
+IR_FILES = ("openvino_model.xml", "openvino_model.bin")
+EXPORT_FILES = (*IR_FILES, "openvino_tokenizer.xml", "openvino_detokenizer.xml", "config.json")
+LOAD_FILES = (*IR_FILES, *CHECKPOINT_FILES)
+MALFORMED = (ValueError, RecursionError, AttributeError, LookupError, TypeError)  # raised by unexpected JSON
+# A full disk as C, Windows, a quota, and OpenVINO (whose C++ streams give no reason) report it.
 NO_SPACE = ("No space left on device", "not enough space on the disk", "quota exceeded", "basic_ios::clear")
 
 
-@contextmanager
-def translate_os_errors(target: Path) -> Iterator[None]:
-    """Turn the operating system's refusals while writing `target` into sentences."""
-    try:
-        yield
-    except Exception as error:  # safetensors and OpenVINO report a full disk by errors of their own
-        code = getattr(error, "errno", None)
-        if (
-            code in (errno.ENOSPC, errno.EDQUOT)
-            or getattr(error, "winerror", 0) == 112
-            or is_disk_full_message(str(error))
-        ):
-            raise disk_full_error(target) from error
-        if code == errno.EFBIG or "File too large" in str(error):
-            raise TutorialError(
-                f"{target.name} has a file that is larger than one may be there (FAT32: 4 GB), or than your quota.",
-                "Set TUTORIAL_MODEL_ROOT to a folder on a disk with NTFS, APFS, ext4 or the like.",
-            ) from error
-        if code in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST):
-            raise TutorialError(
-                f"The folder {target.parent} cannot be written to: {error.strerror}.",
-                "Make it writable. For the models' folder, you can also set TUTORIAL_MODEL_ROOT to one of your own, "
-                "or have the model prepared in this one.",
-            ) from error
-        raise
+def write_manifest(folder: Path, **facts: object) -> None:
+    """Write `facts` and the size and SHA-256 of each file in `folder` to its manifest.  Reads every file once."""
+    listed = {file.name: {"bytes": file.stat().st_size, "sha256": _hash(file)} for file in _content(folder)}
+    atomic_write_text(folder / MANIFEST, json.dumps({"files": listed} | facts, indent=1))
 
 
-def atomic_write_text(path: Path, text: str) -> None:
-    """Write `text` so that no reader sees half of it, and a failure leaves nothing.  Raises TutorialError."""
-    part = path.parent / f"{path.name}.part"  # not with_name: "." has no name to change
-    try:
-        with translate_os_errors(path):
-            part.write_text(text, encoding="utf-8")
-            part.replace(path)
-    except OSError as error:  # a folder of that name, or none
-        raise TutorialError(f"{path} cannot be written: {error.strerror}.", "Choose another name.") from error
-    finally:
-        with suppress(OSError):  # the folder itself may be the trouble
-            part.unlink()
+def read_manifest(folder: Path) -> dict:
+    """Return the manifest of `folder`, or {} when there is none that can be used."""
+    return _read_manifest(folder / MANIFEST) or _read_manifest(folder / LEGACY_MANIFEST)
 
 
-def is_disk_full_message(words: str) -> bool:
-    return any(sign in words for sign in NO_SPACE)
+def _read_manifest(file: Path) -> dict:
+    with suppress(OSError, *MALFORMED):
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+        if all(entry["bytes"] >= 0 and entry["sha256"] for entry in manifest.get("files", {}).values()):
+            return manifest
+    return {}
 
 
-def disk_full_error(target: Path) -> TutorialError:
-    return TutorialError(
-        f"The disk filled up while writing {target}; nothing half-made is in use.",
-        "Free some space, or set TUTORIAL_MODEL_ROOT to a folder on a larger disk, and run this again.",
-    )
+def reuse(folder: Path, name: str, required: Iterable[str], step: str, report: Report) -> Path:
+    """Return the existing `folder`, `name` in messages, and report that `step` is skipped.
+
+    Raises TutorialError when a file is missing or damaged.  Writes the manifest if there is none, because the folder
+    was copied by hand or made by an earlier version.
+    """
+    if wrong := find_damaged(folder, required):
+        raise damaged_error(name, wrong)
+    if not _read_manifest(folder / MANIFEST).get("files"):
+        with suppress(TutorialError):  # a read-only folder does without
+            write_manifest(folder, **{"adopted": True} | read_manifest(folder))
+            report(f"{name} had no valid {MANIFEST}. Its files are complete, so one was written.")
+    report(f"{name} is complete; skipping {step}.")
+    return folder
 
 
-def require_disk_space(folder: Path, gib: float) -> None:
-    """Stop before the first byte moves when `folder` (which may not exist yet) has less than `gib` GiB free."""
-    there = next(parent for parent in [folder, *folder.parents] if parent.exists())
-    free = shutil.disk_usage(there).free / GIB
-    if free < gib:
-        raise TutorialError(
-            f"{folder} needs {gib:.1f} GiB of free disk and has {free:.1f} GiB.",
-            "Free some space, or set TUTORIAL_MODEL_ROOT to a folder on a larger disk.",
-        )
+def find_damaged(folder: Path, required: Iterable[str], hashes: bool = False) -> dict[str, str]:
+    """Return what is wrong with the files of `folder`, {} when nothing is.
+
+    A file that is `required` or in the manifest can be "missing", "of a different size", or, with `hashes`, "changed".
+    Where no manifest lists the folder's files, each file's own structure tells whether it is "incomplete".
+    """
+    noted = read_manifest(folder).get("files", {})
+    wrong = {}
+    for name in {*required, *(noted or [file.name for file in _content(folder)])}:
+        file = folder / name
+        if not file.is_file():
+            wrong[name] = "missing"
+        elif name not in noted:
+            wrong |= {name: "incomplete"} if _is_incomplete(file) else {}
+        elif file.stat().st_size != noted[name]["bytes"]:
+            wrong[name] = "of a different size"
+        elif hashes and _hash(file) != noted[name]["sha256"]:
+            wrong[name] = "changed"
+    return wrong
 
 
-def check_hash(file: Path, expected: str, kind="sha256") -> None:
+def damaged_error(folder: str, wrong: dict[str, str], hint_command: str = "") -> TutorialError:
+    """Return the error for a `folder` with these `wrong` files; `hint_command` makes the folder again."""
+    parts = ", ".join(f"{name} is {why}" for name, why in sorted(wrong.items()))
+    then = f": {hint_command}" if hint_command else " run this again."
+    return TutorialError(f"{folder} is damaged: {parts}.", f"Delete that folder, then{then}")
+
+
+def _content(folder: Path) -> list[Path]:
+    """Return the files of `folder` in order, without the manifest; [] when there is no folder."""
+    files = folder.iterdir() if folder.is_dir() else ()
+    return sorted(file for file in files if file.is_file() and file.name not in (MANIFEST, LEGACY_MANIFEST))
+
+
+def _hash(file: Path, kind="sha256") -> str:
     with file.open("rb") as stream:
-        found = hashlib.file_digest(stream, kind).hexdigest()
-    if found != expected:
-        raise TutorialError(
-            f"{file.name} is not the file that was published: {file.stat().st_size:,} bytes with hash {found[:12]}…, "
-            f"expected {expected[:12]}…. It was cut short, or changed on its way.",
-            "Run this again. If it stays so, tell whoever runs your mirror; the file was deleted.",
-        )
+        return hashlib.file_digest(stream, kind).hexdigest()
 
 
-def find_damaged(folder: Path, wanted: Iterable[str]) -> dict[str, str]:
-    """File name -> "missing" or "cut short", for the `wanted` that are not there and those that tell it themselves."""
-    if not folder.is_dir():
-        return dict.fromkeys(wanted, "missing")
-    wrong = {name: "missing" for name in wanted if not (folder / name).exists()}
-    return wrong | {file.name: "cut short" for file in folder.iterdir() if file.is_file() and _is_cut_short(file)}
-
-
-def _is_cut_short(file: Path) -> bool:
-    """Whether a model's file shows by itself that its end is missing; False for kinds that cannot tell."""
+def _is_incomplete(file: Path) -> bool:
+    """Return whether the end of a model's file is missing; False for formats that do not show it."""
     try:
         if file.suffix == ".json":
             json.loads(file.read_text(encoding="utf-8"))
         elif file.suffix == ".xml":
             return not file.read_bytes().rstrip().endswith(b"</net>")
-        elif file.suffix == ".bin" and file.with_suffix(".xml").exists():  # the graph says where each constant lies
+        elif file.suffix == ".bin" and file.with_suffix(".xml").exists():  # the graph has each constant's place
             constants = re.findall(rb'offset="(\d+)" size="(\d+)"', file.with_suffix(".xml").read_bytes())
             return file.stat().st_size < max((int(start) + int(size) for start, size in constants), default=0)
-        elif file.suffix == ".safetensors":  # 8 bytes: the length of the head; then the head, as JSON; then the data
+        elif file.suffix == ".safetensors":  # 8 bytes with the header's length, the header as JSON, the data
             with file.open("rb") as stream:
                 length = int.from_bytes(stream.read(8), "little")
-                head = json.loads(stream.read(min(length, file.stat().st_size)))
-            ends = [entry["data_offsets"][1] for name, entry in head.items() if name != "__metadata__"]
+                header = json.loads(stream.read(min(length, file.stat().st_size)))
+            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
             return file.stat().st_size < 8 + length + max(ends, default=0)
-    except ValueError:
+    except MALFORMED:  # not of its format at all
         return True
     return False
 
 
-def damaged_error(folder: str, wrong: dict[str, str], again: str = " run this again.") -> TutorialError:
-    """The sentence for a folder that has these `wrong` files."""
-    parts = ", ".join(f"{name} is {why}" for name, why in sorted(wrong.items()))
-    return TutorialError(f"{folder} is damaged: {parts}.", f"Delete that folder, then{again}")
-
-
 @contextmanager
 def atomic_directory(target: Path, report: Report = print, keep: bool = False) -> Iterator[Path | None]:
-    """Yield an empty sibling folder that becomes `target` when the block ends well, under a lock.
+    """Yield an empty folder beside `target` that is renamed to `target` when the block ends without an error.
 
-    Yields None when `target` is there already: a folder that exists is whole.  When the block raises, or the process
-    dies, `target` does not appear; what a dead process left is removed by the next one.  With `keep` the half-made
-    folder is kept and handed to the next run instead, for a download that can resume.
+    Yields None when `target` exists; a lock makes other processes wait.  After an error `target` does not appear, and
+    the next run removes what a killed process left, or, with `keep`, gets that folder to continue a download.
     """
     if target.exists():
         yield None
@@ -149,11 +141,11 @@ def atomic_directory(target: Path, report: Report = print, keep: bool = False) -
         target.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(target.with_name(f".{target.name}.lock"))
         try:
-            lock.acquire(timeout=0)
+            held = lock.acquire(timeout=0)
         except Timeout:
             report(f"Another process is making {target.name}; waiting for it.")
-            lock.acquire()
-        try:
+            held = lock.acquire()
+        with held:
             if target.exists():  # the process that we waited for made it
                 yield None
                 return
@@ -164,8 +156,6 @@ def atomic_directory(target: Path, report: Report = print, keep: bool = False) -
             finally:
                 if not keep:
                     shutil.rmtree(part, ignore_errors=True)
-        finally:
-            lock.release()
 
 
 def _part_directory(target: Path, keep: bool) -> Path:
@@ -173,14 +163,14 @@ def _part_directory(target: Path, keep: bool) -> Path:
     if keep:
         part.mkdir(exist_ok=True)
         return part
-    # A fresh name each time: a child of a killed process may still be writing into the old one.
+    # A new name each time, because a child of a killed process may still be writing into the old folder.
     for stale in target.parent.glob(f"{target.name}.part-*"):
         shutil.rmtree(stale, ignore_errors=True)
     return Path(mkdtemp(prefix=f"{target.name}.part-", dir=target.parent))
 
 
 def _rename(part: Path, target: Path) -> None:
-    """Rename in one step; Windows refuses while a virus scanner holds a file, so try for a few seconds there."""
+    """Rename `part` to `target`; on Windows try for some seconds, because a virus scanner may hold a file."""
     part.chmod(0o755)  # mkdtemp makes it private, but a prepared folder may be shared
     for wait in (0.2, 0.5, 1, 2, 4, 0):
         try:
@@ -192,11 +182,74 @@ def _rename(part: Path, target: Path) -> None:
             time.sleep(wait)
 
 
-class ProgressLine:
-    """One line that is rewritten while something runs, and kept when a step of it ends.
+def atomic_write_text(path: Path, text: str) -> None:
+    """Write `text` to `path` at once, so that a failure leaves the old file.  Raises TutorialError."""
+    part = path.parent / f"{path.name}.part"  # not with_name: "." has no name to change
+    try:
+        with translate_os_errors(path):
+            part.write_text(text, encoding="utf-8")
+            part.replace(path)
+    except OSError as error:  # a folder of that name, or no folder to write into
+        raise TutorialError(f"{path} cannot be written: {error.strerror}.", "Choose a different name.") from error
+    finally:
+        with suppress(OSError):  # the folder itself may be the trouble
+            part.unlink()
 
-    In a terminal and in a notebook the line moves; in a log file only the finished lines are written.
-    """
+
+@contextmanager
+def translate_os_errors(target: Path) -> Iterator[None]:
+    """Raise TutorialError instead of the operating system's errors while the block writes `target`."""
+    try:
+        yield
+    except Exception as error:  # safetensors and OpenVINO report a full disk by errors of their own
+        code = getattr(error, "errno", None)
+        if code in (errno.ENOSPC, errno.EDQUOT) or is_disk_full_message(str(error)):
+            raise disk_full_error(target) from error
+        if code == errno.EFBIG or "File too large" in str(error):
+            what = f"A file of {target.name} is larger than one may be on this disk (FAT32: 4 GB), or than your quota."
+            hint = "Set TUTORIAL_MODEL_ROOT to a folder on a disk with NTFS, APFS, ext4 or similar."
+            raise TutorialError(what, hint) from error
+        if code in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST):
+            what = f"The folder {target.parent} cannot be written to: {error.strerror}."
+            hint = "Make it writable. For models, you can also set TUTORIAL_MODEL_ROOT to a folder of your own."
+            raise TutorialError(what, hint) from error
+        raise
+
+
+def is_disk_full_message(text: str) -> bool:
+    return any(sign in text for sign in NO_SPACE)
+
+
+def disk_full_error(target: Path) -> TutorialError:
+    return TutorialError(
+        f"The disk filled up while writing {target}; no incomplete file is in use.",
+        "Free some space, or set TUTORIAL_MODEL_ROOT to a folder on a larger disk, and run this again.",
+    )
+
+
+def require_disk_space(folder: Path, gib: float) -> None:
+    """Raise TutorialError when the disk of `folder`, which need not exist yet, has less than `gib` GiB free."""
+    free = shutil.disk_usage(existing_parent(folder)).free / GIB
+    if free < gib:
+        what = f"{folder} needs {gib:.1f} GiB of free disk space and has {free:.1f} GiB."
+        raise TutorialError(what, "Free some space, or set TUTORIAL_MODEL_ROOT to a folder on a larger disk.")
+
+
+def existing_parent(folder: Path) -> Path:
+    """Return `folder` itself if it exists, or the nearest parent that does."""
+    return next(parent for parent in [folder, *folder.parents] if parent.exists())
+
+
+def check_hash(file: Path, expected: str, kind="sha256") -> None:
+    """Raise TutorialError unless `file` has the hash `expected`; `kind` as hashlib.file_digest takes it."""
+    if (found := _hash(file, kind)) != expected:
+        what = f"{file.name} is not the file that was published: it has {file.stat().st_size:,} bytes and the hash "
+        what += f"{found[:12]}… instead of {expected[:12]}…. It is incomplete, or was changed on its way."
+        raise TutorialError(what, "Run this again. If the error remains, tell the operator of your mirror.")
+
+
+class ProgressLine:
+    """One line that a terminal or notebook shows and rewrites during a step; a log file gets only finished lines."""
 
     def __init__(self) -> None:
         self.live = sys.stdout.isatty() or "ipykernel" in sys.modules
@@ -207,6 +260,6 @@ class ProgressLine:
             print("\r" + text.ljust(self.width), end="", flush=True)
             self.width = len(text)
 
-    def keep(self, text: str) -> None:
+    def finish(self, text: str) -> None:
         print(("\r" if self.live else "") + text.ljust(self.width), flush=True)
         self.width = 0

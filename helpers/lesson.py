@@ -1,24 +1,20 @@
 """What pages use to show a failure on purpose and to check an exercise."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# The folders of a path from the root, as /home/me/ and C:\Users\me\; not those of https://host/ or ./model/.
 _NAME = r"[^\s\\/:\"'<>]+"
-
-
+# The folders of an absolute path, as /home/me/ and C:\Users\me\; not those of https://host/ or ./model/.
 ABSOLUTE_PATH = re.compile(rf"(?:(?<![\w.:/])/|(?<=\w)//|(?<!\w)[A-Za-z]:[\\/])(?:{_NAME}[\\/])+")
 
 
 @contextmanager
 def expect(error: type[Exception], words: str) -> Iterator[None]:
-    """Require that the block fails with `error` and that its message has `words`; print that message.
+    """Require that the block raises `error` with `words` in its message; print the message.
 
-    A path from the root in it is cut to its name: a stored page has no folders of the machine that wrote it.
-    Raises AssertionError when the block succeeds, or fails in another way: a lesson about a failure needs the failure.
+    Absolute paths are shortened to the file's name, because a stored page must not show its author's folders.
+    Raises AssertionError when the block does not fail, or the message lacks `words`; other errors pass through.
     """
     try:
         yield
@@ -31,10 +27,10 @@ def expect(error: type[Exception], words: str) -> Iterator[None]:
 
 @contextmanager
 def exercise(name: str) -> Iterator[None]:
-    """Report whether the checks in the block hold: "solved", or "not yet" and why; a blank never stops the notebook."""
+    """Print whether the checks in the block pass: "solved", or "not yet" with the reason; never stop the notebook."""
     try:
         yield
-    except Exception as error:  # a half-written answer may fail in any way, and each is news for the learner
-        print(f"{name}: not yet. {error or type(error).__name__}")
+    except Exception as error:  # an unfinished answer may fail in any way
+        print(f"{name}: not yet. {str(error) or type(error).__name__}")
     else:
         print(f"{name}: solved.")

@@ -1,9 +1,6 @@
-"""The form of notebook 02: choose model, format and device, and write them to settings.toml."""
-
-from __future__ import annotations
+"""The form of notebook 02: choose model, weight format and device, and write them to settings.toml."""
 
 import os
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from html import escape
 from pathlib import Path
@@ -18,77 +15,52 @@ from helpers.settings import Settings, display_path
 FORMATS = {"int4": "weights in 4 and 8 bits", "int8": "weights in 8 bits", "fp16": "weights in 16 bits"}
 
 
-def settings_form(
-    setup: Settings,
-    path: Path = settings.SETTINGS_FILE,
-    devices: Sequence[str] | None = None,
-    environ: Mapping[str, str] = os.environ,
-) -> SettingsForm:
-    """Three choices, which start at `setup`'s, and a button that writes them to `path`.
-
-    What else is in `setup` is written as it is.  `devices` are OpenVINO's of this machine, unless given.
-    Raises TutorialError for settings that cannot be.
-    """
-    return SettingsForm(settings.check(setup), path, _device_options(setup, devices), environ)
-
-
 class SettingsForm(VBox):
-    """What settings_form makes.  `model`, `format`, `device` and `save` can be set and clicked from code too."""
+    """A form with the choices of `setup` and a button that writes them to `path`.
 
-    def __init__(self, setup, path, device_options, environ):
-        self.setup, self.path, self.environ = setup, path, environ
+    The other settings of `setup` are written unchanged.  `devices` are the names that OpenVINO sees, unless given.
+    Code can set the values of `model`, `format` and `device`, and call save.click().  Raises TutorialError.
+    """
+
+    def __init__(self, setup: Settings, path: Path = settings.SETTINGS_FILE, devices=None, environ=os.environ):
+        self.setup, self.path, self.environ = settings.check(setup), path, environ
         look = {"layout": Layout(width="95%", max_width="42em"), "style": {"description_width": "5em"}}
         models = [(f"{model.name}: {model.title}", model.name) for model in catalog.MODELS.values()]
         self.model = Dropdown(description="Model", options=models, value=setup.model, **look)
-        self.format = Dropdown(description="Format", **look)
-        self.device = Dropdown(description="Device", options=device_options, value=setup.device, **look)
+        formats = [(f"{name}: {label}", name) for name, label in FORMATS.items()]
+        self.format = Dropdown(description="Format", options=formats, value=setup.format, **look)
+        options = _device_options(setup, devices)
+        self.device = Dropdown(description="Device", options=options, value=setup.device, **look)
         self.needs, self.save, self.status = HTML(), Button(description="Save", button_style="primary"), HTML()
         super().__init__([self.model, self.format, self.device, self.needs, self.save, self.status])
-        self._offer_formats()
-        self._tell_needs()
-        self.model.observe(self._offer_formats, "value")
+        self._show_needs()
         for choice in (self.model, self.format, self.device):
-            choice.observe(self._tell_needs, "value")
+            choice.observe(self._show_needs, "value")
         self.save.on_click(self._save)
 
     @property
     def choice(self) -> Settings:
-        """The settings as the form shows them now."""
+        """The settings that the form shows now."""
         return replace(self.setup, model=self.model.value, format=self.format.value, device=self.device.value)
 
-    def _offer_formats(self, _=None) -> None:
-        names = catalog.find(self.model.value).flags
-        kept = self.format.value or self.setup.format
-        self.format.options = [(f"{name}: {FORMATS.get(name, 'other')}", name) for name in names]
-        self.format.value = kept if kept in names else next(iter(names))
-
-    def _tell_needs(self, _=None) -> None:
-        """What the choice costs, or that it is paid; an older verdict does not fit the new choice."""
-        spec, here = self.choice.spec, self.choice.model_dir
-        told = f"{display_path(here)} is here."
-        if not here.exists():
-            told = (
-                f"{display_path(here)} is not here. Notebook 01 makes it, with {spec.export_ram_gib} GiB of memory and "
-            )
-            told += f"{spec.checkpoint_gib} GiB of disk for the checkpoint."
-        self.needs.value, self.status.value = escape(told), ""
+    def _show_needs(self, _=None) -> None:
+        """Show what the choice needs, and clear the status, which is about the previous choice."""
+        spec, folder = self.choice.spec, display_path(self.choice.model_dir)
+        needs = f"Notebook 01 makes it: {spec.export_ram_gib} GiB of memory, {spec.checkpoint_gib} GiB of disk."
+        exists = self.choice.model_dir.exists()
+        self.needs.value = escape(f"{folder} exists." if exists else f"{folder} does not exist yet. {needs}")
+        self.status.value = ""
 
     def _save(self, _) -> None:
         try:
             settings.save(self.choice, self.path)
         except TutorialError as error:
-            self._say(f"Not saved. {error}")
-        except OSError as error:
-            self._say(f"Not saved. {display_path(self.path)} cannot be written: {error.strerror}.")
-        else:
-            self._say(f"Saved to {display_path(self.path)}. {self._what_wins()}A page reads it when its kernel starts.")
+            return self._show(f"Not saved. {error}")
+        names = [name for name in ("TUTORIAL_MODEL", "TUTORIAL_DEVICE") if self.environ.get(name)]
+        but = f"But {' and '.join(names)} in the environment will override it. " if names else ""
+        self._show(f"Saved to {display_path(self.path)}. {but}A notebook reads it when its kernel starts.")
 
-    def _what_wins(self) -> str:
-        """A variable of the environment that makes the file's word void is named."""
-        names = [name for name, field in settings.OVERRIDES.items() if self.environ.get(name) and field != "model_root"]
-        return f"But {' and '.join(names)} in the environment will overrule it. " if names else ""
-
-    def _say(self, sentence: str) -> None:
+    def _show(self, sentence: str) -> None:
         self.status.value = f'<div role="status">{escape(sentence)}</div>'
 
     def __repr__(self) -> str:
@@ -96,8 +68,8 @@ class SettingsForm(VBox):
         return f"SettingsForm(model={choice.model!r}, format={choice.format!r}, device={choice.device!r})"
 
 
-def _device_options(setup: Settings, devices: Sequence[str] | None) -> list[tuple[str, str]]:
-    """The devices that are here with their full names, AUTO, and what the settings name if it is none of these."""
+def _device_options(setup: Settings, devices: list[str] | None) -> list[tuple[str, str]]:
+    """Return (label, name) of this machine's devices, of AUTO, and of the settings' device if it is none of them."""
     if devices is None:
         import openvino
 
@@ -108,5 +80,5 @@ def _device_options(setup: Settings, devices: Sequence[str] | None) -> list[tupl
     names["AUTO"] = "OpenVINO chooses"
     if setup.device not in names:
         device = choose_device(setup.device, available=tuple(names)).device
-        names[setup.device] = "not here, so the CPU will be used" if device == "CPU" else f"same as {device}"
-    return [(f"{name}: {words}" if words else name, name) for name, words in names.items()]
+        names[setup.device] = "not available, so the CPU will be used" if device == "CPU" else f"same as {device}"
+    return [(f"{name}: {label}" if label else name, name) for name, label in names.items()]

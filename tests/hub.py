@@ -23,9 +23,12 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from helpers.catalog import MODELS
-from helpers.checkpoint.random_weights import TINY_SHAPE, write_random_phi3
+from helpers.checkpoint.random_weights import PHI3_MINI_SHAPE, write_random_phi3
 
 PHI3 = MODELS["phi3-instruct"]
+# Widths that 128 divides, so that the PhiCookBook sample's export command works on it.
+TINY_SHAPE = PHI3_MINI_SHAPE | {"hidden_size": 256, "intermediate_size": 512}
+TINY_SHAPE |= dict.fromkeys(("num_hidden_layers", "num_attention_heads", "num_key_value_heads"), 4)
 LFS = (".safetensors", ".model")  # large files, known by their sha256; git's own hash for the others
 
 

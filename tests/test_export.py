@@ -1,11 +1,9 @@
-"""checkpoint → IR: the document's command, run by the real optimum-cli on a tiny model, whole or absent."""
+"""checkpoint → IR: the sample's command, run by the real optimum-cli on a tiny model, complete or absent."""
 
-import hashlib
 import json
 import os
 import re
 import shlex
-import shutil
 import subprocess
 from dataclasses import replace
 
@@ -19,32 +17,27 @@ from helpers import catalog, export
 from helpers.catalog import PHICOOKBOOK_INT4, SMOLLM2_INT4
 from helpers.errors import TutorialError
 from helpers.export import command, diagnose, run, shell_command
+from helpers.files import EXPORT_FILES, LEGACY_MANIFEST, MANIFEST, find_damaged, read_manifest
 from helpers.settings import Settings
 
 FILES = {f"openvino_{part}.{kind}" for part in ("model", "tokenizer", "detokenizer") for kind in ("xml", "bin")}
-FILES |= {"openvino_config.json", "config.json", "generation_config.json", export.RECORD}
+FILES |= {"openvino_config.json", "config.json", "generation_config.json", MANIFEST}
 FILES |= {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}
 
 
-def test_the_command_is_the_document_s_with_our_folders():
+def test_the_command_is_the_samples_with_our_folders():
     assert shell_command(command(Settings(model="phi3-instruct"))) == (
         "optimum-cli export openvino --model ./model/phi3-instruct/checkpoint --task text-generation-with-past "
         "--weight-format int4 --group-size 128 --ratio 0.6 --sym ./model/phi3-instruct/int4"
     )
 
 
-def test_flags_that_are_given_replace_the_catalog_s():
+def test_given_flags_replace_the_catalogs():
     argv = command(Settings(), ("--weight-format", "int8"))
-    assert argv[5:] == [
-        "--task",
-        "text-generation-with-past",
-        "--weight-format",
-        "int8",
-        "./model/smollm2-instruct/int4",
-    ]
+    assert argv[5:] == [*catalog.TASK, "--weight-format", "int8", "./model/smollm2-instruct/int4"]
 
 
-@pytest.mark.skipif(os.name == "nt", reason="the law of POSIX shells")
+@pytest.mark.skipif(os.name == "nt", reason="a property of POSIX shells")
 @given(argv=st.lists(st.text(st.characters(exclude_characters="\0"))))
 def test_what_is_typed_is_what_is_run(argv):
     assert shlex.split(shell_command(argv)) == argv
@@ -79,39 +72,38 @@ NO_MEMORY_WINDOWS = "RuntimeError: [enforce fail at alloc_cpu.cpp:121] data. Def
 
 
 @pytest.mark.parametrize(
-    "code, log, what, hint",
+    "code, log, message, hint",
     [
-        (
-            1,
-            GROUP_SIZE,
-            r"group size of 128 does not divide .* \(576\)",
-            "--group-size 64, .*--group-size-fallback adjust",
-        ),
-        (-9, "", "ran out of memory", "Close other programs"),
+        (1, GROUP_SIZE, r"size of 128 does not divide .* \(576\)", "--group-size 64, .*--group-size-fallback adjust"),
+        (-9, "SafetensorError", "ran out of memory", "Close other programs"),
         (137, "", "ran out of memory", "Close other programs"),
         (1, NO_MEMORY, "ran out of memory", "Close other programs"),
         (1, NO_MEMORY_WINDOWS, "ran out of memory", "Close other programs"),
         (1, "MemoryError: bad allocation", "ran out of memory", "Close other programs"),
+        (1, "std::bad_alloc", "ran out of memory", "helpers models"),
         (1, COPYING, "disk filled up while writing .*int4", "Free some space"),
         (1, "RuntimeError: basic_ios::clear: iostream error", "disk filled up while writing .*int4", "Free some space"),
-        (1, "httpx.ConnectError: [Errno 111] Connection refused", "hub cannot be reached", "helpers fetch"),
-        (1, "httpx.ProxyError: 403 Forbidden", "hub cannot be reached", "HTTPS_PROXY"),
-        (1, OFFLINE, "hub cannot be reached", "HF_ENDPOINT"),
-        (1, NOT_ON_THE_HUB, "no model org/model", "Check the spelling"),
-        (1, NOT_A_NAME, "no model org/model", "helpers fetch"),
-        (
-            2,
-            "one\ntwo\nthree\nValueError: four",
-            "code 2:\ntwo\nthree\nValueError: four",
-            "whole log: my models/int4.log",
-        ),
+        (1, "httpx.ConnectError: [Errno 111] Connection refused", "org/model is no folder", "helpers fetch"),
+        (1, "requests.exceptions.ConnectionError: no route", "the hub did not deliver", "HF_ENDPOINT"),
+        (1, "httpx.ProxyError: 403 Forbidden", "the hub did not deliver", "HTTPS_PROXY"),
+        (1, "httpx.ConnectTimeout", "the hub did not deliver", "network"),
+        (1, "httpx.ReadTimeout", "the hub did not deliver", "network"),
+        (1, OFFLINE, "the hub did not deliver", "HF_ENDPOINT"),
+        (1, NOT_ON_THE_HUB, "the hub did not deliver", "Check the spelling"),
+        (1, NOT_A_NAME, "org/model is no folder", "helpers fetch"),
+        (1, "OSError: x is not a valid model identifier listed on the hub", "org/model is no folder", "spelling"),
+        (1, "SafetensorError: Error while deserializing header", "org/model is damaged", "helpers fetch"),
+        (1, "OSError: It looks like the config file is not a valid JSON file.", "org/model is damaged", "Delete"),
+        (2, "cli: error: unrecognized arguments: --symm\nmore", "flags: unrecognized arguments: --symm[.]$", "--help"),
+        (2, "one\ntwo\nthree\nValueError: four", "code 2:\ntwo\nthree\nValueError: four", "log: my models/int4.log"),
+        (3, "\n\n", "ended with code 3:", "log: my models/int4.log"),
         (0, "", "did not write all of .*openvino_tokenizer.xml", "disk full"),
     ],
 )
-def test_each_known_failure_gets_its_sentence_and_cure(code, log, what, hint):
+def test_each_known_failure_gets_its_message_and_hint(code, log, message, hint):
     argv = ["optimum-cli", "export", "openvino", "--model", "org/model", *PHICOOKBOOK_INT4, "my models/int4"]
     error = diagnose(code, log, argv)
-    assert re.search(what, error.message)
+    assert re.search(message, error.message)
     assert re.search(hint, error.hint)
 
 
@@ -132,42 +124,29 @@ def test_the_next_run_makes_it_whole_and_clears_up(exported, settings):
     assert {file.name for file in exported.folder.iterdir()} == FILES
     assert sorted(half_made(exported.folder.parent)) == ["checkpoint", "int4"]
     assert re.fullmatch(".*int4 is complete: 1 MB in [0-9]+ s[.]", exported.said[-1])
-    record = json.loads((exported.folder / export.RECORD).read_text(encoding="utf-8"))
-    assert record["command"] == command(settings) and record["seconds"] > 0
-    contents = {file.name: file.read_bytes() for file in exported.folder.iterdir() if file.name != export.RECORD}
-    assert record["files"] == {
-        name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in contents.items()
-    }
+    manifest = read_manifest(exported.folder)
+    assert manifest["command"] == command(settings) and manifest["seconds"] > 0
+    assert {*manifest["files"]} == FILES - {MANIFEST} and find_damaged(exported.folder, (), hashes=True) == {}
     log = exported.folder.with_name("int4.log").read_text(encoding="utf-8")
-    assert "int4_sym, group size 64" in log, "the whole log stands beside it"
+    assert "int4_sym, group size 64" in log, "the complete log is beside it"
 
 
 def test_a_second_run_is_skipped(exported, settings):
     before, said = exported.folder.stat(), []
     assert run(command(settings), said.append) == exported.folder
     assert exported.folder.stat() == before
-    assert said == [f"{exported.folder} is there and whole; nothing to do."]
+    assert said == [f"{exported.folder} is complete; skipping export."]
 
 
 def test_other_flags_are_not_passed_off_as_these(exported, settings):
-    with pytest.raises(TutorialError, match="other flags made it: .*--group-size 64(?s:.*)Delete that folder"):
+    with pytest.raises(TutorialError, match="made with different flags: .*--group-size 64(?s:.*)Delete that folder"):
         run(command(settings, PHICOOKBOOK_INT4))
 
 
-def test_another_checkpoint_path_or_order_of_flags_is_the_same_export(exported, settings):
+def test_a_different_checkpoint_path_or_order_of_flags_is_the_same_export(exported, settings):
     argv = command(settings, (*SMOLLM2_INT4[2:], *SMOLLM2_INT4[:2]))
     argv[4] = "elsewhere"
     assert run(argv) == exported.folder
-
-
-@pytest.mark.parametrize("record", [None, b"{}", b"[]"])
-def test_a_folder_that_the_document_s_own_command_made_is_taken(exported, settings, tmp_path, record):
-    shutil.copytree(exported.folder, tmp_path / "int4")
-    if record is None:
-        (tmp_path / "int4" / export.RECORD).unlink()
-    else:
-        (tmp_path / "int4" / export.RECORD).write_bytes(record)
-    assert run([*command(settings)[:-1], str(tmp_path / "int4")]) == tmp_path / "int4"
 
 
 def test_a_group_size_that_does_not_divide_is_refused_with_the_flags_that_work(exported, settings):
@@ -181,8 +160,7 @@ def test_a_group_size_that_does_not_divide_is_refused_with_the_flags_that_work(e
     assert target.with_name("int4-128.log").exists()
     suggested = re.search(r"--group-size (\d+)", caught.value.hint)[1]
     mended = tuple(suggested if flag == "128" else flag for flag in flags)
-    made_by = json.loads((exported.folder / export.RECORD).read_text(encoding="utf-8"))["command"]
-    assert made_by == command(settings, mended), "the flags of the export that stands there"
+    assert read_manifest(exported.folder)["command"] == command(settings, mended), "the flags of the existing export"
 
 
 def test_an_interrupt_ends_optimum_cli_too(checkpoint, settings, tmp_path, monkeypatch):
@@ -202,7 +180,7 @@ def test_an_interrupt_ends_optimum_cli_too(checkpoint, settings, tmp_path, monke
     with pytest.raises(KeyboardInterrupt):
         run([*command(settings)[:-1], str(tmp_path / "int4")])
     assert family and not any(process.is_running() for process in family)
-    assert started[0].returncode != 0, "it was waited for, not ended"
+    assert started[0].returncode != 0, "it was not killed"
     assert half_made(tmp_path) == []
 
 
@@ -213,7 +191,7 @@ def test_too_small_a_disk_is_named_before_anything_runs(checkpoint, settings, sm
 
 
 def test_a_disk_that_fills_up_is_named_and_left_clean(checkpoint, settings, small_disk, monkeypatch):
-    monkeypatch.setattr(export, "require_disk_space", lambda *_: None)  # somebody else fills it meanwhile
+    monkeypatch.setattr(export.files, "require_disk_space", lambda *_: None)  # another program fills it meanwhile
     with pytest.raises(TutorialError, match="disk filled up while writing .*small disk"):
         run([*command(settings)[:-1], str(small_disk / "int4")])
     assert half_made(small_disk) == []
@@ -229,7 +207,7 @@ def test_a_read_only_root_is_named(checkpoint, settings, read_only):
 )
 def test_a_success_that_lacks_files_is_not_believed(tmp_path, monkeypatch, log, words):
     def without_tokenizers(argv, log_file, scratch):  # what optimum-cli does when the disk fills up near the end
-        for name in export.EXPORT_FILES[: 2 if not log else None]:
+        for name in EXPORT_FILES[: 2 if not log else None]:
             (scratch.parent / name).touch()
         log_file.write_text(log, encoding="utf-8")
         return 0, 1.0
@@ -262,12 +240,12 @@ FILES_OF_IT = """
 for name in %r:
     (folder / name).write_bytes({".xml": b"</net>", ".bin": bytes(3_000_000)}.get(Path(name).suffix, b"{}"))
 """
-WHOLE = FILES_OF_IT % ((*export.EXPORT_FILES, "config.json"),)
+COMPLETE = FILES_OF_IT % (EXPORT_FILES,)
 
 
 @pytest.fixture
 def stands_in(tmp_path, monkeypatch):
-    """stands_in(does) is what optimum-cli does from now on; stands_in.asked() is what it was told."""
+    """stands_in(code) is what optimum-cli does from now on; stands_in.asked() is what it was told."""
     package = tmp_path / "other" / "optimum" / "commands"
     package.mkdir(parents=True)
     for folder in (package, package.parent):
@@ -292,39 +270,54 @@ def argv(target):
     return ["optimum-cli", "export", "openvino", "--model", "org/model", *PHICOOKBOOK_INT4, str(target)]
 
 
-def test_optimum_cli_is_told_the_very_flags_and_works_beside_the_target(stands_in, argv, target):
-    stands_in(WHOLE)
+def test_optimum_cli_gets_the_same_flags_and_writes_beside_the_target(stands_in, argv, target):
+    stands_in(COMPLETE)
     assert run(argv, lambda _: None) == target
     asked = stands_in.asked()
     *flags, folder = asked["argv"]
     assert flags == argv[1:-1] and folder != str(target) and os.path.dirname(folder) == str(target.parent)
     assert set(asked["temporary"]) == {asked["temporary"][0]} and asked["temporary"][0].startswith(folder)
     assert (asked["cwd"], asked["stdin"], asked["utf8"], asked["there"]) == (str(export.ROOT), "", 1, True)
-    assert {file.name for file in target.iterdir()} == {*export.EXPORT_FILES, "config.json", export.RECORD}
+    assert {file.name for file in target.iterdir()} == {*EXPORT_FILES, MANIFEST}
     assert half_made(target.parent) == ["int4"]
 
 
-def test_the_record_is_of_what_was_asked_for_and_what_came(stands_in, argv, target):
-    stands_in(WHOLE)
+def test_the_manifest_has_the_command_and_the_files(stands_in, argv, target):
+    stands_in(COMPLETE)
     said = []
     run(argv, said.append)
-    record = export.read_record(target)
-    assert record["command"] == argv and record["seconds"] >= 0
-    files = [file for file in target.iterdir() if file.name != export.RECORD]
-    hashes = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
-    assert record["files"] == {file.name: {"bytes": file.stat().st_size, "sha256": hashes[file.name]} for file in files}
-    assert export.files_of(target, hashes=False) == {file.name: {"bytes": file.stat().st_size} for file in files}
+    manifest = read_manifest(target)
+    assert manifest["command"] == argv and manifest["seconds"] == round(manifest["seconds"], 1) >= 0
+    assert {*manifest["files"]} == {*EXPORT_FILES} and find_damaged(target, EXPORT_FILES, hashes=True) == {}
     assert said[-1].startswith(f"{target} is complete: 3 MB in ")
-    assert run([*argv[:3], "-m", *argv[4:]], said.append) == target and "nothing to do" in said[-1]
+    assert run([*argv[:3], "-m", *argv[4:]], said.append) == target and "skipping export" in said[-1]
 
 
-def test_a_record_has_tenths_of_seconds(tmp_path):
-    export.write_record(tmp_path, ["optimum-cli", "é"], 12.345)
-    assert export.read_record(tmp_path) == {"command": ["optimum-cli", "é"], "seconds": 12.3, "files": {}}
+@pytest.mark.parametrize("made_by", [None, "optimum-cli --model x", 5, [1, "--model", 2, 3], ["--sym"], {"-m": 1}])
+def test_an_export_without_a_usable_command_is_taken_if_it_is_complete(stands_in, argv, target, made_by):
+    """As the sample's own command leaves it, or an earlier version of this project."""
+    stands_in(COMPLETE)
+    run(argv, lambda _: None)
+    (target / MANIFEST).unlink()
+    if made_by:
+        (target / LEGACY_MANIFEST).write_text(json.dumps({"command": made_by}), encoding="utf-8")
+    assert run([*argv[:-1], "--sym", argv[-1]], lambda _: None) == target
+    assert read_manifest(target)["adopted"] is True
+    (target / MANIFEST).unlink()
+    (target / "openvino_model.xml").write_text("<net>", encoding="utf-8")
+    with pytest.raises(TutorialError, match="openvino_model.xml is incomplete"):
+        run(argv)
+
+
+def test_an_incomplete_graph_is_never_called_complete(stands_in, argv, target):
+    stands_in(COMPLETE + "(folder / 'openvino_tokenizer.xml').write_text('<net>')")
+    with pytest.raises(TutorialError, match="did not write all of"):
+        run(argv, lambda _: None)
+    assert half_made(target.parent) == []
 
 
 def test_each_phase_leaves_a_line_and_a_live_line_moves(stands_in, argv, target, monkeypatch, capsys):
-    stands_in(PHASES.decode("latin-1") + WHOLE)
+    stands_in(PHASES.decode("latin-1") + COMPLETE)
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     run(argv, lambda _: None)
     out = capsys.readouterr().out
@@ -333,54 +326,30 @@ def test_each_phase_leaves_a_line_and_a_live_line_moves(stands_in, argv, target,
     assert b"TracerWarning: \xff\n" in target.with_name("int4.log").read_bytes(), "the log has each byte"
 
 
-def test_a_failure_has_the_log_s_end_as_its_cause_and_leaves_only_the_log(stands_in, argv, target):
+def test_a_failure_has_the_end_of_the_log_as_its_cause_and_leaves_only_the_log(stands_in, argv, target):
     stands_in("print('x' * 3000); sys.exit('ValueError: the end')")
     with pytest.raises(TutorialError, match="code 1:(?s:.*)ValueError: the end") as caught:
         run(argv, lambda _: None)
     cause = str(caught.value.__cause__)
     assert cause.rstrip().endswith("the end") and 1000 < len(cause) < 3000
     assert half_made(target.parent) == [] and target.with_name("int4.log").stat().st_size > 3000
-    stands_in(WHOLE)
+    stands_in(COMPLETE)
     assert run(argv, lambda _: None) == target
 
 
-def test_a_list_without_a_model_is_refused(argv, target):
+def test_a_command_without_a_model_is_refused(argv, target):
     with pytest.raises(TutorialError, match="names no model"):
         run([*argv[:3], *argv[5:]])
     assert not target.parent.exists()
 
 
-def test_the_disk_must_have_room_for_the_checkpoint_twice(tmp_path):
+def test_the_disk_must_have_space_for_an_uncompressed_graph_too(tmp_path):
     for name, size in {"a.safetensors": 2**30, "b.safetensors": 2**29, "config.json": 2**28}.items():
         with (tmp_path / name).open("wb") as stream:
             stream.truncate(size)  # takes no room itself
-    assert export._scratch_gib(["export", "--model", str(tmp_path), "x"]) == pytest.approx(1.5 * export.SCRATCH)
+    assert export._scratch_gib(["export", "--model", str(tmp_path), "x"]) == pytest.approx(1.5 * export.SCRATCH_FACTOR)
     assert export._scratch_gib(["export", "--model", "org/model", "x"]) == 0
-    assert export._scratch_gib(["export", "-m", str(tmp_path), "x"]) == 0, "the document's command has --model"
-
-
-@pytest.mark.parametrize(
-    "code, log, what",
-    [
-        (1, "std::bad_alloc", "out of memory"),
-        (1, "requests.exceptions.ConnectionError: no route", "cannot be reached"),
-        (1, "httpx.ConnectTimeout", "cannot be reached"),
-        (1, "httpx.ReadTimeout", "cannot be reached"),
-        (1, "OSError: x is not a valid model identifier listed on the hub", "no model org/model"),
-        (1, "safetensors_rust.SafetensorError: Error while deserializing header", "org/model is damaged"),
-        (1, "OSError: It looks like the config file is not a valid JSON file.", "org/model is damaged"),
-        (
-            2,
-            "optimum-cli export openvino: error: unrecognized arguments: --symm\nmore",
-            "unrecognized arguments: --symm.",
-        ),
-        (-9, "SafetensorError", "out of memory"),
-        (3, "\n\n", "ended with code 3:"),
-    ],
-)
-def test_the_reason_is_found_in_the_log(argv, code, log, what):
-    error = diagnose(code, log, argv)
-    assert what in error.message and error.hint
+    assert export._scratch_gib(["export", "-m", str(tmp_path), "x"]) == 0, "the sample's command has --model"
 
 
 @pytest.mark.parametrize(
@@ -390,14 +359,14 @@ def test_the_reason_is_found_in_the_log(argv, code, log, what):
         ("(channel size: 576) (channel size: 96) (channel size: 576)", "128", "(96, 576)"),
     ],
 )
-def test_widths_are_told_once_and_in_order(argv, log, size, widths):
+def test_widths_are_listed_once_and_in_order(argv, log, size, widths):
     error = diagnose(1, "InvalidGroupSizeError " + log, argv)
     assert size in error.message and widths in error.message
     assert ("--group-size 32," in error.hint) == bool(log)
     assert "The group size does not" in diagnose(1, "InvalidGroupSizeError", ["x", "--model", "y", "z"]).message
 
 
-def test_code_that_comes_with_a_model_is_trusted_only_where_the_catalog_says_so(monkeypatch):
+def test_remote_code_is_trusted_only_where_the_catalog_says_so(monkeypatch):
     choice = Settings(model="phi3-instruct")
     assert "--trust-remote-code" not in command(choice)
     monkeypatch.setitem(catalog.MODELS, choice.model, replace(choice.spec, trust_remote_code=True))

@@ -1,4 +1,4 @@
-"""Folders that are whole or absent, whatever happens to whoever builds them; errors that speak to the reader."""
+"""Folders that are complete or absent, the manifest of their files, and errors of the operating system."""
 
 import errno
 import hashlib
@@ -15,23 +15,30 @@ from openvino import opset13 as ops
 from safetensors.numpy import save_file
 from tiny import half_made
 
-from helpers import settings
-from helpers.errors import TutorialError, check_int, check_token_ids
+from helpers.errors import TutorialError
 from helpers.files import (
+    LEGACY_MANIFEST,
+    MANIFEST,
     ProgressLine,
     _rename,
     atomic_directory,
     atomic_write_text,
     check_hash,
+    damaged_error,
+    existing_parent,
     find_damaged,
     os,
+    read_manifest,
     require_disk_space,
+    reuse,
     time,
+    write_manifest,
 )
-from helpers.lesson import expect
+from helpers.settings import ROOT
 
 # Builds the folder argv[1], but stops half-way and goes on when it is told to.
 BUILD = """
+import subprocess
 import sys
 from pathlib import Path
 from helpers.files import atomic_directory
@@ -59,7 +66,7 @@ def build(target):
 
 
 @pytest.mark.parametrize("failure", [ValueError, KeyboardInterrupt, SystemExit])
-def test_a_folder_is_absent_when_its_making_fails_and_the_next_run_makes_it(tmp_path, failure):
+def test_a_folder_is_absent_after_a_failure_and_the_next_run_makes_it(tmp_path, failure):
     with pytest.raises(failure), atomic_directory(tmp_path / "deep" / "model") as part:
         (part / "first").touch()
         assert not (tmp_path / "deep" / "model").exists()
@@ -68,7 +75,7 @@ def test_a_folder_is_absent_when_its_making_fails_and_the_next_run_makes_it(tmp_
     assert build(tmp_path / "deep" / "model")
 
 
-def test_a_folder_is_absent_when_its_maker_is_killed_and_the_next_run_clears_up(tmp_path, start):
+def test_a_folder_is_absent_after_a_kill_and_the_next_run_cleans_up(tmp_path, start):
     maker = start("-c", BUILD, str(tmp_path / "model"))
     assert maker.stdout.readline() == "half-way\n"
     maker.kill()
@@ -77,7 +84,7 @@ def test_a_folder_is_absent_when_its_maker_is_killed_and_the_next_run_clears_up(
     assert build(tmp_path / "model")
 
 
-def test_of_two_makers_one_makes_it_and_the_other_waits(tmp_path, start):
+def test_of_two_processes_one_makes_the_folder_and_the_other_waits(tmp_path, start):
     first = start("-c", BUILD, str(tmp_path / "model"))
     assert first.stdout.readline() == "half-way\n"
     second = start("-c", BUILD, str(tmp_path / "model"))
@@ -90,7 +97,7 @@ def test_of_two_makers_one_makes_it_and_the_other_waits(tmp_path, start):
     assert names(tmp_path / "model") == {"first", "second"}
 
 
-def test_one_who_waits_takes_over_when_the_maker_is_killed(tmp_path, start):
+def test_a_waiting_process_takes_over_after_a_kill(tmp_path, start):
     first = start("-c", BUILD, str(tmp_path / "model"))
     assert first.stdout.readline() == "half-way\n"
     second = start("-c", BUILD, str(tmp_path / "model"))
@@ -106,7 +113,7 @@ def test_a_folder_that_exists_is_never_touched(read_only):
     assert names(read_only) == set()
 
 
-def test_a_kept_half_is_handed_to_the_next_run(tmp_path):
+def test_with_keep_the_next_run_gets_the_unfinished_folder(tmp_path):
     for round in (1, 2):
         with suppress(ValueError), atomic_directory(tmp_path / "model", keep=True) as part:
             assert (part / "first").exists() == (round == 2)
@@ -116,7 +123,7 @@ def test_a_kept_half_is_handed_to_the_next_run(tmp_path):
     assert half_made(tmp_path) == ["model"]
 
 
-def test_what_dead_makers_left_goes_and_what_cannot_go_stops_nobody(tmp_path):
+def test_what_killed_processes_left_is_removed_where_possible(tmp_path):
     (tmp_path / "model.part-dead" / "deep").mkdir(parents=True)
     (tmp_path / "model.part-file").touch()  # no folder, so it cannot be removed as one
     with atomic_directory(tmp_path / "model") as part:
@@ -134,7 +141,7 @@ FULL = [
 
 
 @pytest.mark.parametrize("error", FULL, ids=str)
-def test_every_library_s_full_disk_becomes_the_sentence(tmp_path, error):
+def test_a_full_disk_is_recognized_from_every_library(tmp_path, error):
     sentence = pytest.raises(TutorialError, match="disk filled up.*\nFree some space")
     with sentence as caught, atomic_directory(tmp_path / "model"):
         raise error
@@ -142,7 +149,7 @@ def test_every_library_s_full_disk_becomes_the_sentence(tmp_path, error):
     assert half_made(tmp_path) == []
 
 
-def test_another_error_stays_as_it_is(tmp_path):
+def test_other_errors_pass_through(tmp_path):
     with pytest.raises(OSError, match="too long"), atomic_directory(tmp_path / "model"):
         raise OSError(errno.ENAMETOOLONG, "too long")
 
@@ -154,22 +161,25 @@ def test_a_disk_that_really_fills_up_is_named_and_left_clean(small_disk):
     assert build(small_disk / "model")
 
 
-def test_a_read_only_folder_is_named_with_the_way_out(read_only):
+def test_a_read_only_folder_is_named_with_a_hint(read_only):
     with pytest.raises(TutorialError, match="cannot be written to(?s:.*)TUTORIAL_MODEL_ROOT"):
         build(read_only / "model")
 
 
-def test_a_file_is_the_one_that_was_published_or_it_is_told_apart(tmp_path):
+def test_a_file_with_a_different_hash_is_refused(tmp_path):
     file = tmp_path / "weights"
     file.write_bytes(b"words")
     check_hash(file, hashlib.sha256(b"words").hexdigest())
     check_hash(file, hashlib.sha1(b"words").hexdigest(), "sha1")
-    with pytest.raises(TutorialError, match="weights is not the file that was published: 5 bytes"):
+    with pytest.raises(TutorialError, match="weights is not the file that was published: it has 5 bytes"):
         check_hash(file, hashlib.sha256(b"other").hexdigest())
 
 
-def whole_files(folder):
-    """A file of each kind that shows by itself whether its end is missing, and some that do not."""
+@pytest.fixture
+def folder(tmp_path):
+    """A file of each format that shows whether it is complete, and some of formats that do not."""
+    folder = tmp_path / "made"
+    folder.mkdir()
     table = ops.constant(np.ones((8, 4), np.float32))
     ids = ops.parameter([1], np.int64)
     graph = openvino.Model([ops.gather(table, ids, ops.constant(0, np.int64))], [ids], "tiny")
@@ -181,96 +191,122 @@ def whole_files(folder):
     (folder / "config.json").write_text('{"é": 1}', encoding="utf-8")
     (folder / "alone.bin").touch()
     (folder / "LICENSE").touch()
+    return folder
 
 
-def test_whole_files_are_whole_and_each_that_can_tell_says_where_its_end_is_missing(tmp_path):
-    whole_files(tmp_path)
-    assert find_damaged(tmp_path, ["config.json"]) == {}
-    for name in ("graph.xml", "graph.bin", "w.safetensors", "none.safetensors", "config.json", "no constants.xml"):
-        file = tmp_path / name
-        content = file.read_bytes()
-        end = len(content.rstrip())
-        for left in {0, 5, 8, end // 2, end - 1} & set(range(end)):
-            file.write_bytes(content[:left])
-            assert find_damaged(tmp_path, ["config.json"]) == {name: "cut short"}, left
-        file.write_bytes(content)
-    (tmp_path / "w.safetensors").write_bytes(b"\xff" * 20)
-    assert find_damaged(tmp_path, ["LICENSE", "gone"]) == {"w.safetensors": "cut short", "gone": "missing"}
-    assert find_damaged(tmp_path / "nowhere", ["a", "b"]) == {"a": "missing", "b": "missing"}
-    assert find_damaged(tmp_path / "LICENSE", ["a"]) == {"a": "missing"}
+def change(file):
+    data = file.read_bytes()
+    file.write_bytes(bytes([data[0] ^ 1]) + data[1:])
 
 
-@pytest.mark.parametrize("number", [0, 1, 2, True, np.int64(7), 10**30])
-@pytest.mark.parametrize("least", [0, 1, 2])
-def test_a_count_is_a_whole_number_from_the_least_on(number, least):
-    if number >= least:
-        found = check_int(number, "A budget", least)
-        assert found == number and isinstance(found, int)
-    else:
-        with pytest.raises(TutorialError, match=f"A budget of {number} cannot be(?s:.*){least} or more"):
-            check_int(number, "A budget", least)
-    assert check_int(1, "A budget") == 1
-    for other in (0, -1, 1.0, "1", None, [1]):
-        with pytest.raises(TutorialError, match="cannot be"):
-            check_int(other, "A budget")
+def test_a_manifest_has_the_facts_and_the_size_and_hash_of_each_file(folder):
+    files = {
+        file.name: {"bytes": len(file.read_bytes()), "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+        for file in folder.iterdir()
+    }
+    (folder / LEGACY_MANIFEST).touch()  # not listed, nor is the manifest itself
+    for seconds in (1.5, 2):
+        write_manifest(folder, command=["é"], seconds=seconds)
+        assert read_manifest(folder) == {"files": files, "command": ["é"], "seconds": seconds}
 
 
-def test_ids_are_whole_numbers_from_0_on():
-    for ids in ([], [0], (3, 2), iter([1, 2]), np.array([5, 0]), range(3)):
-        again = list(ids) if not hasattr(ids, "__next__") else [1, 2]
-        found = check_token_ids(ids)
-        assert found == again and all(type(index) is int for index in found)
-    for ids in ([-1], [3, -1], [1.0], ["1"], "12", [[1]], None, 7):
-        with pytest.raises(TutorialError, match="not ids"):
-            check_token_ids(ids)
+def test_a_folder_with_a_manifest_is_compared_with_it(folder):
+    write_manifest(folder)
+    assert find_damaged(folder, ["config.json"], hashes=True) == {}
+    change(folder / "w.safetensors")
+    assert find_damaged(folder, ["config.json"]) == {}
+    (folder / "LICENSE").write_bytes(b"longer")
+    (folder / "graph.xml").unlink()
+    (folder / "graph.xml").mkdir()
+    (folder / "of the reader.json").touch()
+    wrong = {"LICENSE": "of a different size", "graph.xml": "missing", "gone": "missing"}
+    assert find_damaged(folder, ["gone"]) == wrong
+    assert find_damaged(folder, ["gone"], hashes=True) == wrong | {"w.safetensors": "changed"}
+    assert find_damaged(folder, ["of the reader.json"])["of the reader.json"] == "incomplete"
 
 
-def test_need_disk_speaks_before_anything_is_made(tmp_path):
+@pytest.mark.parametrize("name", ["graph.xml", "graph.bin", "w.safetensors", "none.safetensors", "config.json"])
+def test_without_a_manifest_each_format_shows_that_its_end_is_missing(folder, name):
+    assert find_damaged(folder, ["config.json"]) == {}
+    content = (folder / name).read_bytes()
+    end = len(content.rstrip())
+    for left in {0, 5, 8, end // 2, end - 1} & set(range(end)):
+        (folder / name).write_bytes(content[:left])
+        assert find_damaged(folder, ["config.json"]) == {name: "incomplete"}, left
+
+
+@pytest.mark.parametrize("content", [b"\xff" * 20, b"\x02" + bytes(7) + b"[]", b"\x07" + bytes(7) + b'{"a":1}'])
+def test_weights_with_a_header_of_another_kind_are_incomplete(folder, content):
+    (folder / "w.safetensors").write_bytes(content)
+    assert find_damaged(folder, ["gone"]) == {"w.safetensors": "incomplete", "gone": "missing"}
+
+
+def test_where_no_folder_is_everything_is_missing(folder):
+    assert find_damaged(folder / "nowhere", ["a", "b"]) == {"a": "missing", "b": "missing"}
+    assert find_damaged(folder / "LICENSE", ["a"]) == {"a": "missing"}
+
+
+UNUSABLE = ["", "{", "[]", "null", '"x"', '{"files": []}', '{"files": {"a": 1}}', '{"files": {"a": {"bytes": "1"}}}']
+UNUSABLE += ["[" * 100_000, '{"files": {"config.json": {"bytes": 8}}}', "{}"]
+
+
+@pytest.mark.parametrize("text", [*UNUSABLE, b"\xff", None])
+def test_a_manifest_that_cannot_be_used_is_replaced_if_the_files_are_complete(folder, text):
+    if text is not None:
+        (folder / MANIFEST).write_bytes(text if isinstance(text, bytes) else text.encode())
+    assert read_manifest(folder) == {}
+    said = []
+    assert reuse(folder, "./made", ["config.json"], "export", said.append) == folder
+    assert said == [
+        f"./made had no valid {MANIFEST}. Its files are complete, so one was written.",
+        "./made is complete; skipping export.",
+    ]
+    assert read_manifest(folder)["adopted"] is True
+    assert reuse(folder, "./made", ["config.json"], "export", said.append) == folder and len(said) == 3
+    change(folder / "w.safetensors")
+    assert find_damaged(folder, [], hashes=True) == {"w.safetensors": "changed"}
+
+
+def test_the_manifest_of_an_earlier_version_counts_and_is_taken_over(folder):
+    write_manifest(folder, command=["x"])
+    (folder / MANIFEST).rename(folder / LEGACY_MANIFEST)
+    noted = read_manifest(folder)
+    change(folder / "w.safetensors")  # after the earlier version wrote its hashes
+    reuse(folder, "./made", ["config.json"], "export", lambda _: None)
+    assert read_manifest(folder) == noted | {"adopted": True}
+    (folder / MANIFEST).unlink()
+    (folder / "config.json").write_bytes(b"{}")
+    with pytest.raises(TutorialError, match="config.json is of a different size"):
+        reuse(folder, "./made", ["config.json"], "export", print)
+
+
+def test_a_damaged_folder_is_an_error_and_stays_as_it_is(folder):
+    (folder / "w.safetensors").write_bytes(b"\xff")
+    before = names(folder)
+    with pytest.raises(TutorialError) as caught:
+        reuse(folder, "./made", ["gone"], "export", print)
+    assert caught.value.message == "./made is damaged: gone is missing, w.safetensors is incomplete."
+    assert caught.value.hint == "Delete that folder, then run this again." and names(folder) == before
+    assert damaged_error("x", {}, "make it").hint == "Delete that folder, then: make it"
+
+
+def test_a_read_only_folder_is_used_without_a_manifest(folder, monkeypatch):
+    said = []
+    monkeypatch.setattr(Path, "write_text", refuse)
+    reuse(folder, "./made", ["config.json"], "export", said.append)
+    assert said == ["./made is complete; skipping export."] and not (folder / MANIFEST).exists()
+
+
+def refuse(*_, **__):
+    raise OSError(errno.EROFS, "Read-only file system")
+
+
+def test_too_small_a_disk_is_an_error_before_anything_is_made(tmp_path):
     require_disk_space(tmp_path / "not" / "there", 0)
-    with pytest.raises(TutorialError, match="needs 1000000.0 GiB of free disk and has"):
+    with pytest.raises(TutorialError, match="needs 1000000.0 GiB of free disk space and has"):
         require_disk_space(tmp_path / "not" / "there", 1e6)
     assert names(tmp_path) == set()
-
-
-def test_expect_requires_the_very_failure(capsys):
-    with expect(ValueError, "wide"):
-        raise ValueError("too wide")
-    assert capsys.readouterr().out == "ValueError: too wide\n"
-    with pytest.raises(AssertionError, match="should have failed"), expect(ValueError, "wide"):
-        pass
-    with pytest.raises(AssertionError, match="too narrow"), expect(ValueError, "wide"):
-        raise ValueError("too narrow")
-    with pytest.raises(KeyError), expect(ValueError, "wide"):
-        raise KeyError("wide")
-
-
-@pytest.mark.parametrize(
-    ("said", "printed"),
-    [
-        ('Cannot load "/home/me/lib/python/../libs/gpu.so": no', 'Cannot load "…/gpu.so": no'),
-        ("C:\\Users\\me\\model is not there", "…/model is not there"),
-        ("look at https://hf.co//tmp/tmpx1/stranger.", "look at https://hf.co…/stranger."),
-        ("look at https://hf.co/microsoft/phi", "look at https://hf.co/microsoft/phi"),
-        ("./model/phi3/int4, src/core/core.cpp:117 and 3/4", "./model/phi3/int4, src/core/core.cpp:117 and 3/4"),
-    ],
-)
-def test_expect_prints_no_folder_of_this_machine(capsys, said, printed):
-    with expect(ValueError, "o"):
-        raise ValueError(said)
-    assert capsys.readouterr().out == f"ValueError: {printed}\n"
-
-
-def test_an_error_is_its_sentences():
-    assert str(TutorialError("What happened.", "What to do.")) == "What happened.\nWhat to do."
-    assert str(TutorialError("What happened.")) == "What happened."
-
-
-def test_a_notebook_shows_the_sentence_instead_of_a_traceback(capsys):
-    from IPython.core.interactiveshell import InteractiveShell
-
-    shell = InteractiveShell()
-    shell.run_cell("from helpers.errors import TutorialError; raise TutorialError('What happened.', 'What to do.')")
-    assert capsys.readouterr().out.strip() == "TutorialError: What happened.\nWhat to do."
+    assert existing_parent(tmp_path / "not" / "there") == existing_parent(tmp_path) == tmp_path
 
 
 class Log(io.StringIO):
@@ -294,7 +330,7 @@ def lines(monkeypatch, stream, *, notebook=False):
         monkeypatch.setitem(sys.modules, "ipykernel", None)
     monkeypatch.setattr(sys, "stdout", stream)
     line, seen = ProgressLine(), []
-    for call, text in [(line.update, "1 of 20"), (line.update, "short"), (line.keep, "done"), (line.update, "more")]:
+    for call, text in [(line.update, "1 of 20"), (line.update, "short"), (line.finish, "done"), (line.update, "more")]:
         call(text)
         seen.append(stream.seen)
         stream.seen = ""
@@ -330,7 +366,7 @@ def test_windows_is_given_time_to_let_go_of_a_file(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("system", ["nt", "posix"])
-def test_a_file_that_is_never_let_go_of_is_an_error_after_tries_on_windows_and_at_once_elsewhere(monkeypatch, system):
+def test_a_file_that_stays_locked_is_an_error_after_retries_on_windows_and_at_once_elsewhere(monkeypatch, system):
     tries, waits = [], []
 
     def held(part, target):
@@ -355,6 +391,15 @@ class Mode:
         self.mode = mode
 
 
+def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "taken").mkdir()
+    for path in (Path("."), tmp_path / "taken", tmp_path / "nowhere" / "file"):
+        with pytest.raises(TutorialError):
+            atomic_write_text(path, "text")
+    assert [path.name for path in tmp_path.rglob("*")] == ["taken"]
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only glibc keeps freed memory to itself")
 def test_freed_memory_goes_back_to_the_system():
     code = """
@@ -365,20 +410,11 @@ libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
 blocks = [libc.malloc(60_000) for _ in range(2000)]
 for block in blocks:
     ctypes.memset(block, 1, 60_000)
-for block in blocks[:-1]:  # the last one stands in the way of the heap's end
+for block in blocks[:-1]:  # the last one keeps the end of the heap in use
     libc.free(block)
 before = psutil.Process().memory_info().rss
-give_back_memory()
+trim_malloc()
 print((before - psutil.Process().memory_info().rss) // 2**20)
 """
-    ran = subprocess.run([sys.executable, "-c", code], cwd=settings.ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
     assert int(ran.stdout) > 80
-
-
-def test_what_cannot_be_written_leaves_nothing(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "taken").mkdir()
-    for path in (Path("."), tmp_path / "taken", tmp_path / "nowhere" / "file"):
-        with pytest.raises(TutorialError):
-            atomic_write_text(path, "text")
-    assert [path.name for path in tmp_path.rglob("*")] == ["taken"]

@@ -1,4 +1,4 @@
-"""The settings: the document's by default, then the file, then the environment; what cannot be used is named."""
+"""The settings: the sample's by default, then the file, then the environment; what cannot be used is named."""
 
 import errno
 from dataclasses import replace
@@ -27,19 +27,19 @@ def file(tmp_path):
     return tmp_path / "settings.toml"
 
 
-def test_the_defaults_are_the_document_s(file):
+def test_the_defaults_are_the_samples(file):
     assert load(file, {}) == Settings()
     assert Settings().ov_config == {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1", "CACHE_DIR": ""}
     assert display_path(replace(Settings(), model="phi3-instruct").model_dir) == "./model/phi3-instruct/int4"
 
 
 @given(settings=valid)
-def test_what_is_saved_comes_back(tmp_path_factory, settings):
+def test_load_returns_what_save_wrote(tmp_path_factory, settings):
     file = tmp_path_factory.getbasetemp() / "round trip.toml"
     assert load(save(settings, file), {}) == settings
 
 
-def test_the_defaults_are_not_written_so_that_a_later_version_may_change_them(file):
+def test_defaults_are_not_written_so_that_a_later_version_may_change_them(file):
     assert save(Settings(), file).read_text() == ""
     assert save(Settings(format="int8"), file).read_text() == 'format = "int8"\n'
 
@@ -52,7 +52,7 @@ def test_the_file_beats_the_defaults_and_the_environment_beats_the_file(file):
 
 
 @pytest.mark.parametrize("root", ["model", "~/models", "/shared/modèles à moi"])
-def test_folders_lie_below_the_model_root(root):
+def test_folders_are_below_the_model_root(root):
     settings = Settings(model_root=root)
     assert settings.model_dir == ROOT / Path(root).expanduser() / "smollm2-instruct" / "int4"
     assert settings.checkpoint_dir == settings.model_dir.parent / "checkpoint"
@@ -61,16 +61,16 @@ def test_folders_lie_below_the_model_root(root):
 @pytest.mark.parametrize(
     "content, what, hint",
     [
-        ("device = CPU", "settings.toml is damaged: .* line 1", "Mend that line"),
-        (b"device = \xff", "settings.toml is damaged", "Mend that line"),
+        ("device = CPU", "settings.toml is damaged: .* line 1", "Correct that line"),
+        (b"device = \xff", "settings.toml is damaged", "Correct that line"),
         ('devize = "CPU"', "has devize", "It knows device, format, model"),
         ('model = "gpt-7"', "no model 'gpt-7'", "Choose one of: smollm2"),
         ('format = "int3"', "no weight format 'int3'", "Choose one of: int4, int8, fp16"),
-        ("device = 0", "device has 0, not text", "Put quotes"),
-        ("model = [1]", r"model has \[1\], not text", "Put quotes"),
+        ("device = 0", "device has 0, not text", "Put it in quotes"),
+        ("model = [1]", r"model has \[1\], not text", "Put it in quotes"),
         ('ov_config = "fast"', "ov_config is not a table", r"Write \[ov_config\]"),
-        ("[ov_config]\nNUM_STREAMS = 1", "ov_config has 1, not text", "Put quotes"),
-        ("[device]", "device has {}, not text", "Put quotes"),
+        ("[ov_config]\nNUM_STREAMS = 1", "ov_config has 1, not text", "Put it in quotes"),
+        ("[device]", "device has {}, not text", "Put it in quotes"),
     ],
 )
 def test_what_cannot_be_used_is_named_with_its_cure(file, content, what, hint):

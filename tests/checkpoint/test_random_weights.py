@@ -1,10 +1,12 @@
-"""The made-up Phi-3: shape and tokens are Phi-3's, the weights are a seed's, and the whole can be loaded."""
+"""The random Phi-3: its shape and special tokens are Phi-3's, the weights are a seed's, and it can be loaded."""
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
+from hub import TINY_SHAPE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,7 +15,7 @@ from helpers.checkpoint import random_weights
 from helpers.checkpoint.fetch import fetch
 from helpers.checkpoint.random_weights import ADDED_TOKENS, phi3_tokenizer, write_random_phi3
 
-SMALL = random_weights.TINY_SHAPE | {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2}
+SMALL = TINY_SHAPE | {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2}
 ENTRY = replace(MODELS["phi3-rehearsal"], checkpoint_gib=0)
 FEW_WORDS = {"it": "the other one, and another one of the others"}
 LIMIT = 5_000_000  # the embedding has 4.1 MB
@@ -21,7 +23,7 @@ LIMIT = 5_000_000  # the embedding has 4.1 MB
 
 @pytest.fixture
 def few_words(monkeypatch):
-    """Learn the pieces from a few words, and not from half a million."""
+    """Learn subwords from a few words instead of half a million."""
     monkeypatch.setattr("pydoc_data.topics.topics", FEW_WORDS)
 
 
@@ -31,8 +33,8 @@ def made(few_words, tmp_path, monkeypatch):
     shown = []
     monkeypatch.setattr(random_weights, "PHI3_MINI_SHAPE", SMALL)
     monkeypatch.setattr(random_weights, "SHARD_BYTES", LIMIT)
-    monkeypatch.setattr("helpers.checkpoint.fetch.ProgressLine.update", lambda self, text: shown.append(text))
-    monkeypatch.setattr("helpers.checkpoint.fetch.ProgressLine.keep", lambda self, text: shown.append(text))
+    monkeypatch.setattr("helpers.files.ProgressLine.update", lambda self, text: shown.append(text))
+    monkeypatch.setattr("helpers.files.ProgressLine.finish", lambda self, text: shown.append(text))
     return fetch(ENTRY, tmp_path / "checkpoint", report=lambda _: None), shown
 
 
@@ -55,7 +57,7 @@ def loaded(made):
     return AutoModelForCausalLM.from_pretrained(made[0])
 
 
-def test_it_loads_with_each_weight_of_its_shape_normal_and_the_norms_one(made):
+def test_it_loads_with_normal_weights_of_its_shape_and_norms_of_one(made):
     from transformers import Phi3Config, Phi3ForCausalLM
 
     model = loaded(made)
@@ -73,7 +75,7 @@ def test_it_loads_with_each_weight_of_its_shape_normal_and_the_norms_one(made):
             assert float(value.float().std()) == pytest.approx(0.02, rel=0.05), name
 
 
-def test_the_index_tells_where_each_weight_is_and_how_many_bytes_they_are(made):
+def test_each_shard_stays_within_the_limit_and_the_index_lists_its_weights(made):
     from safetensors import safe_open
 
     folder, shown = made
@@ -94,7 +96,20 @@ def test_the_index_tells_where_each_weight_is_and_how_many_bytes_they_are(made):
     assert index == {"metadata": {"total_size": size}, "weight_map": place}
 
 
-def test_a_seed_gives_the_same_bytes_again_and_another_one_others(made, tmp_path):
+def test_the_real_shape_is_split_without_memory(monkeypatch, tmp_path):
+    """Everything but the writing of tensors, which would be 7.6 GB."""
+    written = []
+    monkeypatch.setattr("safetensors.torch.save_file", lambda shard, *_, **__: written.append([*shard]))
+    monkeypatch.setattr("torch.ones", lambda shape, **_: torch.empty(shape, device="meta", dtype=torch.bfloat16))
+    monkeypatch.setattr(torch.Tensor, "normal_", lambda self, *_, **__: self)
+    monkeypatch.setattr(random_weights, "phi3_tokenizer", lambda: SimpleNamespace(save_pretrained=print))
+    write_random_phi3(tmp_path, random_weights.PHI3_MINI_SHAPE, seed=1, report=lambda _: None)
+    index = json.loads((tmp_path / "model.safetensors.index.json").read_text(encoding="utf-8"))
+    assert index["metadata"]["total_size"] == 2 * MODELS["phi3-rehearsal"].parameters
+    assert len(written) > 7 and sum(len(names) for names in written) == len(index["weight_map"])
+
+
+def test_the_same_seed_gives_the_same_bytes_and_a_different_one_does_not(made, tmp_path):
     weights = {}
     for seed in (int(ENTRY.revision), 5):
         folder = tmp_path / str(seed)
@@ -105,7 +120,7 @@ def test_a_seed_gives_the_same_bytes_again_and_another_one_others(made, tmp_path
     assert weights[int(ENTRY.revision)] == ours != weights[5]
 
 
-def test_it_ends_where_phi3_ends(made, tok):
+def test_its_eos_tokens_are_phi3s(made, tok):
     named = loaded(made).generation_config
     ends = [tok.convert_tokens_to_ids(text) for text in ("<|endoftext|>", "<|assistant|>", "<|end|>")]
     assert named.eos_token_id == ends == [32000, 32001, 32007]
@@ -122,7 +137,7 @@ def test_its_special_tokens_have_the_ids_of_phi3(tok):
         assert tok.decode([index]) == token and tok.decode([index], skip_special_tokens=True) == ""
 
 
-def test_added_tokens_swallow_the_white_space_behind_them_but_for_the_end_of_text(tok):
+def test_added_tokens_remove_the_white_space_after_them_except_the_end_of_text(tok):
     for token in ADDED_TOKENS:
         swallows = tok(f"{token} \n")["input_ids"] == tok(token)["input_ids"]
         assert swallows == (token != "<|endoftext|>")
@@ -131,13 +146,13 @@ def test_added_tokens_swallow_the_white_space_behind_them_but_for_the_end_of_tex
 
 @settings(max_examples=40)
 @given(st.text().filter(lambda text: not set("▁<") & set(text) and not text.startswith(" ")))
-def test_what_it_has_no_piece_for_becomes_bytes_and_comes_back(one_tok, text):
+def test_text_without_subwords_becomes_bytes_and_comes_back(one_tok, text):
     ids = one_tok(text)["input_ids"]
     assert one_tok.decode(ids) == text and 0 not in ids
     assert one_tok(" " + text)["input_ids"] != ids or not text
 
 
-def test_a_saved_one_reads_and_writes_as_before(made, tok):
+def test_a_saved_tokenizer_encodes_and_decodes_as_before(made, tok):
     from transformers import AutoTokenizer
 
     saved, text = AutoTokenizer.from_pretrained(made[0]), "Another  one, <|user|> \n of \N{SNOWMAN} <s>the others"
@@ -146,28 +161,16 @@ def test_a_saved_one_reads_and_writes_as_before(made, tok):
     assert (saved.eos_token, saved.pad_token, saved.chat_template) == (tok.eos_token, tok.pad_token, tok.chat_template)
 
 
-def test_a_word_s_piece_begins_with_the_space_before_it_and_others_are_bytes(tok):
+def test_a_subword_includes_the_space_before_it_and_other_characters_are_bytes(tok):
     assert tok.convert_ids_to_tokens(tok("the other one")["input_ids"]) == ["▁the", "▁other", "▁one"]
     assert tok.convert_ids_to_tokens(tok("one\N{SNOWMAN}")["input_ids"]) == ["▁one", "<0xE2>", "<0x98>", "<0x83>"]
     for text in ("the  other one ", "one\N{SNOWMAN}\n\n1", "a , b !"):
         assert tok.decode(tok(text)["input_ids"]) == text
 
 
-def test_a_conversation_is_written_as_phi3_writes_it(tok):
+def test_the_chat_template_is_phi3s(tok):
     messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes?"}]
     written = tok.apply_chat_template(messages, tokenize=False)
     assert written == "<|user|>\nHi<|end|>\n<|assistant|>\nYes?<|end|>\n<|endoftext|>"
     asked = tok.apply_chat_template(messages[:1], tokenize=False, add_generation_prompt=True)
     assert asked == "<|user|>\nHi<|end|>\n<|assistant|>\n"
-
-
-@given(sizes=st.lists(st.integers(1, 30), min_size=1, max_size=30), limit=st.integers(10, 40))
-def test_shards_are_full_and_in_order(sizes, limit):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(random_weights, "SHARD_BYTES", limit)
-        shards = random_weights._shards({f"{n}": size for n, size in enumerate(sizes)})
-    parts = [[sizes[int(name)] for name in shard] for shard in shards]
-    assert [name for shard in shards for name in shard] == [f"{n}" for n in range(len(sizes))]
-    for part, following in zip(parts, [*parts[1:], None], strict=True):
-        assert sum(part) <= limit or len(part) == 1
-        assert following is None or sum(part) + following[0] > limit, "the next would have had room"
