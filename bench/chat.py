@@ -11,8 +11,8 @@ Figures are medians, the ratio is the median of the ratios within a round.
 - streaming: decode speed of an answer in a ChatBox that is displayed, alternatives for the X-ray included, against
   the bare loop of helpers.generate on the same prompt.  Both write as many tokens; the words may part
   at a tie, because the chat reads its prompt in two pieces.
-- memory: --turns turns in one chat box with a context of 1,024 tokens, which forgets again and again: how much the
-  kernel's resident set has grown since turn 20, and whether the last answer still streams.
+- memory: --turns turns in one chat box with a context of 1,024 tokens, whose history is truncated many times: how much
+  the kernel's resident set has grown since turn 20, and whether the last answer still streams.
 """
 
 from __future__ import annotations
@@ -34,57 +34,58 @@ import gc, json, time
 import psutil
 from IPython.display import display
 from helpers import settings
-from helpers.chat.conversation import Conversation, Message
+from helpers.chat.conversation import Conversation
+from helpers.chat.messages import Message
 from helpers.chat.box import ChatBox
 from helpers.generate import PromptCache, generate
 from helpers.load import load_model
 
-model, tok, _ = load(settings.load())
+model, tok, _ = load_model(settings.load())
 STORY = "A river runs from the hills to the sea, past a mill, a bridge, a town and its harbour. "
 QUESTION = "Explain to a child why the sky is blue and why the evening sky is red."
 model.generation_config.eos_token_id = []  # every answer has its full length
 """
 REUSE = """
-talk = Conversation(model, tok, max_new_tokens=48)
+chat = Conversation(model, tok, max_new_tokens=48)
 for turn in range(4):
-    list(talk.say(f"Part {turn + 1}. " + STORY * 12 + "What is it about?"))
+    list(chat.say(f"Part {turn + 1}. " + STORY * 12 + "What is it about?"))
 cold = Conversation(model, tok, max_new_tokens=4)
-cold.messages, talk.max_new_tokens = list(talk.messages), 4
-for each in (talk, cold):
+cold.messages, chat.max_new_tokens = list(chat.messages), 4
+for each in (chat, cold):
     list(each.say("And what did you say first?"))
-warm, anew = talk.messages[-1].figures, cold.messages[-1].figures
-assert warm.prompt_tokens == anew.prompt_tokens > 1000 and anew.reused_tokens == 0
-print(json.dumps([warm.ttft_ms, anew.ttft_ms, warm.prompt_tokens, warm.reused_tokens]))
+warm, fresh = chat.messages[-1].stats, cold.messages[-1].stats
+assert warm.prompt_tokens == fresh.prompt_tokens > 1000 and fresh.cached_tokens == 0
+print(json.dumps([warm.ttft_ms, fresh.ttft_ms, warm.prompt_tokens, warm.cached_tokens]))
 """
 STREAMING = """
-talk = Conversation(model, tok, max_new_tokens=TOKENS)
-box = ChatBox(talk)
+chat = Conversation(model, tok, max_new_tokens=TOKENS)
+box = ChatBox(chat)
 display(box)
 box.submit(QUESTION)
 assert box.wait() and not box.error, box.error
-answer = talk.messages[-1]
+answer = chat.messages[-1]
 moments = []
 prompt = Conversation(model, tok)
 prompt.messages = [Message("user", QUESTION)]
 ids = []
-for step in generate(model, prompt.prompt(), TOKENS, cache=Cache(model)):
-    ids.append(step.id)
+for token in generate(model, prompt.prompt(), TOKENS, cache=PromptCache(model)):
+    ids.append(token.id)
     moments.append(time.perf_counter())
-assert len(ids) == len(answer.steps) == TOKENS
+assert len(ids) == len(answer.tokens) == TOKENS
 bare = (TOKENS - 1) / (moments[-1] - moments[0])
 box.close()
-print(json.dumps([1000 / answer.figures.tpot_ms, bare]))
+print(json.dumps([1000 / answer.stats.tpot_ms, bare]))
 """
 MEMORY = """
-talk = Conversation(model, tok, "Be brief.", max_new_tokens=32, context_length=1024)
-box = ChatBox(talk)
+chat = Conversation(model, tok, "Be brief.", max_new_tokens=32, context_length=1024)
+box = ChatBox(chat)
 display(box)
-pieces, write = 0, box.transcript.write
+pieces, write = 0, box.widget.show_draft
 def count(*arguments):
     global pieces
     pieces += 1
     write(*arguments)
-box.transcript.write = count
+box.widget.show_draft = count
 grown = []
 for turn in range(TURNS):
     pieces = 0
@@ -92,9 +93,9 @@ for turn in range(TURNS):
     assert box.wait() and not box.error, box.error
     gc.collect()
     grown.append(psutil.Process().memory_info().rss / 2**20)
-figures = talk.messages[-1].figures
-assert talk.forgotten > TURNS and figures.answer_tokens == 32, talk.forgotten
-print(json.dumps([grown[19], grown[-1], pieces, talk.forgotten, max(grown)]))
+stats = chat.messages[-1].stats
+assert chat.truncated_messages > TURNS and stats.new_tokens == 32, chat.truncated_messages
+print(json.dumps([grown[19], grown[-1], pieces, chat.truncated_messages, max(grown)]))
 """
 
 
@@ -152,7 +153,7 @@ def main() -> None:
     box, bare = (median(column) for column in zip(*streaming, strict=True))
     print(f"{args.tokens} tokens: {box:.1f} tokens/s in the chat box, {bare:.1f} in the bare loop")
     print(
-        f"{args.turns} turns, {truncated_messages} messages forgotten, the last answer came in {pieces} pieces:",
+        f"{args.turns} turns, {truncated_messages} messages truncated, the last answer came in {pieces} pieces:",
         end=" ",
     )
     print(f"{first:,.0f} MiB after turn 20, {last:,.0f} at the end, {most:,.0f} at most")

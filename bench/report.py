@@ -13,18 +13,16 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
+import numpy as np
 from engines import ENGINES, OURS
 
-from helpers.metrics.timing import Spread, ratio
+from helpers.metrics.timing import ratio
 from helpers.settings import ROOT
 
 RESULTS = ROOT / "bench" / "results.json"
 PAGED, SDPA = "OpenVINO GenAI, paged attention", "OpenVINO GenAI, SDPA"
-
-
-def median(values: list[float]) -> float:
-    return Spread.of(values).median
 
 
 def faster(results: dict, theirs: str, what: str) -> float:
@@ -124,9 +122,10 @@ def decode_table(results: dict) -> str:
         if "missing" in engine:
             rows.append([name, engine["missing"], *[""] * 5])
             continue
-        token = Spread.of(engine[f"decode {near}"])
-        row = [name, f"{engine['weight_bytes'] / 1e6:.0f} MB", engine["kv"], f"{token.median:.1f} ({token.p90:.1f})"]
-        row += [f"{1000 / token.median:.0f}", f"{1000 / median(engine[f'decode {far}']):.0f}"]
+        token = engine[f"decode {near}"]
+        p90 = np.quantile(token, 0.9)
+        row = [name, f"{engine['weight_bytes'] / 1e6:.0f} MB", engine["kv"], f"{median(token):.1f} ({p90:.1f})"]
+        row += [f"{1000 / median(token):.0f}", f"{1000 / median(engine[f'decode {far}']):.0f}"]
         rows.append([*row, compared(results, name, f"decode {near}")])
     return table(head, rows)
 

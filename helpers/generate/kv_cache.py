@@ -1,4 +1,4 @@
-"""The KV cache, what a model remembers of the tokens it has read: as OpenVINO's hidden state, or in blocks of ours."""
+"""The KV cache: OpenVINO's state, or blocks in tensors of our own."""
 
 from __future__ import annotations
 
@@ -9,116 +9,116 @@ INITIAL_CAPACITY = 512  # tokens
 
 
 class StatefulKVCache:
-    """Keys and values inside the infer request, [1, heads, tokens, width] each: the graph as it was exported.
+    """Keys and values as the state of the infer request, [1, heads, tokens, head size] each: the graph as exported.
 
-    Every device runs it.  The CPU's plugin lets each token that is read look back alone, at all before it.
+    Every device runs it.  Behind cached tokens, the CPU plugin computes the attention of each new token separately.
     """
 
-    prefill_chunk_size: int | None = None  # how many tokens to read at once: all of them
-    survives_cancel = False  # nobody knows what it is while the request runs
+    prefill_chunk_size: int | None = None  # no limit
+    survives_cancel = False  # its content is undefined while the request runs
 
-    def __init__(self, compiled, longest: int) -> None:
+    def __init__(self, compiled, context_length: int) -> None:
         from openvino import Tensor
 
         self.request = compiled.create_infer_request()
-        # The inputs are made once, as long as the context; a run only sets their shapes, which moves no memory.
-        # Handing over new arrays takes longer than all the rest that Python does for a token.
+        # The inputs are allocated once, as long as the context; a run only sets their shapes, which moves no memory.
+        # To pass new arrays instead takes longer than everything else that Python does for a token.
         self.inputs = {
-            "input_ids": Tensor(np.zeros((1, longest), np.int64)),
-            "position_ids": Tensor(np.zeros((1, longest), np.int64)),
-            "attention_mask": Tensor(np.ones((1, longest), np.int64)),
-            "beam_idx": Tensor(np.zeros(1, np.int32)),  # no beams: the text goes on from the one state
+            "input_ids": Tensor(np.zeros((1, context_length), np.int64)),
+            "position_ids": Tensor(np.zeros((1, context_length), np.int64)),
+            "attention_mask": Tensor(np.ones((1, context_length), np.int64)),
+            "beam_idx": Tensor(np.zeros(1, np.int32)),  # no beam search: the text continues from the only state
         }
         for port in self.request.model_inputs:
             self.request.set_tensor(port, self.inputs[port.any_name])
 
-    def set_inputs(self, new: list[int], past: int) -> None:
-        """Make ready to read `new` behind the first `past` tokens, which are all that is kept."""
-        self.inputs["attention_mask"].shape = [1, past + len(new)]
-        for name, values in ("input_ids", new), ("position_ids", range(past, past + len(new))):
-            self.inputs[name].shape = [1, len(new)]
+    def set_inputs(self, new_ids: list[int], n_cached: int) -> None:
+        """Set the inputs for a run on `new_ids` behind the first `n_cached` tokens, which are all that is cached."""
+        self.inputs["attention_mask"].shape = [1, n_cached + len(new_ids)]
+        for name, values in ("input_ids", new_ids), ("position_ids", range(n_cached, n_cached + len(new_ids))):
+            self.inputs[name].shape = [1, len(new_ids)]
             self.inputs[name].data[0] = values
 
-    def trim(self, read: int, shared: int) -> int:
-        """Forget all but the first `shared` of the `read` tokens, and return how many are kept: those, or none.
+    def trim(self, n_cached: int, n_kept: int) -> int:
+        """Remove all but the first `n_kept` of the `n_cached` tokens; return how many remain, `n_kept` or 0.
 
-        Slicing the state's tensors is what OpenVINO GenAI does (trim_kv_cache).  They are read as f32: a KV cache of
-        f16, bf16 or f32 is the same bits again, one of u8 is rounded once more.
+        Slices the state's tensors as OpenVINO GenAI does (trim_kv_cache).  They are read as f32: a KV cache of f16,
+        bf16 or f32 gets the same bits back, one of u8 is rounded again.
         """
         from openvino import Tensor
 
-        for state in self.request.query_state() if shared else ():
-            values = state.state.data  # [1, heads, tokens, width]
-            if values.ndim != 4 or values.shape[2] != read:
-                shared = 0  # a memory of another kind; begin anew
+        for state in self.request.query_state() if n_kept else ():
+            values = state.state.data  # [1, heads, tokens, head size]
+            if values.ndim != 4 or values.shape[2] != n_cached:
+                n_kept = 0  # a state of a different kind: start from an empty one
                 break
-            state.state = Tensor(np.ascontiguousarray(values[:, :, :shared]))
-        if not shared:
+            state.state = Tensor(np.ascontiguousarray(values[:, :, :n_kept]))
+        if not n_kept:
             self.request.reset_state()
-        return shared
+        return n_kept
 
 
 class PagedKVCache:
-    """Keys and values in tensors of ours, [blocks, heads, tokens of a block, width]: paged attention, as in vLLM.
+    """Keys and values in tensors of our own, [blocks, heads, tokens per block, head size]: PagedAttention, as in vLLM.
 
-    Each run is told how many tokens are in them; what it reads goes behind those.  To forget is to tell it fewer: what
-    stands behind the past does not matter.
-    Blocks of u8 have their scales and zero points in them, and are rounded anew while they fill.
+    Each run is told how many tokens are cached, and writes the new ones behind them.  To trim is to pass a smaller
+    number: what the blocks hold behind the cached tokens does not matter.  Blocks of u8 contain their scales and zero
+    points, and are rounded again while they fill.
     """
 
     prefill_chunk_size: int | None = PREFILL_CHUNK_SIZE
-    survives_cancel = True  # a run only writes behind what is kept
+    survives_cancel = True  # a run only writes behind what is cached
 
-    def __init__(self, compiled, longest: int) -> None:
+    def __init__(self, compiled, context_length: int) -> None:
         from openvino import Tensor
 
         self.request = compiled.create_infer_request()
         self.memory = {port: None for port in self.request.model_inputs if "_cache." in port.any_name}
         value = next(port for port in self.memory if port.any_name.startswith("value"))
-        self.block = value.get_partial_shape()[2].get_length()  # a block of keys may have rows of scales besides
+        self.block = value.get_partial_shape()[2].get_length()  # tokens; a block of keys may have rows of scales, too
         self.capacity = 0  # blocks
-        most = -(-longest // self.block)
-        sizes = {"past_lens": 1, "subsequence_begins": 2, "block_indices_begins": 2, "block_indices": most}
-        self.inputs = {name: Tensor(np.zeros(longest, np.int64)) for name in ("input_ids", "position_ids")}
+        max_blocks = -(-context_length // self.block)
+        sizes = {"past_lens": 1, "subsequence_begins": 2, "block_indices_begins": 2, "block_indices": max_blocks}
+        self.inputs = {name: Tensor(np.zeros(context_length, np.int64)) for name in ("input_ids", "position_ids")}
         self.inputs |= {name: Tensor(np.zeros(size, np.int32)) for name, size in sizes.items()}
         self.inputs["max_context_len"] = Tensor(np.array(0, np.int32))
-        self.inputs["block_indices"].data[:] = range(most)  # one text only: its blocks lie in their order
+        self.inputs["block_indices"].data[:] = range(max_blocks)  # one text only: its blocks are in order
         for name, tensor in self.inputs.items():
             self.request.set_tensor(name, tensor)
 
-    def set_inputs(self, new: list[int], past: int) -> None:
-        """Make ready to read `new` behind the first `past` tokens, which are all that is kept."""
-        end = past + len(new)
+    def set_inputs(self, new_ids: list[int], n_cached: int) -> None:
+        """Set the inputs for a run on `new_ids` behind the first `n_cached` tokens, which are all that is cached."""
+        end = n_cached + len(new_ids)
         blocks = -(-end // self.block)
         if blocks > self.capacity:
             self._grow(blocks)
-        for name, values in ("input_ids", new), ("position_ids", range(past, end)):
-            self.inputs[name].shape = [len(new)]
+        for name, values in ("input_ids", new_ids), ("position_ids", range(n_cached, end)):
+            self.inputs[name].shape = [len(new_ids)]
             self.inputs[name].data[:] = values
-        self.inputs["past_lens"].data[0] = past
-        self.inputs["subsequence_begins"].data[1] = len(new)
+        self.inputs["past_lens"].data[0] = n_cached
+        self.inputs["subsequence_begins"].data[1] = len(new_ids)
         self.inputs["block_indices"].shape = [blocks]
         self.inputs["block_indices_begins"].data[1] = blocks
         self.inputs["max_context_len"].data[...] = end
 
-    def trim(self, read: int, shared: int) -> int:
-        """Forget all but the first `shared` of the `read` tokens, and return how many are kept: those."""
-        return shared
+    def trim(self, n_cached: int, n_kept: int) -> int:
+        """Remove all but the first `n_kept` of the `n_cached` tokens; return how many remain: `n_kept`."""
+        return n_kept
 
     def _grow(self, blocks: int) -> None:
         from openvino import Tensor
 
-        room = max(blocks, 2 * self.capacity, INITIAL_CAPACITY // self.block)
+        capacity = max(blocks, 2 * self.capacity, INITIAL_CAPACITY // self.block)
         for port, old in self.memory.items():
             shape = port.get_partial_shape().get_min_shape()
-            shape[0] = room
-            # OpenVINO's memory, which lives as long as a run that was interrupted writes into it; NumPy's would not.
+            shape[0] = capacity
+            # Memory of OpenVINO, which lives as long as a cancelled run writes to it; NumPy's would not.
             new = Tensor(port.get_element_type(), shape)
             if old:
                 _bytes(new)[: old.byte_size] = _bytes(old)
             self.memory[port] = new
             self.request.set_tensor(port, new)
-        self.capacity = room
+        self.capacity = capacity
 
 
 def _bytes(tensor) -> np.ndarray:

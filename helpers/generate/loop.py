@@ -1,10 +1,11 @@
-"""prompt ids → a stream of steps: the one generation loop of the project, on OpenVINO's infer request itself."""
+"""Prompt ids → a stream of new tokens: the one generation loop of the project, on OpenVINO's infer request."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from statistics import mean
 
 import numpy as np
 
@@ -12,21 +13,23 @@ from helpers.errors import TutorialError, check_int, check_token_ids
 from helpers.generate.kv_cache import PagedKVCache, StatefulKVCache
 from helpers.generate.sampling import GREEDY, Sampling
 
-POLL_MS = 50  # how long an interrupt, or Stop, waits while a long prompt is read
+POLL_MS = 50  # how long an interrupt or a stop may wait during a prefill
+MIN_PREFILL = 16  # prefill leaves fewer new tokens than this to generate
+FINISH_REASONS = ("eos_token", "max_new_tokens", "context", "stopped", "error")
 
 
 class GenerationCancelled(Exception):
-    """Nobody waits any more for a run of the model.  It goes on to its end; what it was to read counts as not read."""
+    """The caller cancelled a run of the model.  The run continues to its end, but its tokens count as not cached."""
 
 
 @dataclass(frozen=True)
 class GeneratedToken:
-    """One new token, how likely it was, what else was likely, and what it cost.
+    """One new token, its probability, the most likely alternatives, and how long it took.
 
-    `probability` is that of `id` in the distribution it was chosen from: the softmax of the scores after all that
-    Sampling does to the logits.  Greedy without a penalty does nothing to them, so there it is the model's own.
-    `alternatives` are the likeliest (id, probability) of that distribution, likeliest first, the chosen one or not.
-    `milliseconds` is from when the step was asked for until it was there; the first one's has the prompt in it.
+    `probability` is that of `id` in the distribution from which it was chosen: the softmax of the logits after the
+    processors of Sampling.  Greedy decoding without a repetition penalty has none, so there it is the model's own.
+    `alternatives` are the most likely (id, probability) of that distribution in descending order, the chosen token
+    included.  `milliseconds` runs from the request for the token to its arrival; that of the first includes prefill.
     """
 
     id: int
@@ -35,57 +38,128 @@ class GeneratedToken:
     milliseconds: float
 
 
-class PromptCache:
-    """What the model has read: `ids`, and its KV cache after them, from which it goes on.
+@dataclass(frozen=True)
+class GenerationStats:
+    """The statistics of one answer.
 
-    Each Cache has an infer request, hence a KV cache, of its own, and all share the weights: several texts can go on
-    by turns, and model.generate in between disturbs none.  Raises TutorialError for an export that keeps none.
+    `prompt_tokens` counts the whole prompt: `cached_tokens` of it were in the KV cache, `prefilled_tokens` were not.
+    `ttft_ms` is the time to the first token, `tpot_ms` the mean time per token after the first, each None when there
+    are too few tokens; `tokens_per_second` is the decode rate, 1000 / tpot_ms.  `context_tokens` of `context_length`
+    are in use after the answer.  `finish_reason` is one of FINISH_REASONS, or None where it is unknown.
+    """
+
+    prompt_tokens: int
+    cached_tokens: int
+    new_tokens: int
+    ttft_ms: float | None
+    tpot_ms: float | None
+    context_length: int | None
+    finish_reason: str | None
+
+    @classmethod
+    def from_tokens(
+        cls, tokens, prompt_tokens=0, cached_tokens=0, before_ms=0.0, context_length=None, finish_reason=None
+    ) -> GenerationStats:
+        """Return the statistics of generate's `tokens`; `before_ms`, such as tokenization, is added to `ttft_ms`."""
+        times = [token.milliseconds for token in tokens]
+        ttft_ms, tpot_ms = before_ms + times[0] if times else None, mean(times[1:]) if times[1:] else None
+        return cls(prompt_tokens, cached_tokens, len(times), ttft_ms, tpot_ms, context_length, finish_reason)
+
+    @property
+    def prefilled_tokens(self) -> int:
+        return self.prompt_tokens - self.cached_tokens
+
+    @property
+    def context_tokens(self) -> int:
+        return self.prompt_tokens + self.new_tokens
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        return 1000 / self.tpot_ms if self.tpot_ms else None
+
+
+class PromptCache:
+    """The KV cache of one text: it holds the keys and values of the tokens `ids`, and the next call continues there.
+
+    Each PromptCache has its own infer request, hence its own KV cache, and all share the weights: several texts can be
+    generated in turns, and model.generate does not disturb them.  Raises TutorialError for an export without a cache.
     """
 
     def __init__(self, model) -> None:
         if not model.stateful:
-            raise TutorialError("This export forgets each token.", "Export with --task text-generation-with-past.")
-        longest, paged = model.config.max_position_embeddings, getattr(model, "paged", None)
-        if not paged:
-            model.compile()  # does nothing if it is
-        self.kv = (
-            PagedKVCache(paged, longest) if paged else StatefulKVCache(model.request.get_compiled_model(), longest)
-        )
+            raise TutorialError("This export has no KV cache.", "Export with --task text-generation-with-past.")
+        context_length, paged = model.config.max_position_embeddings, getattr(model, "paged", None)
+        if paged:
+            self.kv = PagedKVCache(paged, context_length)
+        else:
+            model.compile()  # does nothing if it is compiled
+            self.kv = StatefulKVCache(model.request.get_compiled_model(), context_length)
         self.model, self.request, self.ids = model, self.kv.request, list[int]()
-        self.cached_tokens = 0  # how many tokens the last call of logits did not have to read again
+        self.cached_tokens = 0  # how many tokens the last call of logits found in the cache
 
-    def logits(self, ids: list[int], stopped: Callable[[], bool] | None = None) -> np.ndarray:
-        """The scores [vocabulary] of each token to follow `ids`; runs the model on what it has not read yet.
+    def logits(self, ids: list[int], cancelled: Callable[[], bool] | None = None) -> np.ndarray:
+        """Return the logits [vocabulary] after `ids`; runs the model on those that are not in the cache.
 
-        The array is the request's memory: good until the next call.  Raises TutorialError if it holds no numbers, and
-        Stopped when `stopped`, asked now and then, says so.
+        The array is the request's memory: valid until the next call.  Raises TutorialError for logits that are NaN or
+        infinite, and GenerationCancelled when `cancelled`, called every POLL_MS, returns True.
         """
-        read, self.ids = self.ids, []
-        # One that was interrupted may still run.  To cancel it would be quicker, but leaves the CPU's plugin with nodes
+        cached, self.ids = self.ids, []
+        # A cancelled run may still be going on.  request.cancel() would be faster, but leaves the CPU plugin with nodes
         # of different lengths, and the next run may fail.
         self.request.wait()
-        if not read or len(read) >= len(ids) or read != ids[: len(read)]:
-            del read[self.kv.trim(len(read), common_prefix_length(read, ids[:-1])) :]  # one at least is left to run
-        self.cached_tokens = len(read)
+        if not cached or len(cached) >= len(ids) or cached != ids[: len(cached)]:
+            shared = common_prefix_length(cached, ids[:-1])  # at least the last one has to be run
+            del cached[self.kv.trim(len(cached), shared) :]
+        self.cached_tokens = len(cached)
         if self.kv.survives_cancel:  # so that an interrupt loses nothing of it
-            self.ids = read
-        logits = self._run(ids[self.cached_tokens :], self.cached_tokens, stopped)
-        if not np.isfinite(logits.max()):  # one NaN, and the maximum is NaN
+            self.ids = cached
+        logits = self._run(ids[self.cached_tokens :], self.cached_tokens, cancelled)
+        if not np.isfinite(logits.max()):  # one NaN makes the maximum NaN
             raise TutorialError(
-                f"The model's scores after {len(ids)} tokens are not numbers.",
+                f"The model's logits after {len(ids)} tokens are not finite numbers.",
                 'Try INFERENCE_PRECISION_HINT = "f32" in ov_config; if that does not help, export again.',
             )
-        read.extend(ids[self.cached_tokens :])
-        self.ids = read
+        cached.extend(ids[self.cached_tokens :])
+        self.ids = cached
         return logits
 
-    def _run(self, new: list[int], past: int, stopped: Callable[[], bool] | None) -> np.ndarray:
-        self.kv.set_inputs(new, past)
+    def _run(self, new_ids: list[int], n_cached: int, cancelled: Callable[[], bool] | None) -> np.ndarray:
+        self.kv.set_inputs(new_ids, n_cached)
         self.request.start_async()
-        while not self.request.wait_for(POLL_MS):  # Python hears an interrupt only between two calls
-            if stopped and stopped():
+        while not self.request.wait_for(POLL_MS):  # Python handles an interrupt only between two calls
+            if cancelled and cancelled():
                 raise GenerationCancelled
         return self.request.get_tensor("logits").data[0, -1]
+
+    def prefill(self, ids: list[int], cancelled: Callable[[], bool] | None = None) -> Iterator[tuple[int, int]]:
+        """Run the model on `ids` in chunks, all but a short rest that is left to generate.
+
+        Yields (tokens in the cache, tokens in all) before each chunk.  Returns early when `cancelled` returns True.
+        """
+        done = common_prefix_length(self.ids, ids)
+        while (new := len(ids) - done - 1) >= MIN_PREFILL:
+            yield done, len(ids)
+            if cancelled and cancelled():
+                return
+            done += round_to_bucket(min(new, self.kv.prefill_chunk_size or new))
+            try:
+                self.logits(ids[:done], cancelled)
+            except GenerationCancelled:
+                return
+
+
+def round_to_bucket(length: int) -> int:
+    """Return the largest bucket size ≤ `length` (≥ MIN_PREFILL): 16 sizes between a power of two and the next.
+
+    The CPU plugin compiles and keeps its kernels for each number of tokens that it meets: 2.5 MB each for SmolLM2.
+    """
+    step = max(MIN_PREFILL, 1 << length.bit_length() >> 5)
+    return length // step * step
+
+
+def common_prefix_length(cached: Sequence[int], ids: Sequence[int]) -> int:
+    """Return the number of tokens that are the same at the start of both."""
+    return next((n for n, (a, b) in enumerate(zip(cached, ids, strict=False)) if a != b), min(len(cached), len(ids)))
 
 
 def generate(
@@ -97,46 +171,42 @@ def generate(
     alternatives: int = 0,
     cache: PromptCache | None = None,
 ) -> Iterator[GeneratedToken]:
-    """The steps that follow `prompt_ids`, each computed when it is asked for.
+    """Return an iterator over the new tokens that follow `prompt_ids`; each is computed when it is requested.
 
-    They end with the first of `stop_ids` (None: the model's own end tokens), after `max_new_tokens`, or at the end
-    of the context.  Whoever wants fewer asks no more.  A `cache` from an earlier call spares reading what it has
-    read.  Raises TutorialError at once for a prompt that is empty, too long or of another model, or no budget.
+    It ends after the first of `stop_ids` (None: the model's EOS tokens), after `max_new_tokens`, or at the end of the
+    context.  A `cache` of an earlier call saves the prefill of what it holds.  Raises TutorialError immediately for
+    arguments that cannot be used, such as a prompt that is empty, too long, or of a different model.
     """
-    ids, context, words = check_token_ids(prompt_ids), model.config.max_position_embeddings, model.config.vocab_size
-    if not ids or max(ids) >= words:
+    ids, limit = check_token_ids(prompt_ids), check_int(max_new_tokens, "max_new_tokens")
+    context, vocabulary = model.config.max_position_embeddings, model.config.vocab_size
+    if not ids or max(ids) >= vocabulary:
         raise TutorialError(
-            f"The prompt is empty, or has ids that this model does not know (it knows 0 to {words - 1}).",
+            f"The prompt is empty, or has ids outside this model's vocabulary (0 to {vocabulary - 1}).",
             "Make it with the tokenizer from the model's own folder.",
         )
     if len(ids) >= context:
         raise TutorialError(
             f"The prompt has {len(ids)} tokens, which leaves no room for an answer in this model's {context}.",
-            "Shorten it, or leave out the oldest turns.",
+            "Shorten it, or leave out the oldest messages.",
         )
-    budget, alternatives = check_int(max_new_tokens, "A budget"), check_int(alternatives, "A choice", 0)
+    alternatives = check_int(alternatives, "alternatives", 0)
     if cache and cache.model is not model:
-        raise TutorialError("This cache is another model's.", "Make one for this: Cache(model).")
+        raise TutorialError("This cache belongs to a different model.", "Make one for this model: PromptCache(model).")
     if not isinstance(sampling, Sampling):
-        raise TutorialError(f"{sampling!r} is no way to choose.", "Give a Sampling(…), or nothing for the likeliest.")
+        raise TutorialError(f"{sampling!r} is not a Sampling.", "Give a Sampling(…), or nothing for greedy decoding.")
     stop_ids = eos_token_ids(model) if stop_ids is None else frozenset(check_token_ids(stop_ids))
-    cache, budget = cache or PromptCache(model), min(budget, context - len(ids))
-    return _generate(cache, ids, budget, sampling.make_sampler(), stop_ids, alternatives)
-
-
-def common_prefix_length(read: Sequence[int], ids: Sequence[int]) -> int:
-    """With how many of the same tokens both begin."""
-    return next((n for n, (a, b) in enumerate(zip(read, ids, strict=False)) if a != b), min(len(read), len(ids)))
+    cache, limit = cache or PromptCache(model), min(limit, context - len(ids))
+    return _generate(cache, ids, limit, sampling.make_sampler(), stop_ids, alternatives)
 
 
 def eos_token_ids(model) -> frozenset[int]:
-    """The tokens with which this model ends an answer; none, if it names none."""
-    end = model.generation_config.eos_token_id
-    return frozenset(end if isinstance(end, list) else [] if end is None else [end])
+    """Return the ids of the model's EOS tokens; empty when its configuration names none."""
+    ids = model.generation_config.eos_token_id
+    return frozenset(ids if isinstance(ids, list) else [] if ids is None else [ids])
 
 
-def _generate(cache, ids, budget, choose, stop_ids, alternatives) -> Iterator[GeneratedToken]:
-    for _ in range(budget):
+def _generate(cache, ids, max_new_tokens, choose, stop_ids, alternatives) -> Iterator[GeneratedToken]:
+    for _ in range(max_new_tokens):
         start = time.perf_counter()
         chosen, scores = choose(ids, cache.logits(ids))
         probability, top_tokens = probabilities(scores, chosen, alternatives)
@@ -147,16 +217,16 @@ def _generate(cache, ids, budget, choose, stop_ids, alternatives) -> Iterator[Ge
 
 
 def probabilities(scores: np.ndarray, chosen: int, n: int = 0) -> tuple[float, tuple[tuple[int, float], ...]]:
-    """Under softmax(scores [vocabulary]), the probability of `chosen` and the `n` likeliest (id, probability).
+    """Return the probability of `chosen` under softmax(scores [vocabulary]), and the `n` most likely (id, probability).
 
-    Of equals the lower id comes first, as argmax has it; those of probability 0 are left out.
+    Equal probabilities are in the order of their ids, as argmax has it; tokens of probability 0 are left out.
     """
     top = scores.max()
     weights = scores - top  # [vocabulary]
-    np.exp(weights, out=weights)  # at most 1, so nothing overflows; in place, as new memory costs more than exp does
+    np.exp(weights, out=weights)  # at most 1, so nothing overflows; in place, because new memory costs more than exp
     total, top_tokens = weights.sum(), ()
     if n > 0:
-        # Nearly always the likeliest n lie within a factor of 3,000: finding those costs a quarter of sorting all.
+        # Nearly always the n most likely lie within a factor of 3,000: to find those takes a quarter of sorting all.
         near = np.flatnonzero(scores >= top - 8)
         near = near if len(near) >= n else np.flatnonzero(weights > 0)
         order = np.argsort(-scores[near], kind="stable")[:n]

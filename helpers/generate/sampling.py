@@ -1,4 +1,4 @@
-"""scores → the next id: greedy or by lot, through transformers' own logits processors."""
+"""Logits → the next id: greedy or sampled, with the logits processors of transformers."""
 
 from __future__ import annotations
 
@@ -11,13 +11,18 @@ import numpy as np
 
 from helpers.errors import TutorialError
 
+RANGES = (
+    "temperature and top_k are 0 or more, 0 < top_p ≤ 1, repetition_penalty is above 0 (1 has no effect), and seed is "
+    "None or has at most 19 digits.  top_k and seed are integers."
+)
+
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is chosen: the likeliest at temperature 0, else by lot; seed None draws anew each time.
+    """How the next token is chosen: the most likely one at temperature 0, otherwise by sampling.
 
-    Names and meanings are transformers'; top_k 0, top_p 1 and repetition_penalty 1 change nothing.
-    Raises TutorialError for values that have no meaning.
+    Names and meanings are those of transformers; top_k 0, top_p 1 and repetition_penalty 1 have no effect.  Without a
+    `seed` each generation draws differently.  Raises TutorialError for values that cannot be used.
     """
 
     temperature: float = 0.0
@@ -27,20 +32,16 @@ class Sampling:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        whole = (self.top_k, 0 if self.seed is None else self.seed)
+        integers = (self.top_k, 0 if self.seed is None else self.seed)
         numbers = (self.temperature, self.top_p, self.repetition_penalty)
-        if not (all(isinstance(n, Integral) for n in whole) and all(isinstance(n, Real) for n in numbers)):
-            raise TutorialError(f"{self} cannot be used.", "All are numbers; top_k and seed are whole ones.")
-        hot = self.temperature == 0 or 1e-6 <= self.temperature < np.inf  # scores divided by less are no numbers
-        if not (hot and self.top_k >= 0 and 0 < self.top_p <= 1):
-            raise TutorialError(f"{self} cannot be used.", "temperature and top_k are 0 or more, 0 < top_p ≤ 1.")
-        if self.seed is not None and not -(2**63) <= self.seed < 2**64:  # what PyTorch takes
-            raise TutorialError(f"{self} cannot be used.", "A seed has at most 19 digits.")
-        if not 0 < self.repetition_penalty < np.inf:
-            raise TutorialError(f"{self} cannot be used.", "repetition_penalty is above 0; 1 is none.")
+        valid = all(isinstance(n, Integral) for n in integers) and all(isinstance(n, Real) for n in numbers)
+        valid = valid and (self.temperature == 0 or 1e-6 <= self.temperature < np.inf)  # less makes logits infinite
+        valid = valid and self.top_k >= 0 and 0 < self.top_p <= 1 and 0 < self.repetition_penalty < np.inf
+        if not (valid and -(2**63) <= integers[1] < 2**64):  # the seeds that PyTorch takes
+            raise TutorialError(f"{self} cannot be used.", RANGES)
 
     def processors(self):
-        """transformers' LogitsProcessorList, in the order in which its `generate` puts it together."""
+        """Return a LogitsProcessorList with the processors in the order of transformers' `generate`."""
         from transformers.generation import logits_process as change
 
         chosen = change.LogitsProcessorList()
@@ -55,7 +56,7 @@ class Sampling:
         return chosen
 
     def make_sampler(self) -> Callable[[list[int], np.ndarray], tuple[int, np.ndarray]]:
-        """A function (ids so far, logits [vocabulary]) → the next id and the scores [vocabulary] it was chosen by."""
+        """Return a function (ids so far, logits [vocabulary]) → (next id, processed logits [vocabulary])."""
         import torch
 
         processors, generator = self.processors(), torch.Generator()
@@ -68,8 +69,8 @@ class Sampling:
             if self.temperature == 0:
                 return int(scores.argmax()), scores
             with single_thread():
-                shares = torch.softmax(torch.from_numpy(scores), dim=-1)
-                return int(torch.multinomial(shares, 1, generator=generator)), scores
+                probabilities = torch.softmax(torch.from_numpy(scores), dim=-1)
+                return int(torch.multinomial(probabilities, 1, generator=generator)), scores
 
         return choose
 
@@ -77,9 +78,16 @@ class Sampling:
 GREEDY = Sampling()
 
 
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """Return log(softmax(logits)) over the last axis, [..., vocabulary], in the type of `logits`."""
+    shifted = logits - logits.max(-1, keepdims=True)  # at most 0, so that exp cannot overflow
+    shifted -= np.log(np.exp(shifted).sum(-1, keepdims=True))
+    return shifted
+
+
 @contextmanager
 def single_thread() -> Iterator[None]:
-    """PyTorch with one thread for a while: its others would go on in a busy loop, on cores that OpenVINO needs next."""
+    """Let PyTorch use one thread in the block: its other threads would keep spinning on cores that OpenVINO needs."""
     import torch
 
     threads = torch.get_num_threads()

@@ -9,40 +9,38 @@ from helpers.errors import TutorialError
 
 GPU_MISSING = {
     "linux": "an Intel GPU needs its OpenCL driver (intel-opencl-icd) and a user in the group render",
-    "win32": "an Intel GPU needs Intel's own graphics driver, not the one that Windows brings",
-    "darwin": "OpenVINO has no GPU support on macOS",
+    "win32": "an Intel GPU needs Intel's graphics driver; the one that comes with Windows is not enough",
+    "darwin": "OpenVINO does not support GPUs on macOS",
 }
-NPU_MISSING = "an NPU is in Intel Core Ultra processors, needs its driver, and on Linux /dev/accel must be readable"
+NPU_MISSING = "an NPU is part of Intel Core Ultra processors and needs its driver; on Linux, read access to /dev/accel"
 
 
 @dataclass(frozen=True)
 class DeviceChoice:
-    """`device` is what to load on; `why` is the sentence for the reader."""
+    """The device to load on, and why as a sentence."""
 
     device: str
-    wanted: str
-    available: tuple[str, ...]
     why: str
 
 
 def choose_device(wanted: str, strict: bool = False, available: tuple[str, ...] | None = None) -> DeviceChoice:
-    """`wanted` if OpenVINO has it here, else CPU; with `strict` a missing device is a TutorialError.
+    """Return `wanted` if OpenVINO sees it, else CPU; with `strict`, raise TutorialError when it is missing.
 
-    "GPU" and "GPU.0" are the same when there is one GPU; "AUTO" is always there and chooses by itself.
+    "GPU" and "GPU.0" are the same when there is one GPU.  "AUTO" is always available and chooses a device itself.
     """
     import openvino
 
-    here = tuple(openvino.Core().available_devices) if available is None else available
+    seen = tuple(openvino.Core().available_devices) if available is None else available
     name = wanted.strip().upper()
-    same = {name, name.removesuffix(".0"), f"{name}.0"} & set(here)
-    kind, _, listed = name.partition(":")
-    known = not listed or "-" in listed or {one.strip().removesuffix(".0") for one in listed.split(",")} & set(here)
+    same = {name, name.removesuffix(".0"), f"{name}.0"} & set(seen)
+    kind, _, listed = name.partition(":")  # AUTO:GPU,CPU or AUTO:-NPU
+    known = not listed or "-" in listed or {one.strip().removesuffix(".0") for one in listed.split(",")} & set(seen)
     if same or kind == "AUTO" and known:
         device = same.pop() if len(same) == 1 else name
-        return DeviceChoice(device, wanted, here, f"{device} is here.")
+        return DeviceChoice(device, f"{device} is available.")
     reason = NPU_MISSING if name.startswith("NPU") else GPU_MISSING.get(sys.platform, "")
-    hint = f" ({reason})" if name[:3] in ("GPU", "NPU") and reason else ""
-    what = f"There is no device {wanted} here{hint}. OpenVINO sees: {', '.join(here)}."
+    reason = f" ({reason})" if name[:3] in ("GPU", "NPU") and reason else ""
+    message = f"No device {wanted} on this machine{reason}. OpenVINO sees: {', '.join(seen)}."
     if strict:
-        raise TutorialError(what, "Choose one of those, or drop strict to use the CPU.")
-    return DeviceChoice("CPU", wanted, here, f"{what} We use CPU.")
+        raise TutorialError(message, "Choose one of those, or drop strict to use the CPU.")
+    return DeviceChoice("CPU", f"{message} Using CPU.")

@@ -1,145 +1,141 @@
-"""IR → model and tokenizer on a device that is really there."""
+"""Load an exported model and its tokenizer: by optimum-intel, or by OpenVINO alone in about half of the time."""
 
 from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 
 from helpers.errors import TutorialError
-from helpers.files import damaged_error, find_damaged
-from helpers.load.device import choose_device
+from helpers.files import LOAD_FILES, damaged_error, find_damaged
+from helpers.load.device import DeviceChoice, choose_device
 from helpers.load.graph import prepare
 from helpers.settings import Settings, display_path
 
-NEEDED = ("openvino_model.xml", "openvino_model.bin", "config.json", "tokenizer.json", "tokenizer_config.json")
-# With HF_HUB_OFFLINE=1 optimum-intel 2.1 logs at every load of a folder that it could not look for it on the hub, and
-# then loads it as it should.
+PLAIN_TOKENIZERS = ("PreTrainedTokenizerFast", "TokenizersBackend")  # add nothing to what tokenizer.json says
+# With HF_HUB_OFFLINE=1, optimum-intel 2.1 warns about each local folder that it could not look it up on the Hub.
 logging.getLogger("optimum.intel.openvino.modeling_base").addFilter(
     lambda record: "Could not infer whether" not in record.getMessage()
 )
 
 
-def require_export(settings: Settings) -> Path:
-    """The exported model's folder.  Raises TutorialError, saying how to make it, when it or a part of it is missing."""
-    if not settings.model_dir.exists():
-        raise TutorialError(
-            f"There is no export at {display_path(settings.model_dir)} yet.",
-            f"Run notebook 01_export, or{_export_command(settings)}",
-        )
-    # Without its configuration, transformers takes another tokenizer, and says nothing.
-    if wrong := {name: "missing" for name in NEEDED if not (settings.model_dir / name).exists()}:
-        raise damaged_error(display_path(settings.model_dir), wrong, _export_command(settings))
-    return settings.model_dir
-
-
-def _export_command(settings: Settings) -> str:
-    return f": python -m helpers export --model {settings.model} --format {settings.format}"
-
-
 def load_model(settings: Settings, strict: bool = False, paged: bool = True):
-    """The exported model on its device, its tokenizer, and the DeviceChoice.
+    """Return the exported model as an OVModelForCausalLM, its tokenizer, and the DeviceChoice.
 
-    The model scores the last position of what it is given, [1, 1, vocabulary], which is all that generation needs.
-    On the CPU, helpers.generate keeps keys and values in blocks (PagedKVCache); then the first call of model.generate,
-    which needs the state, compiles the graph once more.  `paged=False`: both use the state, and share one model.
-    Raises TutorialError when there is no export yet, or one that is damaged or cannot be used.
+    The model returns the logits of the last position only, [1, 1, vocabulary]: generation needs no others.  On the CPU
+    helpers.generate uses the paged KV cache; model.generate needs the stateful one and compiles the graph again at its
+    first call.  With `paged=False` both use the stateful KV cache and share one compiled model.
+    Raises TutorialError when there is no export, or one that is damaged or cannot be loaded.
     """
-    folder = require_export(settings)
-    from optimum.intel.openvino import OVModelForCausalLM
-    from transformers import AutoTokenizer
+    with _find_export(settings, strict) as (folder, choice):
+        from optimum.intel.openvino import OVModelForCausalLM
 
-    choice = choose_device(settings.device, strict)
-    # Said, not left to the default: with none, transformers asks the reader whether to run what the folder brings.
-    trust = {"trust_remote_code": settings.spec.trust_remote_code}
-    try:
         model = OVModelForCausalLM.from_pretrained(
             folder,
             export=False,
             compile=False,
             device=choice.device,
             ov_config=dict(settings.ov_config),
-            **trust,
+            trust_remote_code=settings.spec.trust_remote_code,
         )
         model.paged = prepare(model.model, choice.device, model.ov_config, paged)
         if not model.paged:
             model.compile()
-        return model, AutoTokenizer.from_pretrained(folder, **trust), choice
-    except Exception as error:  # each library has its own for a file that is not whole
-        raise load_error(settings, choice.device, error) from error
+        return model, load_tokenizer(settings), choice
 
 
-def load_error(settings: Settings, device: str, error: Exception) -> TutorialError:
-    if wrong := find_damaged(settings.model_dir, NEEDED):
-        return damaged_error(display_path(settings.model_dir), wrong, _export_command(settings))
-    noise = ("Exception from", "Check '")  # OpenVINO's way through its own sources
-    words = [line for line in str(error).splitlines() if line.strip() and not line.startswith(noise)] or [""]
-    return TutorialError(
-        f"{display_path(settings.model_dir)} cannot be loaded on {device}. {type(error).__name__}: {words[0]}",
-        f"Is all in ov_config right (page 02)? If so, delete that folder, then{_export_command(settings)}",
-    )
+def load_fast(settings: Settings, strict: bool = False):
+    """Return the same as load_model with an IRModel, which has no `generate` of its own; the new ids are the same.
 
-
-OWN_FILE = ("PreTrainedTokenizerFast", "TokenizersBackend")  # classes that add nothing to their tokenizer.json
+    It does not import optimum-intel, and OpenVINO compiles while Python imports the tokenizer's library.
+    """
+    with _find_export(settings, strict) as (folder, choice):
+        with ThreadPoolExecutor(1) as pool:
+            model = pool.submit(IRModel, folder, choice.device, dict(settings.ov_config))
+            tok = load_tokenizer(settings)
+        return model.result(), tok, choice
 
 
 class IRModel:
-    """What Cache and generate ask of an OVModelForCausalLM, and nothing more."""
+    """The part of OVModelForCausalLM that PromptCache and generate use, for a graph that OpenVINO reads itself."""
 
     def __init__(self, folder: Path, device: str, ov_config: dict[str, str]) -> None:
         import openvino
 
         core = openvino.Core()
         graph = core.read_model(folder / "openvino_model.xml")
-        self.stateful = bool(graph.get_sinks())  # where a state is written to
+        self.stateful = bool(graph.get_sinks())  # the operations that write the state
         self.paged = prepare(graph, device, ov_config)
-        self.compiled = None if self.paged else core.compile_model(graph, device, ov_config)
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        file = folder / "generation_config.json"
-        more = {}
-        with suppress(OSError, ValueError):  # without it, as OVModelForCausalLM, by the configuration alone
-            more = json.loads(file.read_text(encoding="utf-8"))
-        self.config = SimpleNamespace(**config)
-        self.config.max_position_embeddings, self.config.vocab_size  # noqa: B018  AttributeError: no configuration
-        self.generation_config = SimpleNamespace(**{"eos_token_id": config.get("eos_token_id"), **more})
-
-    @property
-    def request(self) -> IRModel:
-        return self
+        self.request = None if self.paged else core.compile_model(graph, device, ov_config).create_infer_request()
+        config, generation_config = _read_json(folder / "config.json"), {}
+        with suppress(OSError, ValueError):  # without that file config.json decides, as in transformers
+            generation_config = {"eos_token_id": None} | _read_json(folder / "generation_config.json")
+        generation_config = {"eos_token_id": config.get("eos_token_id")} | generation_config
+        self.config, self.generation_config = SimpleNamespace(**config), SimpleNamespace(**generation_config)
+        self.config.max_position_embeddings, self.config.vocab_size  # noqa: B018  AttributeError where they are missing
 
     def compile(self) -> None:
-        """It is compiled."""
-
-    def get_compiled_model(self):
-        return self.compiled
+        """Do nothing: it is compiled."""
 
 
-def load_fast(settings: Settings, strict: bool = False):
-    """As runtime.load, only that the model has no `generate` of its own.  Same ids (tested), in about half of the time.
-
-    OpenVINO compiles in a thread while Python imports the tokenizer's library.
-    """
-    folder = require_export(settings)
-    choice = choose_device(settings.device, strict)
-    try:
-        with ThreadPoolExecutor(1) as pool:
-            model = pool.submit(IRModel, folder, choice.device, dict(settings.ov_config))
-            tok = _tokenizer(folder, settings.spec.trust_remote_code)
-        return model.result(), tok, choice
-    except Exception as error:  # each library has its own for a file that is not whole
-        raise load_error(settings, choice.device, error) from error
-
-
-def _tokenizer(folder: Path, trust_remote_code: bool):
-    """What AutoTokenizer gives; where that is the plain class, without the search for it, which imports much."""
-    config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-    if config.get("tokenizer_class") in OWN_FILE and "auto_map" not in config:
+def load_tokenizer(settings: Settings):
+    """Return what AutoTokenizer does, without its slow imports where the class is one of PLAIN_TOKENIZERS."""
+    folder = settings.model_dir
+    config = _read_json(folder / "tokenizer_config.json")
+    if config.get("tokenizer_class") in PLAIN_TOKENIZERS and "auto_map" not in config:
         from transformers import PreTrainedTokenizerFast
 
         return PreTrainedTokenizerFast.from_pretrained(folder, trust_remote_code=False)
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    # Always explicit: by default transformers asks the reader whether to run code from the folder.
+    return AutoTokenizer.from_pretrained(folder, trust_remote_code=settings.spec.trust_remote_code)
+
+
+def _read_json(file: Path) -> dict:
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def require_export(settings: Settings) -> Path:
+    """Return the folder of the exported model.  Raises TutorialError when it, or a file in it, is missing."""
+    folder = settings.model_dir
+    if not folder.exists():
+        raise TutorialError(
+            f"There is no export at {display_path(folder)} yet.",
+            f"Run notebook 01_export, or: {_export_command(settings)}",
+        )
+    # All of them, because without its configuration transformers chooses a different tokenizer silently.
+    if wrong := {name: "missing" for name in LOAD_FILES if not (folder / name).exists()}:
+        raise damaged_error(display_path(folder), wrong, _export_command(settings))
+    return folder
+
+
+@contextmanager
+def _find_export(settings: Settings, strict: bool) -> Iterator[tuple[Path, DeviceChoice]]:
+    """Yield the export's folder and the device; raise TutorialError for whatever fails in the block."""
+    folder, choice = require_export(settings), choose_device(settings.device, strict)
+    try:
+        yield folder, choice
+    except Exception as error:  # each library raises its own types for a damaged file
+        raise load_error(settings, choice.device, error) from error
+
+
+def load_error(settings: Settings, device: str, error: Exception) -> TutorialError:
+    """Return `error`, raised while loading on `device`, as a TutorialError; damaged files come first."""
+    folder, command = display_path(settings.model_dir), _export_command(settings)
+    if wrong := find_damaged(settings.model_dir, LOAD_FILES):
+        return damaged_error(folder, wrong, command)
+    noise = ("Exception from", "Check '")  # positions in OpenVINO's own sources
+    words = [line for line in str(error).splitlines() if line.strip() and not line.startswith(noise)] or [""]
+    return TutorialError(
+        f"{folder} cannot be loaded on {device}. {type(error).__name__}: {words[0]}",
+        f"Are the values in ov_config correct (page 02)? If so, delete that folder, then: {command}",
+    )
+
+
+def _export_command(settings: Settings) -> str:
+    return f"python -m helpers export --model {settings.model} --format {settings.format}"

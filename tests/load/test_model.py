@@ -1,126 +1,90 @@
-"""A device that is really there, and an export that is: or a sentence that says what to do."""
+"""load_model and load_fast against each other, and what is said of an export that cannot be loaded."""
 
+import json
 import shutil
-import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from helpers.errors import TutorialError
-from helpers.generate import PromptCache, generate
+from helpers.files import LOAD_FILES
+from helpers.generate import PromptCache, Sampling, eos_token_ids, generate
 from helpers.generate.kv_cache import StatefulKVCache
-from helpers.load.device import choose_device
-from helpers.load.model import NEEDED, load_error, load_fast, load_model, require_export
+from helpers.load.model import load_error, load_fast, load_model, load_tokenizer, require_export
 from helpers.metrics.quality import REFERENCE
+from helpers.metrics.timing import kv_bytes_per_token
 from helpers.settings import Settings
+from helpers.tokenize import prompt_ids
 
-devices = st.lists(st.sampled_from(["GPU", "NPU", "GPU.0", "GPU.1"]), unique=True).map(lambda more: ("CPU", *more))
-
-
-@given(available=devices, data=st.data())
-def test_a_device_that_is_here_is_taken_however_it_is_written(available, data):
-    device = data.draw(st.sampled_from(available))
-    for wanted in (device, device.lower(), f" {device} "):
-        choice = choose_device(wanted, strict=True, available=available)
-        assert choice.device == device
+TEXTS = ["What is the capital of France?", "Zwei Gläser für 3.50 €: f(x) = [a_1] <b>", "日本 🙂 \n\n1", "<|im_end|>"]
+# Everything that helpers/, notebooks/ and bench/ read from the configuration of a model.
+READ = ["max_position_embeddings", "vocab_size", "hidden_size", "num_attention_heads", "num_hidden_layers"]
+READ += ["num_key_value_heads", "tie_word_embeddings", "head_dim", "random_weights"]
 
 
-@given(available=devices, wanted=st.sampled_from(["GPU", "GPU.0", "GPU.1", "NPU", "TPU", "", "GPU.9"]))
-def test_what_is_chosen_is_here_and_a_fallback_says_what_is_and_why(available, wanted):
-    choice = choose_device(wanted, available=available)
-    assert choice.device in available and choice.available == available and choice.wanted == wanted
-    if choice.device == "CPU":
-        assert f"no device {wanted} here" in choice.why and choice.why.endswith("We use CPU.")
-        assert f"OpenVINO sees: {', '.join(available)}." in choice.why
-        with pytest.raises(TutorialError) as caught:
-            choose_device(wanted, strict=True, available=available)
-        assert caught.value.message in choice.why
+@pytest.fixture
+def copied(exported, settings, tmp_path):
+    """Settings of a copy of the tiny model's export, to be changed."""
+    choice = replace(settings, model_root=str(tmp_path))
+    shutil.copytree(exported.folder, choice.model_dir)
+    return choice
 
 
-@pytest.mark.parametrize("wanted, here", [("GPU", "GPU.0"), ("GPU.0", "GPU"), ("gpu.0", "GPU"), ("NPU.0", "NPU")])
-def test_the_only_gpu_has_two_names(wanted, here):
-    assert choose_device(wanted, strict=True, available=("CPU", here)).device == here
+@pytest.fixture(scope="module", params=["llama", "phi3"])
+def both(request, tmp_path_factory):
+    """The same export by load_fast and by load_model."""
+    if request.param == "llama":
+        request.getfixturevalue("exported")
+        choice = request.getfixturevalue("settings")
+    else:
+        choice = Settings(model="phi3-instruct", model_root=str(tmp_path_factory.mktemp("phi3")))
+        shutil.copytree(request.getfixturevalue("phi3_folder"), choice.model_dir)
+    return load_fast(choice), load_model(choice)
 
 
-def test_the_second_gpu_is_never_the_first():
-    for first in ("GPU", "GPU.0"):
-        assert choose_device("GPU.1", available=("CPU", first)).device == "CPU"
-    assert choose_device("GPU", available=("CPU", "GPU.0", "GPU.1")).device == "GPU.0"
+def test_both_have_the_same_properties(both):
+    (fast, tok, device), (model, other_tok, other_device) = both
+    assert device == other_device and type(tok) is type(other_tok)
+    assert fast.stateful is model.stateful is True
+    for name in READ:
+        assert getattr(fast.config, name, None) == getattr(model.config, name, None), name
+    assert eos_token_ids(fast) == eos_token_ids(model) != frozenset()
+    assert kv_bytes_per_token(fast) == kv_bytes_per_token(model)
+    assert [port.any_name for port in fast.paged.inputs] == [port.any_name for port in model.paged.inputs]
+    for name in ("PERFORMANCE_HINT", "INFERENCE_PRECISION_HINT", "KV_CACHE_PRECISION"):
+        assert fast.paged.get_property(name) == model.paged.get_property(name)
 
 
-@pytest.mark.parametrize("wanted", ["AUTO", "auto", "AUTO:GPU,CPU"])
-def test_auto_is_always_here(wanted):
-    assert choose_device(wanted, strict=True, available=("CPU",)).device == wanted.upper()
+def test_both_generate_the_same_ids_and_text(both):
+    (fast, tok, _), (model, other_tok, _) = both
+    for text in TEXTS:
+        prompt = prompt_ids(tok, [{"role": "user", "content": text}])
+        assert prompt == prompt_ids(other_tok, [{"role": "user", "content": text}])
+        for sampling in (Sampling(), Sampling(temperature=0.8, top_p=0.9, seed=5)):
+            ours, theirs = (list(generate(one, prompt, 12, sampling)) for one in (fast, model))
+            assert [token.id for token in ours] == [token.id for token in theirs]
+            assert tok.decode([token.id for token in ours]) == other_tok.decode([token.id for token in theirs])
 
 
-@pytest.mark.parametrize(
-    "system, wanted, words",
-    [
-        ("linux", "GPU", "intel-opencl-icd"),
-        ("win32", "GPU.0", "graphics driver"),
-        ("darwin", "GPU", "no GPU support on macOS"),
-        ("linux", "NPU", "/dev/accel"),
-    ],
-)
-def test_the_reason_is_this_system_s(monkeypatch, system, wanted, words):
-    monkeypatch.setattr(sys, "platform", system)
-    assert words in choose_device(wanted, available=("CPU",)).why
-
-
-def test_without_a_list_openvino_is_asked():
-    import openvino
-
-    choice = choose_device("GPU.9")
-    assert choice.available == tuple(openvino.Core().available_devices)
-    assert choice.device == "CPU" and "CPU" in choice.why
-    assert choose_device("CPU", strict=True).device == "CPU"
-
-
-def test_without_an_export_the_command_that_makes_it_is_named(tmp_path):
-    with pytest.raises(TutorialError, match="helpers export --model smollm2-instruct --format int8"):
-        load_model(Settings(model_root=str(tmp_path), format="int8"))
-
-
-def test_an_export_is_loaded_on_the_device_that_is_here_and_answers(exported, settings):
-    model, tok, choice = load_model(replace(settings, device="GPU.9"))
-    assert choice.device == model._device == "CPU"
-    assert model.ov_config["PERFORMANCE_HINT"] == "LATENCY"
-    prompt = tok("You may not", return_tensors="pt")
-    scores = PromptCache(model)
-    scores.logits(prompt["input_ids"][0].tolist())
-    assert scores.request.get_tensor("logits").shape == [1, 1, model.config.vocab_size], "the last position only"
-    answer = model.generate(**prompt, max_new_tokens=4, min_new_tokens=4, do_sample=False)
-    assert answer.shape[1] == prompt["input_ids"].shape[1] + 4
-
-
-def test_the_graph_with_a_state_is_compiled_when_generate_first_needs_it(exported, settings):
-    exact = replace(settings, ov_config=settings.ov_config | REFERENCE)
-    (paged, tok, _), (plain, *_) = load_model(exact), load_model(exact, paged=False)
-    assert paged.paged and paged.request is None and not plain.paged and plain.request
-    prompt = tok("You may not", return_tensors="pt")
-    ids = prompt["input_ids"][0].tolist()
-    expected = [step.id for step in generate(paged, ids, 8, stop_ids=())]
-    assert paged.request is None
-    for model in (paged, plain):
-        row = model.generate(**prompt, max_new_tokens=8, min_new_tokens=8, do_sample=False)[0].tolist()
-        assert row[len(ids) :] == expected == [step.id for step in generate(model, ids, 8, stop_ids=())]
-
-
-def test_what_a_cache_folder_is_good_for_goes_there_and_nothing_else(exported, settings, tmp_path):
-    """OpenVINO writes the paged graph there and cannot load it: it would be written again each time."""
-    choice = replace(settings, ov_config=settings.ov_config | {"CACHE_DIR": str(tmp_path)})
-    assert load_model(choice)[0].paged and not list(tmp_path.rglob("*.blob"))
-    found = [
-        load_model(choice, paged=False)[0].request.get_compiled_model().get_property("LOADED_FROM_CACHE") for _ in "12"
-    ]
-    assert found == [False, True]
+@pytest.mark.parametrize("change", ["no file", "damaged", "no eos", "a list", "null"])
+def test_both_take_the_eos_tokens_from_the_same_file(copied, change):
+    file = copied.model_dir / "generation_config.json"
+    found = json.loads(file.read_text(encoding="utf-8"))
+    found["eos_token_id"] = {"no eos": 0, "a list": [5, 7], "null": None}.get(change, 2)
+    if change == "no eos":
+        del found["eos_token_id"]
+    file.write_text(json.dumps(found), encoding="utf-8")
+    if change == "no file":
+        file.unlink()
+    if change == "damaged":
+        file.write_text("{", encoding="utf-8")
+    (fast, *_), (model, *_) = load_fast(copied), load_model(copied)
+    assert eos_token_ids(fast) == eos_token_ids(model)
 
 
 @pytest.mark.parametrize("wrong", [RuntimeError, ImportError])
-def test_where_there_is_no_paged_attention_the_state_is_used(exported, settings, monkeypatch, wrong):
+def test_without_paged_attention_both_use_the_stateful_cache(exported, settings, monkeypatch, wrong):
     from openvino import _offline_transformations as passes
 
     def refuse(_graph):
@@ -130,54 +94,114 @@ def test_where_there_is_no_paged_attention_the_state_is_used(exported, settings,
     prompt = [5, 6, 7, 8]
     expected = PromptCache(load_model(exact)[0]).logits(prompt).copy()
     monkeypatch.setattr(passes, "paged_attention_transformation", refuse)
+    inputs = []
     for model, *_ in (load_model(exact), load_fast(exact)):
         cache = PromptCache(model)
         assert not model.paged and isinstance(cache.kv, StatefulKVCache)
         np.testing.assert_allclose(cache.logits(prompt), expected, atol=1e-4)
+        inputs.append([port.any_name for port in model.request.get_compiled_model().inputs])
+    assert inputs[0] == inputs[1]
 
 
-def test_a_strict_load_does_not_take_another_device(exported, settings):
-    with pytest.raises(TutorialError, match="drop strict"):
-        load_model(replace(settings, device="GPU.9"), strict=True)
+def test_load_fast_does_not_import_what_is_slow(exported, settings, start):
+    code = "import sys; from helpers import settings; from helpers.load import load_fast; load_fast(settings.load())"
+    code += "; print(sorted({'optimum', 'nncf', 'torch._dynamo', 'sklearn'} & set(sys.modules)))"
+    out, errors = start("-c", code, TUTORIAL_MODEL_ROOT=settings.model_root, TUTORIAL_DEVICE="CPU").communicate()
+    assert out.strip() == "[]", errors
 
 
-def test_nobody_is_asked_whether_to_run_what_a_folder_brings(exported, settings, monkeypatch):
-    """None of the libraries decides by itself: each is told what the catalog says."""
+@pytest.mark.parametrize("tokenizer_class", ["LlamaTokenizerFast", "TokenizersBackend", "PreTrainedTokenizerFast"])
+def test_only_a_plain_tokenizer_is_loaded_without_autotokenizer(copied, monkeypatch, tokenizer_class):
+    file = copied.model_dir / "tokenizer_config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps(config | {"tokenizer_class": tokenizer_class}), encoding="utf-8")
+    asked = []
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", lambda *_, **options: asked.append(options))
+    load_tokenizer(copied)
+    assert asked == ([{"trust_remote_code": False}] if tokenizer_class == "LlamaTokenizerFast" else [])
+
+
+def test_a_missing_device_is_replaced_by_the_cpu_unless_strict(exported, settings):
+    choice = replace(settings, device="GPU.9")
+    model, tok, device = load_model(choice)
+    assert device.device == model._device == "CPU" and model.ov_config["PERFORMANCE_HINT"] == "LATENCY"
+    for load in (load_model, load_fast):
+        with pytest.raises(TutorialError, match="drop strict"):
+            load(choice, strict=True)
+
+
+def test_the_model_returns_the_logits_of_the_last_position(exported, settings):
+    model, tok, _ = load_model(settings)
+    cache = PromptCache(model)
+    cache.logits(tok("You may not")["input_ids"])
+    assert cache.request.get_tensor("logits").shape == [1, 1, model.config.vocab_size]
+
+
+def test_the_stateful_graph_is_compiled_when_model_generate_first_needs_it(exported, settings):
+    exact = replace(settings, ov_config=settings.ov_config | REFERENCE)
+    (paged, tok, _), (stateful, *_) = load_model(exact), load_model(exact, paged=False)
+    assert paged.paged and paged.request is None and not stateful.paged and stateful.request
+    prompt = tok("You may not", return_tensors="pt")
+    ids = prompt["input_ids"][0].tolist()
+    expected = [token.id for token in generate(paged, ids, 8, stop_ids=())]
+    assert paged.request is None
+    for model in (paged, stateful):
+        row = model.generate(**prompt, max_new_tokens=8, min_new_tokens=8, do_sample=False)[0].tolist()
+        assert row[len(ids) :] == expected == [token.id for token in generate(model, ids, 8, stop_ids=())]
+
+
+def test_cache_dir_is_used_for_the_stateful_graph_only(exported, settings, tmp_path):
+    """OpenVINO cannot load a paged graph from it, and would write it each time."""
+    choice = replace(settings, ov_config=settings.ov_config | {"CACHE_DIR": str(tmp_path)})
+    assert load_model(choice)[0].paged and not list(tmp_path.rglob("*.blob"))
+    loaded = [load_model(choice, paged=False)[0].request.get_compiled_model() for _ in range(2)]
+    assert [compiled.get_property("LOADED_FROM_CACHE") for compiled in loaded] == [False, True]
+
+
+def test_each_library_is_told_whether_to_run_remote_code(copied, monkeypatch):
+    """By default transformers would ask the reader."""
+    file = copied.model_dir / "tokenizer_config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps(config | {"tokenizer_class": "GPT2Tokenizer"}), encoding="utf-8")
     told = []
     for name in ("optimum.intel.openvino.OVModelForCausalLM", "transformers.AutoTokenizer"):
         module, _, kind = name.rpartition(".")
         known = getattr(__import__(module, fromlist=[kind]), kind)
         make = known.from_pretrained
         monkeypatch.setattr(known, "from_pretrained", lambda *a, m=make, **more: told.append(more) or m(*a, **more))
-    load_model(settings)
-    assert [more["trust_remote_code"] for more in told][:2] == [settings.spec.trust_remote_code] * 2
+    load_model(copied)
+    assert [more["trust_remote_code"] for more in told] == [False, False]
 
 
-@pytest.fixture
-def copied(exported, settings, tmp_path):
-    """Settings of a copy of the tiny model's export, to be damaged."""
-    choice = replace(settings, model_root=str(tmp_path))
-    shutil.copytree(exported.folder, choice.model_dir)
-    return choice
+def test_without_an_export_the_command_that_makes_it_is_named(tmp_path):
+    for load in (load_model, load_fast):
+        with pytest.raises(TutorialError, match="helpers export --model smollm2-instruct --format int8"):
+            load(Settings(model_root=str(tmp_path), format="int8"))
 
 
-@pytest.mark.parametrize("name", NEEDED)
+@pytest.mark.parametrize("name", LOAD_FILES)
 def test_an_export_that_lacks_a_file_is_not_loaded(copied, name):
     assert require_export(copied) == copied.model_dir
     (copied.model_dir / name).unlink()
-    with pytest.raises(TutorialError, match=f"{name} is missing") as caught:
+    with pytest.raises(TutorialError, match=f"damaged: {name} is missing[.]\n") as caught:
         load_model(copied)
     assert "helpers export --model smollm2-instruct --format int4" in caught.value.hint
-    assert caught.value.message.count(" is ") == 2, "and no other file"
 
 
-def test_what_openvino_cannot_do_is_told_by_its_own_last_words(copied):
+def test_a_damaged_file_is_named_by_both(copied):
+    graph = copied.model_dir / "openvino_model.xml"
+    graph.write_bytes(graph.read_bytes()[:1000])
+    for load in (load_model, load_fast):
+        with pytest.raises(TutorialError, match="openvino_model.xml is (incomplete|of a different size)"):
+            load(copied)
+
+
+def test_an_error_of_openvino_is_told_by_its_own_message(copied):
     words = "Exception from src/a.cpp:1:\n\nCheck 'false' failed at src/b.cpp:2:\nNo such property\nand more\n"
     error = load_error(copied, "GPU.1", ValueError(words))
     assert error.message.endswith("cannot be loaded on GPU.1. ValueError: No such property")
     assert "ov_config" in error.hint and "helpers export --model smollm2-instruct --format int4" in error.hint
     assert load_error(copied, "CPU", KeyError()).message.endswith("KeyError: ")
-    with pytest.raises(TutorialError, match="NONSENSE"):
-        load_model(replace(copied, ov_config={"NONSENSE": "1"}))
-    (copied.model_dir / "openvino_model.bin").write_bytes(b"")
-    assert "openvino_model.bin is cut short" in load_error(copied, "CPU", ValueError(words)).message
+    for load in (load_model, load_fast):
+        with pytest.raises(TutorialError, match="NONSENSE"):
+            load(replace(copied, ov_config={"NONSENSE": "1"}))
