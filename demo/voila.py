@@ -1,4 +1,4 @@
-"""Voilà's configuration for `nox -s demo`: of page 07 only its chat box, large enough for a projector."""
+"""Voilà's configuration for `nox -s demo`: only the chat box of page 07, large enough for a projector."""
 
 import ast
 
@@ -6,19 +6,19 @@ import nbformat
 from voila.app import Voila
 
 STYLE = "<style>.jp-OutputArea { zoom: 1.4; max-width: 860px; margin: auto }</style>"
-# Voilà's template asks for icons from elsewhere, which nothing here uses.  With this header a browser does not.
+# Voilà's template loads icons from the internet, which nothing here uses; this header makes the browser skip them.
 ONLY_FROM_HERE = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"
 
 
 def only_the_chat_box(_handler, notebook, cwd):
-    """Replace the cells by those statements that make `box`, and show it.  Voilà calls this for each visitor."""
+    """Replace the cells by the statements that `box` needs, and show it.  Voilà calls this for each visitor."""
     code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
     notebook.cells = [nbformat.v4.new_markdown_cell(STYLE), nbformat.v4.new_code_cell(needed_for("box", code))]
     return notebook
 
 
 def needed_for(name: str, cells: list[str]) -> str:
-    """The statements of `cells` without which there is no `name`, found from the last to the first; then `name`."""
+    """Return the statements of `cells` that define what `name` needs, followed by `name`; found from last to first."""
     kept, wanted = [name], {name}
     for statement in reversed([statement for cell in cells for statement in ast.parse(cell).body]):
         used, bound = names(statement)
@@ -28,26 +28,26 @@ def needed_for(name: str, cells: list[str]) -> str:
 
 
 def names(statement: ast.stmt) -> tuple[set[str], set[str]]:
-    """The names that a statement uses, and those that it defines."""
+    """Return the names that a statement uses, and those that it defines."""
     used, bound = set(), set()
     for node in ast.walk(statement):
         if isinstance(node, ast.Name):
             (used if isinstance(node.ctx, ast.Load) else bound).add(node.id)
         elif isinstance(node, ast.alias):
             bound.add(node.asname or node.name)
-    if isinstance(statement, ast.FunctionDef):  # what is bound inside of it stays there
+    if isinstance(statement, ast.FunctionDef):  # names bound inside it stay there
         return used - bound, {statement.name}
     return used, bound
 
 
 c = get_config()  # noqa: F821  traitlets defines it
 c.VoilaConfiguration.prelaunch_hook = only_the_chat_box
-# Only this machine, only who has the token, and no page elsewhere whose name was made to lead here.
+# Only from this machine, only with the token, and not from a web page whose host name resolves to this machine.
 c.Voila.ip = "127.0.0.1"
 c.Voila.auto_token = True
 c.Voila.tornado_settings = {
     "headers": {"Content-Security-Policy": ONLY_FROM_HERE},
     "allow_remote_access": False,
 }
-# Voilà opens its page without the token (0.5.13).  It appends a slash to this address, which the & keeps apart.
+# Voilà 0.5.13 opens its page without the token.  It appends a slash to this address; the & separates the two.
 Voila.connection_url = property(lambda app: f"{app.display_url}&")

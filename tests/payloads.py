@@ -1,13 +1,13 @@
 """Hostile texts for the chat box, as a model or a person may write them.
 
-Each tries to set `window.__xss`, or to load something from xss.example.  Neither may ever happen: see
-test_markdown.py for what becomes of them as HTML, and the browser's tests for what a browser does with them.
+Each tries to set `window.__xss`, or to load something from xss.example; neither may happen.  test_markdown.py checks
+their HTML, the browser tests what a browser does with it.
 """
 
 RUN = "window.__xss=1"
 HOST = "xss.example"
 URL = f"https://{HOST}"
-# In pieces, so that no file of the project has the address of a file of somebody's machine.
+# In two parts, so that no file of the project contains the address of a local file.
 FILE = "file:" + "//" + f"/{HOST}"
 
 PAYLOADS: list[str] = [

@@ -1,4 +1,4 @@
-"""JupyterLab and Voilà, with the very arguments of noxfile.py: only this machine reaches them, and with a token."""
+"""JupyterLab and Voilà, with the arguments of noxfile.py: only this machine reaches them, and only with a token."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ import servers
 
 
 def commands(name: str, *posargs: str) -> list[list[str]]:
-    """The commands of `nox -s name -- posargs` as noxfile.py gives them, without running any, and without nox."""
+    """Return the commands of `nox -s name -- posargs` without running them, and without nox."""
     nox = types.ModuleType("nox")
     nox.options, nox.Session = types.SimpleNamespace(), object
     nox.session = lambda *function, **_: function[0] if function else lambda function: function
@@ -45,16 +45,16 @@ def commands(name: str, *posargs: str) -> list[list[str]]:
 
 @dataclasses.dataclass(frozen=True)
 class Served:
-    """`private` is an address that shows something; `shown` what a reader with the token is answered there."""
+    """A running server: `private` is a path that needs the token, `shown` its status with the token."""
 
     url: str
     token: str
     private: str
     shown: int
-    opened: str  # what a browser was told to open
+    opened: str  # the address that a browser was told to open
 
     def status(self, path: str, token: str = "", **headers: str) -> int:
-        """The status of the answer; a way to a log-in page is not followed."""
+        """Return the status of the response; a redirection to a log-in page is not followed."""
         headers |= {"Authorization": f"token {token}"} if token else {}
         connection = http.client.HTTPConnection(urlsplit(self.url).netloc, timeout=30)
         connection.request("GET", path, headers=headers)
@@ -74,7 +74,7 @@ SERVERS = {
 
 @pytest.fixture(scope="module", params=SERVERS)
 def server(request, tmp_path_factory) -> Iterator[Served]:
-    """JupyterLab and Voilà as `nox -s lab` and `nox -s demo` start them, with a browser that only notes its task."""
+    """Start JupyterLab or Voilà as nox does, with a browser that only records the address."""
     folder = tmp_path_factory.mktemp(request.param)
     public, private, shown = SERVERS[request.param]
     (folder / "open.py").write_text(OPEN, encoding="utf-8")
@@ -93,31 +93,31 @@ def server(request, tmp_path_factory) -> Iterator[Served]:
         yield Served(url, token[1] if token else "", private, shown, unescape(opened.read_text()))
 
 
-def test_a_server_answers_only_who_has_its_token(server):
-    assert len(server.token) >= 32, "it has none"
+def test_a_server_requires_its_token(server):
+    assert len(server.token) >= 32, "there is no token"
     assert server.status(server.private) == 403
     assert server.status(server.private, token="0" * 48) == 403
     assert server.status(server.private, token=server.token) == server.shown
-    assert server.status("/") in (302, 403), "a page, and with Voilà a kernel, for anybody on this machine"
+    assert server.status("/") in (302, 403), "anybody on this machine gets a page, and with Voilà a kernel"
 
 
-def test_a_server_is_not_lured_by_a_name_that_leads_here(server):
-    """A page elsewhere may have a name that its owner lets point to 127.0.0.1: the browser takes both for the same."""
+def test_a_foreign_host_name_is_refused(server):
+    """DNS rebinding: a web page may let its host name resolve to 127.0.0.1, and the browser sees one origin."""
     assert server.status(server.private, token=server.token, Host="rebound.example") == 403
 
 
-def test_a_server_and_its_kernels_listen_to_this_machine_alone(server):
+def test_a_server_and_its_kernels_listen_on_loopback_only(server):
     if server.private == "/api/contents":
         address, data = f"{server.url}/api/kernels", b"{}"
         request = urllib.request.Request(address, data, {"Authorization": f"token {server.token}"})
         urllib.request.urlopen(request, timeout=60).close()
-    heard = []
+    listening = []
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):
-            heard += [at.laddr.ip for at in process.net_connections("inet") if at.status == psutil.CONN_LISTEN]
-    assert heard and {ipaddress.ip_address(host).is_loopback for host in heard} == {True}, heard
+            listening += [at.laddr.ip for at in process.net_connections("inet") if at.status == psutil.CONN_LISTEN]
+    assert listening and {ipaddress.ip_address(host).is_loopback for host in listening} == {True}, listening
 
 
-def test_the_browser_is_sent_there_with_the_token(server):
+def test_the_browser_is_opened_with_the_token(server):
     assert parse_qs(urlsplit(server.opened).query).get("token") == [server.token]
     assert server.opened.startswith(server.url + "/")

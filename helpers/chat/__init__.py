@@ -1,1 +1,1 @@
-"""07: conversations, and their display in a terminal and in a notebook."""
+"""07: conversations, in a terminal and in a notebook."""

@@ -1,12 +1,11 @@
-// The chat box in the browser: draws what helpers/transcript.py sends, and sends back what a person does.
-// No library, no network.  Python has made the HTML of answers safe; all other text is set as text.
+// The chat box in the browser: shows what helpers/chat/widget.py sends, and sends back what the user does.
+// No library, no network.  The HTML of answers is made safe in Python; all other text is set as text.
 
-const PATIENCE = 400; // milliseconds until an unanswered request means that the kernel is busy with another cell
-const NEAR = 24; // pixels from the log's end within which it follows what is written
-const WARMER =
-  "The warmer the colour, the less likely the token was; dotted below 50 %. Choose one to see what else was likely.";
-const READ = 4000; // milliseconds that a short sentence stays
-const HINT = "Enter sends, Shift+Enter breaks the line";
+const BUSY_AFTER = 400; // milliseconds without a reply after which the kernel must be busy with another cell
+const STICKY = 24; // pixels from the log's end within which it scrolls with the answer
+const NOTE_SHOWN = 4000; // milliseconds
+const XRAY_HINT =
+  "The warmer the colour, the less likely the token; dotted below 50 %. Select a token to see the alternatives.";
 
 function make(tag, properties = {}, ...children) {
   const node = document.createElement(tag);
@@ -18,25 +17,23 @@ function make(tag, properties = {}, ...children) {
   return node;
 }
 
-const button = (name, onclick, properties = {}) =>
+const makeButton = (name, onclick, properties = {}) =>
   make("button", { type: "button", textContent: name, onclick, ...properties });
 
-// Make the children of `old` those of `fresh`, touching only what differs: no flicker, and a selection survives.
+// Make the children of `old` equal to those of `fresh`; what is equal stays: no flicker, and a selection survives.
 function patch(old, fresh) {
-  const [was, now] = [[...old.childNodes], [...fresh.childNodes]];
-  now.forEach((node, i) => {
-    if (!was[i]) old.append(node);
-    else if (was[i].isEqualNode(node)) return;
-    else if (node.nodeType === Node.TEXT_NODE && was[i].nodeType === Node.TEXT_NODE) grow(was[i], node.data);
-    else if (was[i].cloneNode(false).isEqualNode(node.cloneNode(false))) patch(was[i], node);
-    else was[i].replaceWith(node);
+  const [before, after] = [[...old.childNodes], [...fresh.childNodes]];
+  after.forEach((node, i) => {
+    const was = before[i];
+    if (!was) old.append(node);
+    else if (was.isEqualNode(node)) return;
+    else if (node.nodeType === Node.TEXT_NODE && was.nodeType === Node.TEXT_NODE) {
+      if (node.data.startsWith(was.data)) was.appendData(node.data.slice(was.length));
+      else was.data = node.data;
+    } else if (was.cloneNode(false).isEqualNode(node.cloneNode(false))) patch(was, node);
+    else was.replaceWith(node);
   });
-  was.slice(now.length).forEach((node) => node.remove());
-}
-
-function grow(text, data) {
-  if (data.startsWith(text.data)) text.appendData(data.slice(text.length));
-  else text.data = data;
+  before.slice(after.length).forEach((node) => node.remove());
 }
 
 function patchHTML(node, html) {
@@ -45,20 +42,18 @@ function patchHTML(node, html) {
   patch(node, template.content);
 }
 
-// What a text area does with Enter and Escape.  Enter that ends a composed character (Chinese, Japanese) is not ours.
+// Enter and Escape in a text area.  Enter that ends the composition of a character (Chinese, Japanese) is left alone.
 function onKeys(area, enter, escape) {
   area.addEventListener("keydown", (event) => {
-    if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
-      event.preventDefault();
-      enter();
-    } else if (event.key === "Escape" && escape) {
-      event.preventDefault();
-      escape();
-    }
+    const enters = event.key === "Enter" && !event.shiftKey && !event.isComposing;
+    const action = enters ? enter : event.key === "Escape" ? escape : null;
+    if (!action) return;
+    event.preventDefault();
+    action();
   });
 }
 
-// Arrow keys go from button to button in a group, of which Tab sees only one.
+// Roving tabindex: arrow keys move within a group of buttons, which is a single stop for Tab.
 function rove(group) {
   const buttons = [...group.querySelectorAll("button")];
   buttons.forEach((one, i) => (one.tabIndex = i ? -1 : 0));
@@ -94,80 +89,73 @@ function download(name, text) {
 }
 
 const percent = (p) => (p < 0.001 ? "below 0.1 %" : `${(100 * p).toFixed(p < 0.1 ? 1 : 0)} %`);
-const counted = (n) => n.toLocaleString("en");
 
 // One message in the log.
 class Card {
   constructor(view, number, role) {
-    Object.assign(this, { view, number, role, drawn: "" });
-    const mine = role === "user";
-    const label = `${mine ? "Your message" : "Answer"}, number ${number + 1}`; // tells its buttons from the others
-    const copying = button("Copy", () => this.copy());
-    this.own = mine ? button("Edit", () => this.edit()) : button("X-ray", () => this.toggleXray());
-    this.figures = make("div", { className: "figures" });
+    Object.assign(this, { view, number, role, shown: "" });
+    const user = role === "user";
+    const label = `${user ? "Your message" : "Answer"}, number ${number + 1}`; // tells its buttons from the others
+    const copy = makeButton("Copy", () => copyText(this.message.text).then(() => view.notify("Copied.")));
+    this.toggle = user ? makeButton("Edit", () => this.edit()) : makeButton("X-ray", () => this.toggleXray());
+    this.stats = make("div", { className: "stats" });
     this.body = make("div", { className: "body" });
-    const tools = mine ? [this.own, copying] : [copying, this.own, this.figures];
-    this.tools = make("div", { className: "tools" }, ...tools);
+    this.tools = make("div", { className: "tools" }, ...(user ? [this.toggle, copy] : [copy, this.toggle, this.stats]));
     this.node = make("article", { className: `message ${role}`, "aria-label": label }, this.body, this.tools);
     this.close();
   }
 
   show(message) {
-    const drawn = JSON.stringify(message);
-    if (drawn === this.drawn) return;
-    Object.assign(this, { drawn, message });
+    const shown = JSON.stringify(message);
+    if (shown === this.shown) return;
+    Object.assign(this, { shown, message });
     this.close();
     if (this.role === "user") this.body.textContent = message.text;
     else patchHTML(this.body, message.html);
-    this.figures.textContent = message.figures ?? "";
-    this.own.hidden = message.xray === false;
-    this.node.classList.remove("writing");
+    this.stats.textContent = message.stats ?? "";
+    this.toggle.hidden = message.xray === false;
+    this.node.classList.remove("draft");
   }
 
-  write(html) {
-    this.drawn = "";
+  showDraft(html) {
+    this.shown = "";
     this.close();
-    this.node.classList.add("writing");
-    this.figures.textContent = "";
+    this.node.classList.add("draft");
+    this.stats.textContent = "";
     patchHTML(this.body, html);
   }
 
   // Back to the message itself, from editing or X-ray.
   close() {
-    this.extra?.remove();
-    this.extra = this.options = null;
+    this.panel?.remove();
+    this.panel = this.options = null;
     this.body.hidden = this.tools.hidden = false;
-    if (this.role === "assistant") this.own.setAttribute("aria-pressed", "false");
+    if (this.role === "assistant") this.toggle.setAttribute("aria-pressed", "false");
   }
 
-  open(extra) {
-    this.extra = extra;
+  open(panel) {
+    this.panel = panel;
     this.body.hidden = true;
-    this.body.after(extra);
-  }
-
-  async copy() {
-    await copyText(this.message.text);
-    this.view.tell("Copied.");
+    this.body.after(panel);
   }
 
   edit() {
     const area = make("textarea", { value: this.message.text, "aria-label": "Edit message", rows: 3 });
-    const cancel = () => (this.close(), this.own.focus());
-    const done = () => (this.close(), this.view.composer.focus());
-    const save = () => this.view.ask("edit", "your message", { number: this.number, text: area.value }, done);
+    const cancel = () => (this.close(), this.toggle.focus());
+    const done = () => (this.close(), this.view.input.focus());
+    const save = () => this.view.request("edit", "your message", { number: this.number, text: area.value }, done);
     onKeys(area, save, cancel);
-    this.open(make("div", { className: "editing" }, area, button("Save", save), button("Cancel", cancel)));
+    this.open(make("div", { className: "editing" }, area, makeButton("Save", save), makeButton("Cancel", cancel)));
     this.tools.hidden = true;
     area.focus();
   }
 
   toggleXray() {
-    if (this.extra) return this.close();
-    this.view.ask("xray", "X-ray", { number: this.number }, (tokens) => {
+    if (this.panel) return this.close();
+    this.view.request("xray", "X-ray", { number: this.number }, (tokens) => {
       this.close(); // a second request may have been faster
       this.open(this.xray(tokens));
-      this.own.setAttribute("aria-pressed", "true");
+      this.toggle.setAttribute("aria-pressed", "true");
       this.view.follow();
     });
   }
@@ -177,47 +165,36 @@ class Card {
     const group = make("div", { className: "tokens", role: "group", "aria-label": "Tokens" });
     chips.forEach((one) => group.append(one, ...(one.textContent.endsWith("⏎") ? [make("br")] : [])));
     rove(group);
-    const hint = make("p", { className: "hint", textContent: WARMER });
     const onkeydown = (event) => {
       if (event.key !== "Escape" || !this.options) return;
       event.preventDefault();
-      this.dismiss().focus();
+      this.closeOptions().focus();
     };
-    return make("div", { className: "xray", onkeydown }, hint, group);
+    return make("div", { className: "xray", onkeydown }, make("p", { className: "hint" }, XRAY_HINT), group);
   }
 
-  // The alternatives of a token, in a small panel below it; choosing it again closes that.
+  // Show the alternatives of a token in a panel below it, or close that panel.
   choose(at, token, position) {
-    const already = at.getAttribute("aria-expanded") === "true";
-    this.dismiss();
-    if (already) return;
+    if (this.closeOptions() === at) return;
     at.setAttribute("aria-expanded", "true");
-    const options = token.options.map((option) =>
-      alternative(option, option.id === token.id, () => this.branch(position, option.id)),
-    );
-    const name = `Instead of ${token.text}`;
-    this.options = make("div", { className: "options", role: "group", "aria-label": name }, ...options);
+    const done = () => this.view.input.focus();
+    const branch = ({ id }) =>
+      this.view.request("branch", "your choice", { number: this.number, position, token_id: id }, done);
+    const options = token.options.map((option) => alternative(option, token, () => branch(option)));
+    const label = `Instead of ${token.text}`;
+    this.options = make("div", { className: "options", role: "group", "aria-label": label }, ...options);
     rove(this.options);
-    this.place(at);
+    this.panel.append(this.options);
+    const space = this.panel.clientWidth - this.options.offsetWidth;
+    this.options.style.left = `${Math.max(0, Math.min(at.offsetLeft, space))}px`;
+    this.options.style.top = `${at.offsetTop + at.offsetHeight + 4}px`;
+    this.options.scrollIntoView({ block: "nearest" });
     options[0]?.focus({ preventScroll: true });
   }
 
-  place(at) {
-    this.extra.append(this.options);
-    const room = this.extra.clientWidth - this.options.offsetWidth;
-    this.options.style.left = `${Math.max(0, Math.min(at.offsetLeft, room))}px`;
-    this.options.style.top = `${at.offsetTop + at.offsetHeight + 4}px`;
-    this.options.scrollIntoView({ block: "nearest" });
-  }
-
-  branch(position, token) {
-    const done = () => this.view.composer.focus();
-    this.view.ask("branch", "your choice", { number: this.number, position, token }, done);
-  }
-
-  // Close that panel; returns the token that it belonged to, if it was open.
-  dismiss() {
-    const at = this.extra.querySelector("[aria-expanded=true]");
+  // Close the panel of alternatives; return the token that it belonged to, if it was open.
+  closeOptions() {
+    const at = this.panel.querySelector("[aria-expanded=true]");
     at?.setAttribute("aria-expanded", "false");
     this.options?.remove();
     this.options = null;
@@ -227,16 +204,16 @@ class Card {
 
 function chip({ text, kind, probability }, onclick) {
   const share = percent(probability);
-  const node = button(text, onclick, { title: share, "aria-label": `${text}, ${share}`, "aria-expanded": "false" });
+  const node = makeButton(text, onclick, { title: share, "aria-label": `${text}, ${share}`, "aria-expanded": "false" });
   node.className = `token ${kind} ${probability < 0.5 ? "unlikely" : ""}`;
   node.style.setProperty("--doubt", `${Math.round(100 * (1 - probability))}%`);
   return node;
 }
 
-function alternative({ text, kind, probability }, taken, onclick) {
+function alternative({ id, text, kind, probability }, chosen, onclick) {
   const token = make("span", { className: `token ${kind}`, textContent: text });
-  const share = make("span", { className: "share", textContent: percent(probability) });
-  return make("button", { type: "button", onclick, ...(taken ? { "aria-current": "true" } : {}) }, token, " ", share);
+  const current = id === chosen.id ? { "aria-current": "true" } : {};
+  return make("button", { type: "button", onclick, ...current }, token, " ", make("span", {}, percent(probability)));
 }
 
 class View {
@@ -246,40 +223,43 @@ class View {
     this.build();
     this.listen();
     this.draw();
-    if (model.get("busy")) this.ask("draft", "the answer", {}, (draft) => draft && this.write(draft));
+    if (this.wasBusy) this.request("draft", "the answer", {}, (draft) => draft && this.showDraft(draft));
   }
 
   build() {
-    // The log itself is silent: a screen reader would say each piece of an answer.  `spoken` gets it once, complete.
-    const names = { role: "log", "aria-label": "Conversation", "aria-live": "off" };
-    this.log = make("div", { className: "log", tabIndex: 0, ...names });
+    // The log itself is silent: a screen reader would read each piece of an answer.  `spoken` gets it once, complete.
+    const label = { role: "log", "aria-label": "Conversation", "aria-live": "off" };
+    this.log = make("div", { className: "log", tabIndex: 0, ...label });
     this.spoken = make("div", { className: "spoken", "aria-live": "polite" });
-    this.memory = make("p", { className: "memory", textContent: "The model no longer sees the messages above." });
-    this.composer = make("textarea", { rows: 2, "aria-label": "Message", placeholder: HINT });
-    this.send = button("Send", () => this.say(), { className: "go" });
-    this.stop = button("Stop", () => this.halt(), { className: "halt" });
+    this.divider = make("p", { className: "divider" }, "The messages above are no longer in the prompt.");
+    const placeholder = "Enter sends, Shift+Enter starts a new line";
+    this.input = make("textarea", { rows: 2, "aria-label": "Message", placeholder });
+    this.sendButton = makeButton("Send", () => this.submit(), { className: "send" });
+    this.stopButton = makeButton("Stop", () => this.stop(), { className: "stop" });
     this.status = make("div", { className: "status", role: "status" });
     this.meter = make("meter", { min: 0, "aria-label": "Context" });
     this.used = make("span", { className: "used" });
-    this.quiet = ["Undo", "Regenerate", "Export", "Clear"].map((name) => button(name, () => this.act(name)));
-    const line = make("div", { className: "line" }, this.composer, this.send, this.stop);
+    this.buttons = ["Undo", "Regenerate", "Export", "Clear"].map((name) => makeButton(name, () => this.act(name)));
+    const compose = make("div", { className: "compose" }, this.input, this.sendButton, this.stopButton);
     const context = make("span", { className: "context" }, "Context ", this.meter, " ", this.used);
-    const foot = make("div", { className: "foot" }, context, ...this.quiet);
+    const foot = make("div", { className: "foot" }, context, ...this.buttons);
     this.el.classList.add("ovchat");
-    this.el.append(this.log, line, this.status, foot, this.spoken);
+    this.el.append(this.log, compose, this.status, foot, this.spoken);
   }
 
   listen() {
-    this.log.addEventListener("scroll", () => (this.stick = this.fromEnd() < NEAR));
-    onKeys(this.composer, () => this.say());
+    this.log.addEventListener("scroll", () => {
+      this.stick = this.log.scrollHeight - this.log.scrollTop - this.log.clientHeight < STICKY;
+    });
+    onKeys(this.input, () => this.submit());
     this.el.addEventListener("keydown", (event) => {
-      // JupyterLab must not see the keys: Shift+Enter would run the cell again.  Only saving is its business.
+      // JupyterLab must not get the keys: Shift+Enter would run the cell again.  Only saving is left to it.
       const saving = (event.ctrlKey || event.metaKey) && event.key.toLowerCase() === "s";
       if (!saving) event.stopPropagation();
-      if (event.key === "Escape" && !event.defaultPrevented && this.model.get("busy")) this.halt();
+      if (event.key === "Escape" && !event.defaultPrevented && this.model.get("busy")) this.stop();
     });
     this.changed = () => this.draw();
-    this.received = (message) => (message.type === "draft" ? this.write(message.draft) : this.replied(message));
+    this.received = (message) => (message.type === "draft" ? this.showDraft(message.draft) : this.replied(message));
     this.model.on("change", this.changed);
     this.model.on("msg:custom", this.received);
   }
@@ -287,125 +267,111 @@ class View {
   close() {
     this.model.off("change", this.changed);
     this.model.off("msg:custom", this.received);
-    [this.fading, ...[...this.waiting.values()].map(({ timer }) => timer)].forEach(clearTimeout);
+    [this.noteTimer, ...[...this.waiting.values()].map(({ timer }) => timer)].forEach(clearTimeout);
   }
 
-  // Ask the kernel for something; `done` gets its answer.  `what` waits if the kernel has no time.
-  ask(type, what, more = {}, done = () => {}) {
+  // Send a request to the kernel; `done` gets the data of its reply.  `what` has to wait if the kernel is busy.
+  request(type, what, fields = {}, done = () => {}) {
     const id = Math.random().toString(36).slice(2);
-    const busy = `The notebook is running another cell; ${what} waits for it.`;
-    const timer = setTimeout(() => this.tell(busy, true), PATIENCE);
+    const busy = `The notebook is running another cell; ${what} waits until it ends.`;
+    const timer = setTimeout(() => this.notify(busy, true), BUSY_AFTER);
     this.waiting.set(id, { type, timer, done });
-    this.model.send({ type, id, ...more });
+    this.model.send({ type, id, ...fields });
   }
 
   replied({ id, ok, data }) {
-    const asked = this.waiting.get(id);
-    if (!asked) return; // another view of this box has asked
-    clearTimeout(asked.timer);
+    const request = this.waiting.get(id);
+    if (!request) return; // it is from another view of this box
+    clearTimeout(request.timer);
     this.waiting.delete(id);
-    this.tell("");
-    if (ok) asked.done(data);
+    this.notify("");
+    if (ok) request.done(data);
   }
 
-  // A sentence of this view's own, which hides the kernel's status for a while, or until it is told otherwise.
-  tell(note, lasting = false) {
+  // Show a sentence of this view's own in place of the kernel's status, for a while or until the next one.
+  notify(note, lasting = false) {
     this.note = note;
     this.drawStatus();
-    clearTimeout(this.fading);
-    if (note && !lasting) this.fading = setTimeout(() => this.tell(""), READ);
+    clearTimeout(this.noteTimer);
+    if (note && !lasting) this.noteTimer = setTimeout(() => this.notify(""), NOTE_SHOWN);
   }
 
-  say() {
-    const text = this.composer.value;
-    const sending = [...this.waiting.values()].some(({ type }) => type === "say");
-    if (sending) return;
-    if (this.model.get("busy")) return this.tell("Wait for the end of the answer, or stop it. Your text stays here.");
+  submit() {
+    const text = this.input.value;
+    if ([...this.waiting.values()].some(({ type }) => type === "submit")) return;
+    if (this.model.get("busy")) return this.notify("Wait until the answer ends, or stop it. Your text stays here.");
     this.stick = true;
-    // The text stays in the box until the kernel has it, so that nothing is lost.
-    this.ask("say", "your message", { text }, () => {
-      const now = this.composer.value;
-      this.composer.value = now.startsWith(text) ? now.slice(text.length) : now;
+    // The text stays in the field until the kernel has it, so that nothing is lost.
+    this.request("submit", "your message", { text }, () => {
+      const now = this.input.value;
+      this.input.value = now.startsWith(text) ? now.slice(text.length) : now;
     });
-    this.composer.focus();
+    this.input.focus();
   }
 
-  halt() {
-    this.ask("stop", "Stop");
-    this.composer.focus();
+  stop() {
+    this.request("stop", "Stop");
+    this.input.focus();
   }
 
   act(name) {
     const done = name === "Export" ? (text) => download("conversation.md", text) : undefined;
     this.stick = this.stick || name === "Regenerate";
-    this.ask(name.toLowerCase(), name, {}, done);
-    if (name !== "Export") this.composer.focus();
+    this.request(name.toLowerCase(), name, {}, done);
+    if (name !== "Export") this.input.focus();
   }
 
   card(number, role) {
-    const there = this.cards[number];
-    if (there?.role === role) return there;
+    const old = this.cards[number];
+    if (old?.role === role) return old;
     const card = (this.cards[number] = new Card(this, number, role));
-    if (there) there.node.replaceWith(card.node);
+    if (old) old.node.replaceWith(card.node);
     else this.log.append(card.node);
     return card;
   }
 
-  write({ number, html }) {
-    if (number !== this.model.get("messages").length) return; // of an answer that is settled by now
-    this.card(number, "assistant").write(html);
+  showDraft({ number, html }) {
+    if (number !== this.model.get("messages").length) return; // of an answer that is complete by now
+    this.card(number, "assistant").showDraft(html);
     this.follow();
   }
 
   draw() {
     const [messages, busy] = [this.model.get("messages"), this.model.get("busy")];
     messages.forEach((message, number) => this.card(number, message.role).show(message));
-    const shown = messages.length + (busy && this.cards[messages.length]?.node.classList.contains("writing") ? 1 : 0);
-    this.cards.splice(shown).forEach((card) => card.node.remove());
-    this.drawMemory();
-    this.drawControls(busy);
+    const hasDraft = busy && this.cards[messages.length]?.node.classList.contains("draft");
+    this.cards.splice(messages.length + (hasDraft ? 1 : 0)).forEach((card) => card.node.remove());
+    const firstInPrompt = this.cards[this.model.get("truncated_messages")];
+    if (this.model.get("truncated_messages") && firstInPrompt) this.log.insertBefore(this.divider, firstInPrompt.node);
+    else this.divider.remove();
+    this.drawControls(messages, busy);
     this.drawStatus();
-    if (this.wasBusy && !busy) this.settled(messages.at(-1));
+    if (this.wasBusy && !busy && messages.at(-1)?.role === "assistant") {
+      this.spoken.textContent = this.cards.at(-1).body.textContent;
+      setTimeout(() => (this.spoken.textContent = ""), 2000); // or a screen reader would find it twice
+    }
     this.wasBusy = busy;
     this.follow();
   }
 
-  drawMemory() {
-    const first = this.cards[this.model.get("truncated_messages")];
-    if (this.model.get("truncated_messages") && first) this.log.insertBefore(this.memory, first.node);
-    else this.memory.remove();
-  }
-
-  drawControls(busy) {
-    const any = this.model.get("messages").length > 0;
-    const [undo, ...others] = this.quiet;
-    const lost = busy ? this.send : this.stop;
-    const focused = document.activeElement === lost;
+  drawControls(messages, busy) {
+    const [undo, ...others] = this.buttons;
+    const focused = document.activeElement === (busy ? this.sendButton : this.stopButton); // which is hidden now
     this.el.classList.toggle("busy", busy);
     this.log.setAttribute("aria-busy", busy);
-    this.send.hidden = busy;
-    this.stop.hidden = !busy;
+    this.sendButton.hidden = busy;
+    this.stopButton.hidden = !busy;
     undo.hidden = !this.model.get("can_undo");
-    others.forEach((one) => (one.disabled = busy || !any));
-    if (focused) this.composer.focus();
+    others.forEach((one) => (one.disabled = busy || !messages.length));
+    if (focused) this.input.focus();
     const [used, all] = this.model.get("context");
     Object.assign(this.meter, { max: all, value: used });
-    this.used.textContent = `${counted(used)} of ${counted(all)} tokens`;
+    this.used.textContent = `${used.toLocaleString("en")} of ${all.toLocaleString("en")} tokens`;
   }
 
   drawStatus() {
-    const words = this.note || this.model.get("status");
-    if (this.status.textContent !== words) this.status.textContent = words;
-  }
-
-  settled(message) {
-    if (message?.role !== "assistant") return;
-    this.spoken.textContent = this.cards.at(-1).body.textContent;
-    setTimeout(() => (this.spoken.textContent = ""), 2000); // or it would be found twice when the page is read
-  }
-
-  fromEnd() {
-    return this.log.scrollHeight - this.log.scrollTop - this.log.clientHeight;
+    const text = this.note || this.model.get("status");
+    if (this.status.textContent !== text) this.status.textContent = text;
   }
 
   follow() {

@@ -1,4 +1,4 @@
-"""Conversation: turns, reuse of the cache, the context's budget.  No widget, no printing."""
+"""Conversations with a model: messages, answers, undo, and truncation to the context.  Nothing here displays."""
 
 from __future__ import annotations
 
@@ -7,34 +7,32 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from numbers import Integral
 from pathlib import Path
 from threading import Event
 
-from helpers.chat.messages import GenerationStats, Message, markdown, read, write
+from helpers.chat.degenerate import describe_degeneration
+from helpers.chat.messages import Message, load_conversation, save_conversation, to_markdown
 from helpers.decode import REPLACEMENT_CHARACTER, stream_decode
 from helpers.errors import TutorialError, check_int
-from helpers.generate.loop import (
-    GeneratedToken,
-    GenerationCancelled,
-    PromptCache,
-    common_prefix_length,
-    eos_token_ids,
-    generate,
-)
+from helpers.generate.loop import GenerationStats, PromptCache, eos_token_ids, generate
 from helpers.generate.sampling import GREEDY, Sampling
 from helpers.tokenize import prompt_ids
 
-STRIDE = 16  # fewer new tokens than this are left to generate
+
+def require_idle(busy: bool) -> None:
+    """Raise TutorialError if `busy`: a conversation has one answer at a time."""
+    if busy:
+        raise TutorialError("An answer is being generated.", "Wait until it ends, or stop it.")
 
 
 class Conversation:
-    """Turns with one model.  Each answer is an iterator of pieces of text; the model works while it is iterated.
+    """A conversation with one model, which keeps its KV cache between answers.
 
-    `system`, `sampling` and `max_new_tokens` may be changed between answers.  `messages` are the turns without the
-    system message, of which the model is no longer given the first `forgotten`: when the context is full the oldest
-    turns go, whole and in pairs.  `context_length` may be set smaller than the model's.
+    `system`, `sampling` and `max_new_tokens` may be changed between answers.  `messages` does not contain the system
+    message.  The first `truncated_messages` of them are no longer in the prompt: when the context is full, the oldest
+    are removed, a question together with its answer.  `context_length` may be shorter than the model's.
     """
 
     def __init__(
@@ -48,244 +46,259 @@ class Conversation:
         alternatives: int = 5,
     ) -> None:
         longest = model.config.max_position_embeddings
-        check_int(max_new_tokens, "A budget")
-        if context_length is not None and check_int(context_length, "A context") > longest:
+        check_int(max_new_tokens, "max_new_tokens")
+        if context_length is not None and check_int(context_length, "context_length") > longest:
             raise TutorialError(
-                f"A context of {context_length:,} tokens cannot be.", f"This model has {longest:,} tokens of context."
+                f"context_length cannot be {context_length:,}.", f"This model's context has {longest:,} tokens."
             )
         self.model, self.tok, self.system, self.sampling = model, tok, system, sampling
         self.max_new_tokens, self.alternatives = max_new_tokens, alternatives
         self.context_length = context_length or longest
-        self.messages: list[Message] = []
+        self.messages: list[Message] = []  # replaced at each change, never changed in place
         self.truncated_messages = 0
-        self.prefill_progress = (0, 0)  # tokens of the prompt: read so far, all
-        self.answering = False
-        self._cache, self._stop = PromptCache(model), Event()
+        self.prefill_progress = (0, 0)  # tokens of the prompt: in the KV cache, in all
+        self._cache = PromptCache(model)
+        self._answer: Answer | None = None  # the one requested last, until it ends
+        self._undo: tuple[list[Message], int] | None = None  # messages and truncated_messages before the last loss
 
-    def say(self, text: str) -> Iterator[str]:
-        """Add a user's turn and answer it.  Raises TutorialError, and changes nothing, for a text that cannot be used.
+    @property
+    def answering(self) -> bool:
+        """Whether an answer is being generated."""
+        return self._answer is not None and self._answer.started
 
-        All pieces together are the answer; an empty one only says that the model is still reading.
+    def say(self, text: str) -> Answer:
+        """Return the answer to a new message of the user.  Raises TutorialError for a text that cannot be used."""
+        return Answer(self, [*self.messages, _user_message(text)])
+
+    def edit(self, number: int, text: str) -> Answer:
+        """Return the answer to `text` in place of the user's message `number`; what followed that is removed."""
+        self._require_message(number, "user")
+        return Answer(self, [*self.messages[:number], _user_message(text)])
+
+    def regenerate(self) -> Answer:
+        """Return a new answer to the last message; greedy or with a seed, and with reference settings, it is equal."""
+        if not self.messages:
+            raise TutorialError("There is no answer to regenerate.", "Send a message first.")
+        return Answer(self, self.messages[:-1])
+
+    def branch(self, number: int, position: int, token_id: int) -> Answer:
+        """Return answer `number` continued from a different token at `position`, one of the alternatives there.
+
+        The pieces of text begin with the part that is kept.
         """
-        return self._answer([*self.messages, self._user(text)])
-
-    def edit(self, number: int, text: str) -> Iterator[str]:
-        """Say `text` instead of the user's message of that number, and forget what came after it."""
-        self._need(number, "user")
-        return self._answer([*self.messages[:number], self._user(text)])
-
-    def regenerate(self) -> Iterator[str]:
-        """Answer the last message once more.  Greedy, or with a seed, it is the same answer at exact settings."""
-        asked = [number for number, message in enumerate(self.messages) if message.role == "user"]
-        if not asked:
-            raise TutorialError("There is nothing to answer again yet.", "Say something first.")
-        return self._answer(self.messages[: asked[-1] + 1])
-
-    def branch(self, number: int, position: int, token_id: int) -> Iterator[str]:
-        """Take another token at that position of answer `number`, and go on from there.
-
-        `token_id` is one of that step's alternatives.  The pieces begin with the part that is kept.
-        """
-        steps = self._need(number, "assistant").steps
-        here = steps[position] if isinstance(position, Integral) and 0 <= position < len(steps) else None
-        if here is None or token_id not in dict(here.alternatives):
+        tokens = self._require_message(number, "assistant").tokens
+        token = tokens[position] if isinstance(position, Integral) and 0 <= position < len(tokens) else None
+        if token is None or token_id not in dict(token.alternatives):
             raise TutorialError(
-                f"Token {token_id} was not among the likeliest at position {position}.",
-                "Choose one of that step's alternatives.",
+                f"Token {token_id} is not one of the alternatives at position {position}.",
+                "Choose one of message.tokens[position].alternatives.",
             )
-        taken = replace(here, id=token_id, probability=dict(here.alternatives)[token_id], milliseconds=0.0)
-        return self._answer(self.messages[:number], (*steps[:position], taken))
+        chosen = replace(token, id=token_id, probability=dict(token.alternatives)[token_id], milliseconds=0.0)
+        return Answer(self, self.messages[:number], (*tokens[:position], chosen))
 
     def stop(self) -> None:
-        """End the answer that is being written after its next token; what there is of it is kept."""
-        self._stop.set()
+        """Stop the answer in progress after its next token; its text so far is kept."""
+        if answer := self._answer:
+            answer.stop()
 
     def clear(self) -> None:
-        """Begin anew, with the same system message and settings."""
-        self._require_idle()
-        self.messages, self.truncated_messages = [], 0
+        """Remove all messages; the system message and the settings stay."""
+        require_idle(self.answering)
+        if self.messages:
+            self._undo = self.messages, self.truncated_messages
+            self.messages, self.truncated_messages = [], 0
+
+    @property
+    def can_undo(self) -> bool:
+        """Whether there is something that undo() can restore."""
+        return self._undo is not None and not self.answering
+
+    def undo(self) -> None:
+        """Restore the messages that the last clear, edit, regenerate or branch has removed."""
+        require_idle(self.answering)
+        if self._undo is None:
+            raise TutorialError("There is nothing to undo.")
+        (self.messages, self.truncated_messages), self._undo = self._undo, None
 
     def save(self, path: Path | str) -> Path:
-        """Write the turns, with their tokens and figures, as JSON.  Raises TutorialError where that cannot be done."""
-        return write(Path(path), self.tok, self.system, self.truncated_messages, self.messages)
+        """Write the messages, with tokens and statistics, as JSON.  Raises TutorialError where that is impossible."""
+        return save_conversation(Path(path), self.tok, self.system, self.truncated_messages, self.messages)
 
     def load(self, path: Path | str) -> None:
-        """Go on with what `save` has written.  Raises TutorialError, and changes nothing, for any other file."""
-        self._require_idle()
-        self.system, self.truncated_messages, self.messages = read(Path(path), self.tok)
+        """Continue a saved conversation.  Raises TutorialError, and changes nothing, for any other file."""
+        require_idle(self.answering)
+        self.system, self.truncated_messages, self.messages = load_conversation(Path(path), self.tok)
+        self._undo = None
 
     def markdown(self) -> str:
-        """The turns to read: a heading each, and the words as they are."""
-        return markdown(self.system, self.messages)
+        """Return the conversation as Markdown."""
+        return to_markdown(self.system, self.messages)
 
     def prompt(self) -> list[int]:
-        """The ids that the model would be given for the messages as they are, with an answer to follow."""
-        return self._prompt(self.messages[self.truncated_messages :])
+        """Return the prompt ids of the messages as they are, up to where an answer would begin."""
+        return self._prompt_ids(self.messages[self.truncated_messages :])
 
-    def _user(self, text: str) -> Message:
-        if not isinstance(text, str) or not text.strip():
-            raise TutorialError("The message is empty.", "Write something.")
-        return Message("user", text)
-
-    def _need(self, number: int, role: str) -> Message:
+    def _require_message(self, number: int, role: str) -> Message:
         if not (number in range(len(self.messages)) and self.messages[number].role == role):
-            raise TutorialError(f"Message {number} is not one of the {role}'s.", f"There are {len(self.messages)}.")
+            raise TutorialError(
+                f"Message {number} is not a message of the {role}.", f"There are {len(self.messages)} messages."
+            )
         return self.messages[number]
 
-    def _require_idle(self) -> None:
-        if self.answering:
-            raise TutorialError("An answer is being written.", "Wait for its end, or stop it.")
-
-    def _prompt(self, turns: Sequence[Message]) -> list[int]:
+    def _prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         system = [{"role": "system", "content": self.system}] if self.system else []
-        said = [{"role": message.role, "content": message.content} for message in turns]
-        return prompt_ids(self.tok, [*system, *said])
+        return prompt_ids(self.tok, [*system, *({"role": each.role, "content": each.content} for each in messages)])
 
-    def _truncate_to_context(self, turns: Sequence[Message], given: int) -> tuple[list[int], int]:
-        """The prompt of `turns` without the oldest that have no room, and how many turns those are.
+    def _truncate_to_context(self, messages: Sequence[Message], kept_tokens: int) -> tuple[list[int], int]:
+        """Return the prompt ids of `messages` without the oldest that do not fit, and how many of them those are.
 
-        An answer of the full budget shall have room, up to a quarter of the context.  Where it has not, turns go until
-        the prompt fills at most half of the context: each time that the beginning of a prompt changes, all of it is
-        read again, so we forget seldom and then enough.
+        An answer of max_new_tokens should fit, up to a quarter of the context.  Otherwise messages are removed until
+        the prompt fills at most half of the context: whenever the beginning of a prompt changes, all of it has to be
+        prefilled, so it is better to truncate rarely and by much.
         """
-        room = self.context_length - min(self.max_new_tokens, self.context_length // 4) - given
-        truncated_messages = self.truncated_messages if self.truncated_messages < len(turns) else 0
-        prompt = self._prompt(turns[truncated_messages:])
-        if len(prompt) > room:
-            while len(prompt) > self.context_length // 2 and truncated_messages + 2 < len(turns):
-                truncated_messages += 2
-                prompt = self._prompt(turns[truncated_messages:])
-        if len(prompt) + given >= self.context_length:
+        space = self.context_length - min(self.max_new_tokens, self.context_length // 4) - kept_tokens
+        truncated = self.truncated_messages if self.truncated_messages < len(messages) else 0
+        ids = self._prompt_ids(messages[truncated:])
+        if len(ids) > space:
+            while len(ids) > self.context_length // 2 and truncated + 2 < len(messages):
+                truncated += 2
+                ids = self._prompt_ids(messages[truncated:])
+        if len(ids) + kept_tokens >= self.context_length:
             raise TutorialError(
-                f"This takes {len(prompt) + given:,} tokens, the context has {self.context_length:,}, and there is "
-                "nothing older left to forget.",
+                f"The prompt takes {len(ids) + kept_tokens:,} tokens of a context of {self.context_length:,}, and no "
+                "older messages are left to remove.",
                 "Shorten the message, or the system message.",
             )
-        return prompt, truncated_messages
-
-    def _answer(self, turns: list[Message], given: tuple[GeneratedToken, ...] = ()) -> Iterator[str]:
-        self._require_idle()
-        check_int(self.max_new_tokens, "A budget")
-        start = time.perf_counter()
-        prompt, truncated_messages = self._truncate_to_context(turns, len(given))
-        draft = Answer(turns, truncated_messages, prompt, list(given), start)
-        self._stop = draft.stop  # so that it can be stopped before its first token is asked for
-        return self._write(draft)
-
-    def _write(self, draft: Answer) -> Iterator[str]:
-        self._require_idle()  # two iterators may have been made before the first was used
-        self.answering, self._stop = True, draft.stop
-        self.messages, self.truncated_messages = draft.turns, draft.truncated_messages
-        try:
-            yield from self._read(draft)
-            yield from stream_decode(self.tok, self._new_ids(draft))
-        except GeneratorExit:  # whoever iterated wants no more of it
-            draft.finish_reason = "stopped"
-            raise
-        except BaseException:
-            draft.finish_reason = "error"
-            raise
-        finally:
-            self.messages = [*draft.turns, draft.message(self.tok, self.context_length)]
-            self.answering = False
-            trim_malloc()
-
-    def _read(self, draft: Answer) -> Iterator[str]:
-        """Let the model read what is new to it but a short rest, for generate; an empty string before each piece."""
-        ids = draft.ids()
-        known = common_prefix_length(self._cache.ids, ids)
-        while (new := len(ids) - known - 1) >= STRIDE:
-            self.prefill_progress = (known, len(ids))
-            yield ""
-            known += round_to_bucket(min(new, self._cache.kv.prefill_chunk_size or new))
-            try:
-                self._cache.logits(ids[:known], draft.stop.is_set)
-            except GenerationCancelled:
-                return
-            draft.cached_tokens = self._cache.cached_tokens if draft.cached_tokens is None else draft.cached_tokens
-            if draft.stop.is_set():
-                return
-
-    def _new_ids(self, draft: Answer) -> Iterator[int]:
-        """The ids that are given, then the new ones; draft.end says why there are no more."""
-        yield from [step.id for step in draft.steps]
-        last_ids = eos_token_ids(self.model)
-        ids = draft.ids()
-        room = self.context_length - len(ids)
-        budget = min(room, self.max_new_tokens - len(draft.steps))
-        draft.finish_reason = (
-            "stopped" if draft.stop.is_set() else "end token" if draft.ends_with(last_ids) else "budget"
-        )
-        if draft.finish_reason != "budget" or budget < 1:
-            return
-        for step in generate(self.model, ids, budget, self.sampling, last_ids, self.alternatives, self._cache):
-            draft.add(step, self._cache.cached_tokens)
-            yield step.id
-            if draft.stop.is_set():
-                draft.finish_reason = "stopped"
-                return
-        if draft.ends_with(last_ids):
-            draft.finish_reason = "end token"
-        elif room == budget:
-            draft.finish_reason = "context"
+        return ids, truncated
 
 
-def round_to_bucket(length: int) -> int:
-    """The next number below, or `length` itself, of which there are few: sixteen between a power of two and the next.
-
-    The CPU's plugin compiles its kernels anew for each number of tokens that it meets, and keeps them: 2.5 MB each time
-    for SmolLM2.
-    """
-    step = max(STRIDE, 1 << length.bit_length() >> 5)
-    return length // step * step
-
-
-@dataclass
 class Answer:
-    """An answer while it is written."""
+    """An answer in progress.  Iterate it, once, and the model generates it; the pieces of text together are the answer.
 
-    turns: list[Message]
-    truncated_messages: int
-    prompt: list[int]
-    steps: list[GeneratedToken]
-    start: float
-    moments: list[float] = field(default_factory=list)  # when each new token was there
-    cached_tokens: int | None = None
-    finish_reason: str = "stopped"
-    stop: Event = field(default_factory=Event)  # one for each answer: an order that comes too late stops no other
+    A piece is empty while a long prompt is prefilled: see Conversation.prefill_progress.  An answer that is never
+    iterated changes nothing.  One whose iteration is abandoned ends there, and its text so far is kept.
 
-    def ids(self) -> list[int]:
-        return self.prompt + [step.id for step in self.steps]
+    `messages` are those that it answers, `tokens` what there is of it; `finish_reason`, one of FINISH_REASONS, is None
+    until it ends.  Raises TutorialError for messages that do not fit into the context.
+    """
 
-    def add(self, step: GeneratedToken, reused: int) -> None:
-        self.steps.append(step)
-        self.moments.append(time.perf_counter())
-        self.cached_tokens = reused if self.cached_tokens is None else self.cached_tokens
+    def __init__(self, conversation: Conversation, messages: list[Message], kept: tuple = ()) -> None:
+        require_idle(conversation.answering)
+        self._start, self._times, self._cached_tokens = time.perf_counter(), list[float](), None
+        self.max_new_tokens = check_int(conversation.max_new_tokens, "max_new_tokens")
+        self.conversation, self.messages, self.tokens = conversation, messages, list(kept)
+        ids, self.truncated_messages = conversation._truncate_to_context(messages, len(kept))
+        self._ids = ids + [token.id for token in kept]  # those are prefilled, too
+        self._before = conversation.messages, conversation.truncated_messages
+        self._sampling, self._stop = conversation.sampling, Event()
+        self.started, self.finish_reason = False, None
+        conversation._answer = self  # so that it can be stopped before its first token is requested
 
-    def ends_with(self, eos_token_ids: frozenset[int]) -> bool:
-        return bool(self.steps) and self.steps[-1].id in eos_token_ids
+    def stop(self) -> None:
+        """End it after its next token; its text so far is kept."""
+        self._stop.set()
 
-    def message(self, tok, context_length: int) -> Message:
-        """The answer as it is now.  Half of a character at its end, where it was stopped, is left out."""
-        text = tok.decode([step.id for step in self.steps], skip_special_tokens=True).rstrip(REPLACEMENT_CHARACTER)
-        first, last, n = *(self.moments[:1] + self.moments[-1:] or (None, None)), len(self.moments)
-        figures = GenerationStats(
-            prompt_tokens=len(self.prompt),
-            cached_tokens=min(self.cached_tokens or 0, len(self.prompt)),
-            answer_tokens=len(self.steps),
-            ttft_ms=1000 * (first - self.start) if n else None,
-            tpot_ms=1000 * (last - first) / (n - 1) if n > 1 else None,
-            context_length=context_length,
+    @property
+    def stats(self) -> GenerationStats:
+        """Its statistics so far; the times are those that passed for the caller, tokenization and display included."""
+        times = self._times
+        return GenerationStats(
+            prompt_tokens=len(self._ids),
+            cached_tokens=self._cached_tokens or 0,
+            new_tokens=len(times),
+            ttft_ms=1000 * (times[0] - self._start) if times else None,
+            tpot_ms=1000 * (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else None,
+            context_length=self.conversation.context_length,
             finish_reason=self.finish_reason,
         )
-        return Message("assistant", text, tuple(self.steps), figures)
+
+    @property
+    def message(self) -> Message:
+        """It as a message, as far as it is generated.  An incomplete character at the end is left out."""
+        text = self.conversation.tok.decode([token.id for token in self.tokens], skip_special_tokens=True)
+        return Message("assistant", text.rstrip(REPLACEMENT_CHARACTER), tuple(self.tokens), self.stats)
+
+    def warnings(self) -> list[str]:
+        """Return what the reader should know about it at its end, in sentences."""
+        message, (messages_before, truncated_before) = self.message, self._before
+        found = [describe_degeneration(message.content, [token.id for token in self.tokens])]
+        if self.truncated_messages > truncated_before:
+            found.append(
+                f"The context is full: the first {self.truncated_messages} messages are no longer in the prompt."
+            )
+        deterministic = self._sampling.temperature == 0 or self._sampling.seed is not None
+        contents = [each.content for each in (*self.messages, message)]
+        if deterministic and contents == [each.content for each in messages_before]:
+            found.append("Same settings, same answer: for a different one raise the temperature, or change the seed.")
+        return [sentence for sentence in found if sentence]
+
+    def __iter__(self) -> Iterator[str]:
+        self._begin()
+        try:
+            yield from self._prefill()
+            yield from stream_decode(self.conversation.tok, self._token_ids())
+        except BaseException as error:
+            self.finish_reason = "stopped" if isinstance(error, GeneratorExit) else "error"
+            raise
+        finally:
+            self.conversation.messages = [*self.messages, self.message]
+            self.conversation._answer = None
+            trim_malloc()
+
+    def _begin(self) -> None:
+        conversation, messages_before = self.conversation, self._before[0]
+        require_idle(conversation.answering)
+        if conversation.messages is not messages_before:  # by an answer that was requested later and used first
+            raise TutorialError("The conversation has changed since this answer was requested.", "Request it again.")
+        removes = self.messages[: len(messages_before)] != messages_before
+        conversation._undo = self._before if removes else None
+        conversation.messages, conversation.truncated_messages = self.messages, self.truncated_messages
+        conversation._answer, self.started = self, True
+
+    def _prefill(self) -> Iterator[str]:
+        """Prefill a long prompt in chunks, all but a short rest; yield an empty piece before each chunk."""
+        for progress in self.conversation._cache.prefill(self._ids, self._stop.is_set):
+            self.conversation.prefill_progress = progress
+            self._cached_tokens = progress[0] if self._cached_tokens is None else self._cached_tokens
+            yield ""
+
+    def _token_ids(self) -> Iterator[int]:
+        """Yield the kept ids, then new ones as they are generated; in the end set finish_reason."""
+        conversation, last = self.conversation, None
+        for last in [token.id for token in self.tokens]:
+            yield last
+        eos_ids, space = eos_token_ids(conversation.model), conversation.context_length - len(self._ids)
+        limit = min(space, self.max_new_tokens - len(self.tokens))
+        if not (self._stop.is_set() or last in eos_ids or limit < 1):
+            options = (limit, self._sampling, eos_ids, conversation.alternatives, conversation._cache)
+            for token in generate(conversation.model, self._ids, *options):
+                self._times.append(time.perf_counter())
+                self.tokens.append(token)
+                if self._cached_tokens is None:
+                    self._cached_tokens = conversation._cache.cached_tokens
+                last = token.id
+                yield last
+                if self._stop.is_set():
+                    break
+        if last in eos_ids:
+            self.finish_reason = "eos_token"
+        elif self._stop.is_set():
+            self.finish_reason = "stopped"
+        else:
+            self.finish_reason = "context" if limit == space else "max_new_tokens"
+
+
+def _user_message(text: str) -> Message:
+    if not isinstance(text, str) or not text.strip():
+        raise TutorialError("The message is empty.", "Write something.")
+    return Message("user", text)
 
 
 def trim_malloc() -> None:
-    """Return freed memory to the system.  Does something on Linux with glibc, which by itself keeps most of it.
+    """Return freed memory to the system, where the C library is glibc, which would keep most of it.
 
-    A chat's prompts are of many lengths and free blocks of many sizes: 150 MiB were kept after 70 turns.
+    Prompts have many lengths, so freed blocks have many sizes: after 70 messages glibc kept 150 MiB.
     """
     if sys.platform == "linux":
-        with suppress(AttributeError):  # another C library
+        with suppress(AttributeError):  # a different C library
             ctypes.CDLL(None).malloc_trim(0)

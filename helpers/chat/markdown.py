@@ -1,4 +1,4 @@
-"""Markdown → HTML that is safe to show, whoever wrote it: a model, a person, or a page that one of them quotes."""
+"""Markdown → HTML that is safe to show, whether a model, a person, or a quoted web page wrote the text."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ SAFE_LINK = re.compile(r"(?:https?://|mailto:)[!-~]+", re.IGNORECASE)  # anythin
 
 
 def render(text: str) -> str:
-    """The HTML of `text`: raw HTML is shown as it stands, pictures as their alternative text, code with colours.
+    """Return the HTML of `text`: raw HTML is shown as text, an image as its alternative text, code with colours.
 
-    A text may be cut off anywhere, as one is that is still being written.  Links go to http, https or mailto and open
-    in a new tab; nothing else in the HTML has an address, so that showing it loads nothing.
+    `text` may end anywhere, as an answer in progress does.  Links lead to http, https or mailto and open in a new tab;
+    nothing else in the HTML has an address, so that showing it loads nothing.
     """
     return _markdown(text.encode("utf-8", "replace").decode())  # half of a surrogate pair cannot be sent to a browser
 
 
 class _SafeRenderer(mistune.HTMLRenderer):
-    """mistune's, escaping all that is raw, without what could load, run, or take a name or a style from the text."""
+    """mistune's renderer, which escapes raw HTML, without anything that loads, runs, or sets a name or a style."""
 
     def link(self, text: str, url: str, title: str | None = None) -> str:
         if not SAFE_LINK.fullmatch(url):
@@ -36,7 +36,7 @@ class _SafeRenderer(mistune.HTMLRenderer):
         return text
 
     def heading(self, text: str, level: int, **attrs) -> str:
-        level = min(level + 2, 6)  # the page that the answer is shown on has the larger ones
+        level = min(level + 2, 6)  # the larger ones belong to the page around the answer
         return f"<h{level}>{text}</h{level}>\n"
 
     def block_html(self, html: str) -> str:
@@ -49,7 +49,7 @@ class _SafeRenderer(mistune.HTMLRenderer):
 
 @lru_cache(256)
 def _coloured(code: str, language: str = "") -> str:
-    """`code` with Pygments' classes; remembered, since an answer is rendered many times while it grows."""
+    """Return `code` as HTML with Pygments' classes; cached, because an answer is rendered often while it grows."""
     try:
         lexer = get_lexer_by_name(language, stripnl=False)
     except ClassNotFound:
@@ -57,15 +57,10 @@ def _coloured(code: str, language: str = "") -> str:
     return highlight(code, lexer, HtmlFormatter(nowrap=True))
 
 
-def _parser() -> mistune.Markdown:
-    # Models break lines where they mean it, as in verse: hard_wrap keeps them.
-    parser = mistune.create_markdown(
-        renderer=_SafeRenderer(escape=True), plugins=["table", "strikethrough"], hard_wrap=True
-    )
-    # A line with a dash below is a heading to Markdown; to a model it is a list whose first item is not there yet.
-    for rules in (parser.block.rules, parser.block.block_quote_rules, parser.block.list_rules):
-        rules.remove("setex_heading")
-    return parser
-
-
-_markdown = _parser()
+# Models break lines on purpose, as in verse: hard_wrap keeps them.
+_markdown = mistune.create_markdown(
+    renderer=_SafeRenderer(escape=True), plugins=["table", "strikethrough"], hard_wrap=True
+)
+# To Markdown, a line above a dash is a heading; while an answer is streamed, it is a list whose first item is to come.
+for _rules in (_markdown.block.rules, _markdown.block.block_quote_rules, _markdown.block.list_rules):
+    _rules.remove("setex_heading")

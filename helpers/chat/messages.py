@@ -1,4 +1,4 @@
-"""The turns of a conversation as data, as JSON to go on with, and as Markdown to read."""
+"""Messages of a conversation as data: saved as JSON, exported as Markdown, their statistics as text."""
 
 from __future__ import annotations
 
@@ -10,143 +10,149 @@ from pathlib import Path
 
 from helpers.errors import TutorialError
 from helpers.files import atomic_write_text
-from helpers.generate import GeneratedToken
+from helpers.generate.loop import FINISH_REASONS, GeneratedToken, GenerationStats
 
-VERSION = 1
-FINISH_REASONS = ("end token", "budget", "context", "stopped", "error")
-HINT = "Choose a file that `save` has written. The conversation is as it was."
-
-
-@dataclass(frozen=True)
-class GenerationStats:
-    """What one answer cost.  `prompt_tokens` are those of the whole conversation that the model was given.
-
-    `reused_tokens` of them were in the cache, `new_tokens` were read.  `ttft_ms` is from the call to the first new
-    token, tokenization included; `tpot_ms` the mean time per token after the first, None for fewer than two.
-    `end`, one of ENDS, says why it ended.
-    """
-
-    prompt_tokens: int
-    cached_tokens: int
-    answer_tokens: int
-    ttft_ms: float | None
-    tpot_ms: float | None
-    context_length: int
-    finish_reason: str
-
-    @property
-    def new_tokens(self) -> int:
-        return self.prompt_tokens - self.cached_tokens
-
-    @property
-    def context_tokens(self) -> int:
-        """How much of the context is used after this answer."""
-        return self.prompt_tokens + self.answer_tokens
+VERSION = 2
+# Names in files of version 1 → their names in version 2.
+RENAMED = {"forgotten": "truncated_messages", "steps": "tokens", "figures": "stats"}
+RENAMED |= {"reused_tokens": "cached_tokens", "answer_tokens": "new_tokens", "end": "finish_reason"}
+RENAMED_REASONS = {"end token": "eos_token", "budget": "max_new_tokens"}
+HINT = "Choose a file that Conversation.save has written. The conversation is unchanged."
 
 
 @dataclass(frozen=True)
 class Message:
-    """One turn: `role` is "user" or "assistant".  An answer has its steps and its figures."""
+    """One message: `role` is "user" or "assistant".  An answer has its tokens and its statistics."""
 
     role: str
     content: str
-    steps: tuple[GeneratedToken, ...] = ()
-    figures: GenerationStats | None = None
+    tokens: tuple[GeneratedToken, ...] = ()
+    stats: GenerationStats | None = None
 
 
-def write(path: Path, tok, system: str, truncated_messages: int, messages: Sequence[Message]) -> Path:
-    """Keep all that is needed to go on later, in one step, so that no reader sees half of it."""
-    table = {
-        "version": VERSION,
-        "tokenizer": fingerprint(tok),
-        "system": system,
-        "truncated_messages": truncated_messages,
-    }
-    table["messages"] = [asdict(message) for message in messages]
+def save_conversation(path: Path, tok, system: str, truncated_messages: int, messages: Sequence[Message]) -> Path:
+    """Write all that is needed to continue later, atomically, and return `path`."""
+    table = {"version": VERSION, "tokenizer": fingerprint(tok), "system": system}
+    table |= {"truncated_messages": truncated_messages, "messages": [asdict(message) for message in messages]}
     atomic_write_text(path, json.dumps(table, ensure_ascii=False))
     return path
 
 
-def read(path: Path, tok) -> tuple[str, int, list[Message]]:
-    """(system message, number of forgotten turns, turns) of a file that `write` has made.
+def load_conversation(path: Path, tok) -> tuple[str, int, list[Message]]:
+    """Return (system message, truncated_messages, messages) of a file that `save_conversation` has written.
 
-    With another tokenizer than that of the writer, the words are read and the tokens are not.
+    The tokens of answers are left out if the file was written with a different tokenizer.
     Raises TutorialError for any other file.
     """
     try:
-        table = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        table = json.loads(text)
+        version = table.get("version") if isinstance(table, dict) else None
+        if version == 1:
+            table = json.loads(text, object_hook=_rename)
     except OSError as error:
         raise TutorialError(f"{path} cannot be read: {error.strerror}.", "Check the name.") from error
-    except (ValueError, RecursionError) as error:  # no JSON, or no UTF-8
+    except (ValueError, RecursionError) as error:  # not JSON, or not UTF-8
         raise TutorialError(f"{path.name} is not a saved conversation: {error}.", HINT) from error
-    version = table.get("version") if isinstance(table, dict) else None
-    if version != VERSION:
-        raise TutorialError(f"{path.name} has version {version!r}, and this program reads {VERSION}.", HINT)
+    if version not in (1, VERSION):
+        raise TutorialError(f"{path.name} has version {version!r}; this program reads 1 and {VERSION}.", HINT)
     try:
-        return _turns(table, table["tokenizer"] == fingerprint(tok))
+        return _parse(table, table["tokenizer"] == fingerprint(tok))
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise TutorialError(f"{path.name} is damaged: {type(error).__name__}: {error}.", HINT) from error
 
 
-def _turns(table: dict, same_tokenizer: bool) -> tuple[str, int, list[Message]]:
+def _rename(entry: dict) -> dict:
+    reasons = {"end": RENAMED_REASONS[entry["end"]]} if str(entry.get("end")) in RENAMED_REASONS else {}
+    return {RENAMED.get(name, name): value for name, value in (entry | reasons).items()}
+
+
+def _parse(table: dict, same_tokenizer: bool) -> tuple[str, int, list[Message]]:
     messages = [_message(entry, same_tokenizer) for entry in table["messages"]]
     system, truncated_messages = table["system"], table["truncated_messages"]
     if [message.role for message in messages] != ["user", "assistant"] * (len(messages) // 2):
-        raise ValueError("the turns are out of order")
+        raise ValueError("user and assistant do not alternate")
     if type(truncated_messages) is not int or truncated_messages % 2 or not 0 <= truncated_messages <= len(messages):
-        raise ValueError(f"it forgets {truncated_messages!r} of {len(messages)} turns")
+        raise ValueError(f"truncated_messages is {truncated_messages!r} of {len(messages)}")
     for text in (system, *(message.content for message in messages)):
         if not isinstance(text, str):
-            raise ValueError("a turn that is no text")
-        text.encode()  # half of a surrogate pair could be neither read by a tokenizer nor saved again
+            raise ValueError(f"{text!r} is not text")
+        text.encode()  # half of a surrogate pair can be neither tokenized nor saved again
     return system, truncated_messages, messages
 
 
 def _message(entry: dict, same_tokenizer: bool) -> Message:
-    steps = [
+    tokens = [
         GeneratedToken(
-            _count(step["id"]),
-            _amount(step["probability"]),
-            tuple((_count(token_id), _amount(share)) for token_id, share in step["alternatives"]),
-            _amount(step["milliseconds"]),
+            _count(token["id"]),
+            _number(token["probability"]),
+            tuple((_count(token_id), _number(probability)) for token_id, probability in token["alternatives"]),
+            _number(token["milliseconds"]),
         )
-        for step in entry["steps"]
+        for token in entry["tokens"]
     ]
-    figures = _figures(entry["figures"]) if entry["figures"] else None
-    return Message(entry["role"], entry["content"], tuple(steps) if same_tokenizer else (), figures)
+    stats = _stats(entry["stats"]) if entry["stats"] else None
+    return Message(entry["role"], entry["content"], tuple(tokens) if same_tokenizer else (), stats)
 
 
-def _figures(entry: dict) -> GenerationStats:
-    figures = GenerationStats(**entry)
-    for name in ("prompt_tokens", "cached_tokens", "answer_tokens", "context_length"):
+def _stats(entry: dict) -> GenerationStats:
+    stats = GenerationStats(**entry)
+    for name in ("prompt_tokens", "cached_tokens", "new_tokens", "context_length"):
         _count(entry[name])
-    for value in (figures.ttft_ms, figures.tpot_ms):
-        _amount(0 if value is None else value)
-    if figures.finish_reason not in FINISH_REASONS or figures.ttft_ms is None and figures.tpot_ms is not None:
-        raise ValueError(f"an answer that ends with {figures.finish_reason!r}")
-    return figures
+    for milliseconds in (stats.ttft_ms, stats.tpot_ms):
+        _number(0 if milliseconds is None else milliseconds)
+    if stats.finish_reason not in FINISH_REASONS or stats.ttft_ms is None and stats.tpot_ms is not None:
+        raise ValueError(f"no answer has the statistics {entry}")
+    return stats
 
 
 def _count(value) -> int:
     if type(value) is not int or not 0 <= value < 2**31:
-        raise ValueError(f"{value!r} is no count")
+        raise ValueError(f"{value!r} is not a count")
     return value
 
 
-def _amount(value) -> float:
+def _number(value) -> float:
     if type(value) not in (int, float) or not 0 <= value < float("inf"):
-        raise ValueError(f"{value!r} is no amount")
+        raise ValueError(f"{value!r} is not a number of 0 or more")
     return float(value)
 
 
 def fingerprint(tok) -> str:
-    """The same for two tokenizers if ids mean the same to both."""
+    """Return a hash that is equal for two tokenizers if their ids have the same meaning."""
     names = sorted(tok.get_vocab().items(), key=lambda pair: pair[1])
     return hashlib.sha256(json.dumps(names).encode()).hexdigest()[:16]
 
 
-def markdown(system: str, messages: Sequence[Message]) -> str:
-    """The turns to read: a heading each, and the words as they are."""
+def to_markdown(system: str, messages: Sequence[Message]) -> str:
+    """Return the conversation as Markdown: a heading per message, and its text unchanged."""
     parts = [("System", system)] if system else []
     parts += [(message.role.capitalize(), message.content) for message in messages]
-    return "\n\n".join(["# Conversation", *(f"## {who}\n\n{words}" for who, words in parts)]) + "\n"
+    return "\n\n".join(["# Conversation", *(f"## {heading}\n\n{text}" for heading, text in parts)]) + "\n"
+
+
+def stats_line(stats: GenerationStats) -> str:
+    """Return the statistics of an answer in one line."""
+    parts = [_tokens(stats.new_tokens)]
+    if stats.ttft_ms is not None:
+        parts.append(f"first token {_seconds(stats.ttft_ms)}")
+    if stats.tpot_ms:
+        parts.append(f"{_rate(stats.tpot_ms)} tokens/s")
+    parts.append(f"prompt {_tokens(stats.prompt_tokens)} ({stats.cached_tokens:,} cached)")
+    parts.append(f"context {stats.context_tokens:,} of {stats.context_length:,}")
+    reasons = {"max_new_tokens": "stopped at max_new_tokens", "context": "context full"}
+    reasons |= {"stopped": "stopped", "error": "ended by an error"}
+    return " · ".join([*parts, *filter(None, [reasons.get(stats.finish_reason)])])
+
+
+def _tokens(count: int) -> str:
+    return f"{count:,} token{'s' * (count != 1)}"
+
+
+def _seconds(milliseconds: float) -> str:
+    return f"{milliseconds / 1000:.1f} s" if milliseconds >= 100 else f"{milliseconds / 1000:.2f} s"
+
+
+def _rate(tpot_ms: float) -> str:
+    rate = 1000 / max(tpot_ms, 0.001)
+    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.1f}"

@@ -1,4 +1,4 @@
-"""A browser, two servers, and a notebook with a chat box whose model is scripted; the tests share one kernel."""
+"""A browser, two servers, and a notebook with a chat box on a fake model; the tests share one kernel."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from chat_page import ChatPage, Guard
 from playwright.sync_api import Error, sync_playwright
 from servers import jupyterlab, voila
 
-SETUP = "from helpers.chat.box import ChatBox\nfrom scripted import conversation"
-BOX = "box = ChatBox(conversation())\nbox"
+SETUP = "from helpers.chat.box import ChatBox\nfrom fakes import fake_conversation"
+BOX = "box = ChatBox(fake_conversation(rate=40))\nbox"
 
 
 def write_notebook(path, *cells: str) -> None:

@@ -3,8 +3,6 @@
 import pytest
 from playwright.sync_api import expect
 
-pytestmark = pytest.mark.model
-
 # The least contrast (WCAG) of text against what is behind it, and the text that has it.  Colours are read back from a
 # canvas, which understands every way to write one.
 CONTRAST = """(root, skipped) => {
@@ -99,7 +97,7 @@ def test_names_and_roles_are_those_of_the_interface(chat):
     chat.button("Stop").click()
     chat.wait()
     expect(chat.log).to_have_attribute("aria-busy", "false")
-    expect(chat.status).to_contain_text("Stopped")
+    expect(chat.status).to_contain_text("stopped")
 
 
 def test_every_control_has_a_name(chat):

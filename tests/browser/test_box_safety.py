@@ -1,10 +1,7 @@
 """What people or the model write is shown, and never run or loaded, whatever it is."""
 
-import pytest
 from payloads import PAYLOADS
 from playwright.sync_api import expect
-
-pytestmark = pytest.mark.model
 
 SAY_ALL = """
 from payloads import PAYLOADS
@@ -30,7 +27,7 @@ STRANGE = """allowed => [...document.querySelectorAll("[role=log] .body, [role=l
 
 
 def test_nothing_that_is_said_runs_or_loads_anything(chat):
-    """Every payload as a person's words and, since the scripted model repeats them, as a streamed answer."""
+    """Every payload as a person's words and, since the fake model repeats them, as a streamed answer."""
     chat.run_cell(2, f"said = []{SAY_ALL}{SHOW_ALL}'all ' + 'said'")
     expect(chat.cell(2)).to_contain_text("all said", timeout=120_000)
     expect(chat.answers).to_have_count(len(PAYLOADS))

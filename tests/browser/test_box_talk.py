@@ -6,8 +6,6 @@ import pytest
 from chat_page import Box
 from playwright.sync_api import expect
 
-pytestmark = pytest.mark.model
-
 # The time from the order (a click or a key) to the next frame without Stop, as the page itself sees it.
 STOPPED = """new Promise(tell => {
     let ordered = null
@@ -51,7 +49,7 @@ def test_stop_ends_the_answer_and_keeps_what_there_is(chat, how):
     chat.wait()
     shown = chat.answers.inner_text()
     ending, text = chat.kernel(
-        "(box.conversation.messages[-1].figures.end, box.conversation.messages[-1].content)",
+        "(box.conversation.messages[-1].stats.finish_reason, box.conversation.messages[-1].content)",
     )
     assert ending == "stopped" and "word149" not in text
     assert shown.split() == text.split()
@@ -161,7 +159,7 @@ def test_it_answers_and_stops_while_another_cell_runs(chat, busy):
     expect(chat.answers).to_contain_text("word10")
     chat.button("Stop").click()
     chat.wait()
-    expect(chat.status).to_contain_text("Stopped.")
+    expect(chat.status).to_contain_text("stopped.")
 
 
 def test_it_says_that_it_waits_where_it_cannot(one_at_a_time, chat, busy):
@@ -234,11 +232,11 @@ def test_a_conversation_goes_on_over_the_end_of_the_context(chat):
     for text in said:
         chat.ask(text)
         expect(chat.answers.last).to_have_text(text)
-    truncated_messages = chat.kernel("box.conversation.forgotten")
+    truncated_messages = chat.kernel("box.conversation.truncated_messages")
     assert truncated_messages > 0
-    divider = chat.log.get_by_text("The model no longer sees the messages above.")
+    divider = chat.log.get_by_text("The messages above are no longer in the prompt.")
     expect(divider).to_have_count(1)
     before = divider.evaluate("line => [...line.parentElement.children].indexOf(line)")
-    assert before == truncated_messages, "the line stands between what the model does not see any more and what it does"
+    assert before == truncated_messages, "the line is not above the first message in the prompt"
     expect(chat.root.get_by_role("meter", name="Context")).to_have_js_property("max", 200)
     expect(chat.questions).to_have_count(len(said))

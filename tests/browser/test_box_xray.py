@@ -1,13 +1,11 @@
-"""X-ray: an answer as its tokens, what else could have stood there, and where that would have led."""
+"""X-ray: an answer as its tokens, their alternatives, and where those lead."""
 
 import pytest
+from fakes import DETOUR, MARGINS
 from playwright.sync_api import expect
-from scripted import DETOUR, MARGINS
-
-pytestmark = pytest.mark.model
 
 TEXT = "A bird sings in the tree."
-NEARLY = 3  # the position at which the scripted model is least sure: MARGINS by turns
+NEARLY = 3  # the position at which the fake model is least sure: MARGINS by turns
 
 
 @pytest.fixture
@@ -20,9 +18,9 @@ def tokens(chat):
 
 
 def test_the_tokens_are_those_of_the_answer_with_their_probabilities(chat, tokens):
-    shares = chat.kernel("[round(step.probability, 4) for step in box.conversation.messages[-1].steps]")
-    words = chat.kernel("[box.conversation.tok.decode([step.id]) for step in box.conversation.messages[-1].steps]")
-    assert "".join(words[:-1]) == TEXT, "and then the end token"
+    shares = chat.kernel("[round(token.probability, 4) for token in box.conversation.messages[-1].tokens]")
+    words = chat.kernel("[box.conversation.tok.decode([token.id]) for token in box.conversation.messages[-1].tokens]")
+    assert "".join(words[:-1]) == TEXT, "the EOS token has no text"
     expect(tokens).to_have_count(len(words))
     names = tokens.evaluate_all("chips => chips.map(chip => chip.getAttribute('aria-label'))")
     assert all(word.strip() in name for word, name in zip(words, names, strict=True))

@@ -1,4 +1,4 @@
-"""helpers.turns without a model: the form of the Markdown, and the edges of what a saved conversation may say."""
+"""helpers.chat.messages: Markdown, statistics as text, and what a saved conversation may contain."""
 
 import json
 from dataclasses import asdict, replace
@@ -7,46 +7,69 @@ from types import SimpleNamespace
 import pytest
 
 from helpers.chat import messages
-from helpers.chat.messages import FINISH_REASONS, GenerationStats, Message
+from helpers.chat.messages import Message, load_conversation, save_conversation, stats_line, to_markdown
 from helpers.errors import TutorialError
-from helpers.generate import GeneratedToken
+from helpers.generate.loop import FINISH_REASONS, GeneratedToken, GenerationStats
 
 TOK = SimpleNamespace(get_vocab=lambda: {"a": 0, "b": 1, "c": 2})
-STEP = GeneratedToken(1, 0.5, ((1, 0.5), (2, 0.25)), 3.0)
-FIGURES = GenerationStats(9, 4, 1, 5.0, None, 99, "budget")
-TALK = [Message("user", "Hello"), Message("assistant", "b", (STEP,), FIGURES)]
+TOKEN = GeneratedToken(1, 0.5, ((1, 0.5), (2, 0.25)), 3.0)
+STATS = GenerationStats(9, 4, 1, 5.0, None, 99, "max_new_tokens")
+CONVERSATION = [Message("user", "Hello"), Message("assistant", "b", (TOKEN,), STATS)]
+# As an earlier release of this project has saved CONVERSATION.
+VERSION_1 = """{"version": 1, "tokenizer": "TOKENIZER", "system": "Be brief.", "forgotten": 0, "messages": [
+{"role": "user", "content": "Hello", "steps": [], "figures": null}, {"role": "assistant", "content": "b",
+"steps": [{"id": 1, "probability": 0.5, "alternatives": [[1, 0.5], [2, 0.25]], "milliseconds": 3.0}],
+"figures": {"prompt_tokens": 9, "reused_tokens": 4, "answer_tokens": 1, "ttft_ms": 5.0, "tpot_ms": null,
+"context_length": 99, "end": "budget"}}]}"""
 
 
 @pytest.fixture
 def read(tmp_path):
-    """A function that reads turns back after a change of the table in their file."""
+    """A function that loads a conversation after a change of the table in its file."""
 
     def back(change=lambda table: None, tok=TOK):
-        file = messages.write(tmp_path / "talk.json", TOK, "Be brief.", 0, TALK)
+        file = save_conversation(tmp_path / "chat.json", TOK, "Be brief.", 0, CONVERSATION)
         table = json.loads(file.read_text(encoding="utf-8"))
         change(table)
         file.write_text(json.dumps(table), encoding="utf-8")
-        return messages.read(file, tok)
+        return load_conversation(file, tok)
 
     return back
 
 
-def test_markdown_has_a_heading_for_each_turn_and_for_a_system_message_that_is_there():
+def test_markdown_has_a_heading_for_each_message_and_for_the_system_message():
     said = "## User\n\nHello\n\n## Assistant\n\nb\n"
-    assert messages.markdown("", TALK) == f"# Conversation\n\n{said}"
-    assert messages.markdown("Be brief.", TALK) == f"# Conversation\n\n## System\n\nBe brief.\n\n{said}"
-    assert messages.markdown("", []) == "# Conversation\n"
+    assert to_markdown("", CONVERSATION) == f"# Conversation\n\n{said}"
+    assert to_markdown("Be brief.", CONVERSATION) == f"# Conversation\n\n## System\n\nBe brief.\n\n{said}"
+    assert to_markdown("", []) == "# Conversation\n"
 
 
-def test_the_counts_of_an_answer_add_up():
-    assert (FIGURES.new_tokens, FIGURES.context_tokens) == (5, 10)
-
-
-def test_tokens_are_read_only_where_they_mean_the_same(read):
+def test_tokens_are_loaded_only_where_they_have_the_same_meaning(read):
     same = SimpleNamespace(get_vocab=lambda: {"c": 2, "b": 1, "a": 0})
-    other = SimpleNamespace(get_vocab=lambda: {"a": 0, "b": 2, "c": 1})
-    assert read(tok=same) == ("Be brief.", 0, TALK)
-    assert read(tok=other) == ("Be brief.", 0, [TALK[0], replace(TALK[1], steps=())])
+    different = SimpleNamespace(get_vocab=lambda: {"a": 0, "b": 2, "c": 1})
+    assert read(tok=same) == ("Be brief.", 0, CONVERSATION)
+    assert read(tok=different) == ("Be brief.", 0, [CONVERSATION[0], replace(CONVERSATION[1], tokens=())])
+
+
+OLD_REASONS = {"end token": "eos_token", "budget": "max_new_tokens", "stopped": "stopped", "error": "error"}
+NONSENSE = [b"[]", b"null", b'{"version": 2', b"\xff", b"[" * 100_000]
+NONSENSE += [b'{"version": 1}', b'{"version": 2}', b'{"version": 3}']
+
+
+@pytest.mark.parametrize("old, new", OLD_REASONS.items())
+def test_a_file_of_version_1_is_loaded(tmp_path, old, new):
+    file, text = tmp_path / "old.json", VERSION_1.replace("TOKENIZER", messages.fingerprint(TOK))
+    file.write_text(text.replace('"budget"', f'"{old}"'), encoding="utf-8")
+    answer = replace(CONVERSATION[1], stats=replace(STATS, finish_reason=new))
+    assert load_conversation(file, TOK) == ("Be brief.", 0, [CONVERSATION[0], answer])
+
+
+@pytest.mark.parametrize("content", NONSENSE, ids=lambda content: str(content[:14]))
+def test_a_file_that_is_no_conversation_is_refused_by_its_name(tmp_path, content):
+    file = tmp_path / "chat.json"
+    file.write_bytes(content)
+    with pytest.raises(TutorialError, match="chat.json"):
+        load_conversation(file, TOK)
 
 
 def at(table, place, value):
@@ -55,102 +78,92 @@ def at(table, place, value):
     table[place[-1]] = value
 
 
-ANSWER, LIMIT = ("messages", 1), 2**31
-COUNTS = [(*ANSWER, "figures", name) for name in ("prompt_tokens", "cached_tokens", "answer_tokens", "context_length")]
-COUNTS += [(*ANSWER, "steps", 0, "id"), (*ANSWER, "steps", 0, "alternatives", 1, 0)]
-AMOUNTS = [(*ANSWER, "steps", 0, name) for name in ("probability", "milliseconds")]
-AMOUNTS += [
-    (*ANSWER, "steps", 0, "alternatives", 1, 1),
-    (*ANSWER, "figures", "ttft_ms"),
-    (*ANSWER, "figures", "tpot_ms"),
-]
+ANSWER, TOKEN_0 = ("messages", 1), ("messages", 1, "tokens", 0)
+COUNT = [0, 2**31 - 1], [-1, 2**31, 1.0, True, "1", None]
+MEASURE = [0, 0.0, 7, 1e300], [-1e-9, float("inf"), float("nan"), True, "1"]
+TEXT = ["", "日本"], [7, None, ["Hello"], "half a pair \ud83d"]
+USER, ASSISTANT = (json.loads(json.dumps(asdict(message))) for message in CONVERSATION)
+VALUES = {  # of each place in a file: valid and invalid ones
+    **{(*ANSWER, "stats", name): COUNT for name in ("prompt_tokens", "cached_tokens", "new_tokens", "context_length")},
+    (*TOKEN_0, "id"): COUNT,
+    (*TOKEN_0, "alternatives", 1, 0): COUNT,
+    (*TOKEN_0, "alternatives", 1, 1): MEASURE,
+    (*TOKEN_0, "probability"): MEASURE,
+    (*TOKEN_0, "milliseconds"): MEASURE,
+    (*ANSWER, "stats", "tpot_ms"): (MEASURE[0] + [None], MEASURE[1]),
+    (*ANSWER, "stats", "ttft_ms"): (MEASURE[0] + [None], MEASURE[1]),
+    (*ANSWER, "stats", "finish_reason"): (FINISH_REASONS, ["the end", None, "end token"]),
+    (*ANSWER, "stats"): (
+        [None],
+        ["x", asdict(STATS) | {"ttft_ms": None, "tpot_ms": 2.0}, asdict(STATS) | {"x": 1}],
+    ),
+    ("truncated_messages",): ([0, 2], [1, 4, -2, 0.0, None]),
+    ("messages",): ([[], [USER, ASSISTANT] * 2], [[USER], [ASSISTANT, USER], [USER, USER], None, ["x", "y"]]),
+    ("system",): TEXT,
+    ("messages", 0, "content"): TEXT,
+    (*ANSWER, "content"): TEXT,
+}
 
 
-@pytest.mark.parametrize("place", COUNTS, ids=str)
-def test_a_count_is_a_whole_number_of_31_bits(read, place):
-    for value in (0, LIMIT - 1):
+@pytest.mark.parametrize("place", VALUES, ids=str)
+def test_each_value_in_a_file_is_checked(read, place):
+    valid, invalid = VALUES[place]
+    for value in valid:
         read(lambda table, value=value: at(table, place, value))
-    for value in (-1, LIMIT, 1.0, True, "1", None):
+    for value in invalid:
         with pytest.raises(TutorialError, match="is damaged"):
             read(lambda table, value=value: at(table, place, value))
 
 
-@pytest.mark.parametrize("place", AMOUNTS, ids=str)
-def test_an_amount_is_a_number_from_0_on(read, place):
-    for value in (0, 0.0, 7, 1e300):
-        read(lambda table, value=value: at(table, place, value))
-    for value in (-1e-9, float("inf"), float("nan"), True, "1"):
-        with pytest.raises(TutorialError, match="is damaged"):
-            read(lambda table, value=value: at(table, place, value))
+def test_integers_come_back_as_floats(read):
+    _, _, conversation = read(lambda table: at(table, (*TOKEN_0, "milliseconds"), 3))
+    assert type(conversation[1].tokens[0].milliseconds) is float
 
 
-def test_whole_amounts_come_back_as_floats(read):
-    _, _, conversation = read(lambda table: at(table, (*ANSWER, "steps", 0, "milliseconds"), 3))
-    assert type(conversation[1].steps[0].milliseconds) is float
-
-
-@pytest.mark.parametrize("times, sound", [((None, None), True), ((5.0, 2.0), True), ((None, 2.0), False)])
-def test_there_is_no_time_per_token_without_a_first_token(read, times, sound):
-    cost = asdict(replace(FIGURES, ttft_ms=times[0], tpot_ms=times[1]))
-    if sound:
-        assert asdict(read(lambda table: at(table, (*ANSWER, "figures"), cost))[2][1].figures) == cost
-    else:
-        with pytest.raises(TutorialError, match="is damaged"):
-            read(lambda table: at(table, (*ANSWER, "figures"), cost))
-
-
-@pytest.mark.parametrize("end", [*FINISH_REASONS, "the end", None])
-def test_an_answer_ends_in_a_way_that_is_known(read, end):
-    if end in FINISH_REASONS:
-        assert (
-            read(lambda table: at(table, (*ANSWER, "figures", "finish_reason"), end))[2][1].figures.finish_reason == end
-        )
-    else:
-        with pytest.raises(TutorialError, match="is damaged"):
-            read(lambda table: at(table, (*ANSWER, "figures", "finish_reason"), end))
-
-
-def test_figures_may_be_missing(read):
-    assert read(lambda table: at(table, (*ANSWER, "figures"), None))[2][1].figures is None
-
-
-@pytest.mark.parametrize(
-    "truncated_messages, sound", [(0, True), (2, True), (1, False), (4, False), (-2, False), (0.0, False)]
-)
-def test_turns_are_forgotten_in_pairs_that_are_there(read, truncated_messages, sound):
-    if sound:
-        assert read(lambda table: at(table, ["truncated_messages"], truncated_messages))[1] == truncated_messages
-    else:
-        with pytest.raises(TutorialError, match=f"it forgets {truncated_messages} of 2 turns"):
-            read(lambda table: at(table, ["truncated_messages"], truncated_messages))
-
-
-@pytest.mark.parametrize(
-    "numbers, sound", [([], True), ([0, 1] * 2, True), ([0], False), ([1, 0], False), ([0] * 2, False)]
-)
-def test_people_and_model_speak_by_turns(read, numbers, sound):
-    def change(table):
-        table["messages"] = [table["messages"][number] for number in numbers]
-
-    if sound:
-        assert [message.role for message in read(change)[2]] == ["user", "assistant"] * (len(numbers) // 2)
-    else:
-        with pytest.raises(TutorialError, match="out of order"):
-            read(change)
-
-
-@pytest.mark.parametrize("place", [["system"], ["messages", 0, "content"], [*ANSWER, "content"]], ids=str)
-def test_what_is_no_text_is_no_turn(read, place):
-    for value in (7, None, ["Hello"], "half a pair \ud83d"):
-        with pytest.raises(TutorialError, match="is damaged"):
-            read(lambda table, value=value: at(table, place, value))
-
-
-def test_the_file_is_text_that_people_can_read(tmp_path):
-    file = messages.write(tmp_path / "talk.json", TOK, "日本", 0, [])
+def test_the_file_is_readable_text(tmp_path):
+    file = save_conversation(tmp_path / "chat.json", TOK, "日本", 0, [])
     assert "日本" in file.read_text(encoding="utf-8")
     with pytest.raises(TutorialError, match="cannot be read"):
-        messages.read(tmp_path / "nothing.json", TOK)
-    with pytest.raises(TutorialError, match="version None"):
-        file.write_text("{}", encoding="utf-8")
-        messages.read(file, TOK)
+        load_conversation(tmp_path / "nothing.json", TOK)
+
+
+COST = GenerationStats(1234, 1000, 12, 250.0, 20.0, 4096, "eos_token")
+NO_TOKENS = {"new_tokens": 0, "ttft_ms": None, "tpot_ms": None}
+
+
+@pytest.mark.parametrize(
+    "reason, words",
+    [
+        ("max_new_tokens", " · stopped at max_new_tokens"),
+        ("context", " · context full"),
+        ("stopped", " · stopped"),
+        ("error", " · ended by an error"),
+    ],
+)
+def test_statistics_say_why_an_answer_ended_early(reason, words):
+    assert stats_line(replace(COST, finish_reason=reason)) == stats_line(COST) + words
+
+
+@pytest.mark.parametrize(
+    "change, parts",
+    [
+        ({}, ["12 tokens", "first token 0.2 s", "50 tokens/s"]),
+        ({"new_tokens": 1, "tpot_ms": None}, ["1 token", "first token 0.2 s"]),
+        (NO_TOKENS, ["0 tokens"]),
+        ({"new_tokens": 1000, "ttft_ms": 0.0, "tpot_ms": 0.0}, ["1,000 tokens", "first token 0.00 s"]),
+    ],
+)
+def test_statistics_in_a_line(change, parts):
+    stats = replace(COST, **change)
+    context = f"context {1234 + stats.new_tokens:,} of 4,096"
+    assert stats_line(stats).split(" · ") == [*parts, "prompt 1,234 tokens (1,000 cached)", context]
+
+
+@pytest.mark.parametrize("ttft, shown", [(4, "0.00"), (95.04, "0.10"), (99, "0.10"), (100, "0.1"), (3e6, "3000.0")])
+def test_short_times_have_one_more_digit(ttft, shown):
+    assert stats_line(replace(COST, ttft_ms=ttft)).split(" · ")[1] == f"first token {shown} s"
+
+
+@pytest.mark.parametrize("tpot, shown", [(20, "50"), (100, "10"), (101, "9.9"), (2000, "0.5"), (0.5, "2,000")])
+def test_low_rates_have_one_more_digit(tpot, shown):
+    assert stats_line(replace(COST, tpot_ms=tpot)).split(" · ")[2] == f"{shown} tokens/s"
