@@ -1,9 +1,9 @@
-"""Which connections does a command try to make?  Prints all that would leave this machine, and exits with 1 if any.
+"""Run a command and print its attempts to connect to other machines; exit with 1 if there were any.
 
     python tests/connections.py COMMAND ARGUMENT …
 
-tests/offline watches each Python process, and refuses what it sees.  Where strace is installed (Linux) it watches the
-system calls of all processes as well, whatever they are written in.
+tests/offline watches each Python process, and refuses such connections.  Where strace is installed (Linux), it watches
+the system calls of all processes too.
 """
 
 from __future__ import annotations
@@ -25,14 +25,13 @@ OFFLINE = Path(__file__).parent / "offline"
 CALLS = "connect,sendto,sendmsg,sendmmsg"
 # {sa_family=AF_INET, sin_port=htons(80), sin_addr=inet_addr("192.0.2.1")} and the like for IPv6
 ADDRESS = re.compile(r'sin6?_port=htons\((\d+)\)[^}]*?(?:inet_addr\("|inet_pton\(AF_INET6, ")([^"]+)"')
-NAME_SERVER = "53"  # the stub of some systems is on loopback, and asks elsewhere
+NAME_SERVER = "53"  # some systems have a DNS stub on loopback, which asks other machines
 
 
 @dataclass(frozen=True)
 class Recording:
-    """`tried` has a line for each attempt to leave this machine, `local` is the number of connections within it.
-
-    `by` names who watched: "Python", or "Python and strace".  `code` and `output` are the command's.
+    """The command's exit code and output; a line for each attempt to leave this machine; the number of local
+    connections; and what watched them: "Python" or "Python and strace".
     """
 
     code: int
@@ -43,19 +42,19 @@ class Recording:
 
 
 def strace_works() -> bool:
-    """Whether it is installed, and allowed to watch."""
+    """Return whether strace is installed and allowed."""
     argv = ["strace", "-qq", "-o", os.devnull, "true"]
     return bool(shutil.which("strace")) and subprocess.run(argv, capture_output=True).returncode == 0
 
 
 def record(argv: list[str], cwd: Path | None = None, environ: Mapping[str, str] = os.environ) -> Recording:
-    """Run `argv` to its end and return what it tried; stdout and stderr are one text."""
+    """Run `argv` and return its connections; stdout and stderr are one text."""
     with tempfile.TemporaryDirectory() as folder:
         asked, calls = Path(folder, "asked.log"), Path(folder, "calls.log")
         path = os.pathsep.join([str(OFFLINE), *filter(None, [environ.get("PYTHONPATH")])])
         environ = {**environ, "PYTHONPATH": path, "OFFLINE_LOG": str(asked)}
         traced = strace_works()
-        if traced:  # the filter in the kernel spares all other system calls the detour
+        if traced:  # only these system calls are slowed down
             argv = ["strace", "-f", "--seccomp-bpf", "-qqq", "-e", f"trace={CALLS}", "-o", str(calls), *argv]
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         ran = subprocess.run(argv, cwd=cwd, env=environ, encoding="utf-8", errors="replace", **pipes)
@@ -68,7 +67,7 @@ def record(argv: list[str], cwd: Path | None = None, environ: Mapping[str, str] 
 
 
 def leaves(line: str) -> bool:
-    """Whether a line of strace's has an address of another machine, or asks for one."""
+    """Return whether a line of strace's log has the address of a different machine, or asks for one."""
     return any(not is_local(host) or port == NAME_SERVER for port, host in ADDRESS.findall(line))
 
 

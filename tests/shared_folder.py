@@ -1,10 +1,10 @@
-"""Many kernels, one read-only folder of models, as in a workshop: does each load and answer, and does none write there?
+"""Load and answer in many kernels from one read-only folder of models, as in a workshop; check that none writes there.
 
     python tests/shared_folder.py --kernels 30 --at-once 2 --alive 6
     python tests/shared_folder.py --kernels 2 notebooks/00_quickstart.ipynb notebooks/03_load.ipynb
 
 Makes a read-only copy of the folder of the model that the settings name, and starts kernels that load it and answer.
-At most --alive of them are kept at a time, since each has the model in its memory.  Pages that are named run there too.
+At most --alive of them run at a time, because each has the model in memory.  Notebooks that are named run there too.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from helpers.load import load_model
 model, tok, _ = load_model(settings.load())
 print("".join(Conversation(model, tok, max_new_tokens=16).say({QUESTION!r})))
 """
-PATIENCE = 600  # seconds for one kernel; they share the machine
+TIMEOUT = 600  # seconds for one kernel
 
 
 @contextmanager
 def read_only(source: Path) -> Iterator[Path]:
-    """A folder with a copy of `source` that cannot be written to: as root a mount, as permissions do not hold root."""
+    """Yield a read-only folder with a copy of `source`; for root by a mount, because root ignores permissions."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder, "models of all")
         shutil.copytree(source, root / source.name, ignore=shutil.ignore_patterns(".*.lock", "*.log"))
@@ -67,7 +67,7 @@ def permit(root: Path, mode: int) -> None:
 
 
 def listing(root: Path) -> dict[str, tuple]:
-    """Each file's and folder's size, time of change and hash."""
+    """Return size, time of change, mode and hash of each file and folder."""
     found = {}
     for path in sorted(root.rglob("*")):
         about = path.stat()
@@ -77,20 +77,20 @@ def listing(root: Path) -> dict[str, tuple]:
 
 
 def start(root: Path) -> tuple[KernelManager, BlockingKernelClient, str]:
-    """A kernel that has been given CODE; the third is the number of that request."""
+    """Start a kernel that runs CODE; the third value is the id of that request."""
     manager = KernelManager(kernel_name="python3")
     manager.start_kernel(cwd=str(settings.ROOT / "notebooks"), env=os.environ | {"TUTORIAL_MODEL_ROOT": str(root)})
     client = manager.client()
     client.start_channels()
-    client.wait_for_ready(timeout=PATIENCE)
+    client.wait_for_ready(timeout=TIMEOUT)
     return manager, client, client.execute(CODE)
 
 
 def answer(client: BlockingKernelClient, request: str) -> str:
-    """What the kernel has printed when it is idle again.  Raises RuntimeError with its traceback."""
+    """Return what the kernel prints until it is idle.  Raises RuntimeError with its traceback."""
     said = []
     while True:
-        message = client.get_iopub_msg(timeout=PATIENCE)
+        message = client.get_iopub_msg(timeout=TIMEOUT)
         if message["parent_header"].get("msg_id") != request:
             continue
         kind, content = message["msg_type"], message["content"]
@@ -106,14 +106,14 @@ def resident(manager: KernelManager) -> int:
     return psutil.Process(manager.provisioner.pid).memory_info().rss
 
 
-def kernels(root: Path, number: int, teacher_forced_logprobs: int, alive: int) -> list[tuple[str, int]]:
-    """Answer and resident bytes of each kernel; `at_once` are started together, the oldest end when too many live."""
+def kernels(root: Path, number: int, at_once: int, alive: int) -> list[tuple[str, int]]:
+    """Return answer and resident bytes of each kernel; `at_once` start together, and at most `alive` run."""
     kept: deque = deque()
     answers = []
     try:
         while len(answers) < number:
             batch = []
-            for _ in range(min(teacher_forced_logprobs, number - len(answers))):
+            for _ in range(min(at_once, number - len(answers))):
                 while len(kept) >= alive:
                     end(*kept.popleft()[:2])
                 batch.append(start(root))
@@ -136,7 +136,7 @@ def end(manager: KernelManager, client: BlockingKernelClient) -> None:
 
 
 def page(root: Path, notebook: str) -> int:
-    """Run a published page from `root`; what depends on the folder's name is not compared, its own checks count."""
+    """Run a notebook with models from `root`, without comparing outputs, which depend on the folder's name."""
     argv = [sys.executable, "-m", "pytest", "-q", "--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=600"]
     environ = os.environ | {"TUTORIAL_MODEL_ROOT": str(root)}
     return subprocess.run([*argv, "-p", "no:cacheprovider", notebook], env=environ).returncode
@@ -152,9 +152,7 @@ def main() -> int:
     choice = settings.load()
     with read_only(choice.checkpoint_dir.parent) as root:
         before = listing(root)
-        answers = kernels(
-            root, asked.kernels, asked.teacher_forced_logprobs, max(asked.alive, asked.teacher_forced_logprobs)
-        )
+        answers = kernels(root, asked.kernels, asked.at_once, max(asked.alive, asked.at_once))
         failed = [name for name in asked.pages if page(root, name)]
         same = listing(root) == before
     said = {text for text, _ in answers}

@@ -1,7 +1,7 @@
-"""After set-up nothing needs the network: tests/offline refuses it, and the embedded model answers all the same.
+"""After set-up nothing needs the network: tests/offline refuses every connection, and the embedded model answers.
 
-tests/connections.py records what a command tries, whatever it is written in where strace is installed.  All pages run
-under it in a few minutes; here it watches one answer.
+tests/connections.py records the connections that a command tries to make.  `nox -s connections` runs all notebooks
+under it; here it records one answer.
 """
 
 import ast
@@ -19,16 +19,16 @@ OFFLINE = ROOT / "tests" / "offline"
 REFUSED = "tests/offline lets nothing leave this machine"
 
 
-TELLING = {"openvino", "openvino_genai", "nncf", "optimum", "transformers", "huggingface_hub"}
+TELEMETRY = {"openvino", "openvino_genai", "nncf", "optimum", "transformers", "huggingface_hub"}
 PROGRAMS = [*ROOT.glob("notebooks/*.ipynb"), *ROOT.glob("bench/*.py")]
-SENDERS = {  # what each library calls when it has something to tell, and waits until it is sent
+SENDERS = {  # how each library sends telemetry, and waits until it is sent
     "nncf": "from nncf.telemetry.wrapper import telemetry as t; t.send_event('a', 'b', 'c'); t._impl.force_shutdown(3)",
     "openvino": "from openvino_telemetry import Telemetry; t = Telemetry('a', '1', 'G-1', 'ga4', False, True); "
     "t.send_event('a', 'b', 'c'); t.force_shutdown(3)",
     "openvino, imported": "import openvino.tools.ovc as t; t.telemetry.force_shutdown(3)",
     "hub": "from huggingface_hub.utils import _telemetry as t; t.send_telemetry('a'); t._TELEMETRY_QUEUE.join()",
 }
-# A connection that Python does not see: libc's own.  It sends nothing, since UDP greets nobody.
+# A connection by libc, which Python does not see.  Connecting a UDP socket sends nothing.
 UNSEEN = """
 import ctypes, socket, struct
 address = struct.pack("=HH4s8x", socket.AF_INET, socket.htons(80), socket.inet_aton("192.0.2.1"))
@@ -39,15 +39,15 @@ with socket.socket(type=socket.SOCK_DGRAM) as sock:
 
 @pytest.fixture
 def log(tmp_path, monkeypatch):
-    """The file in which what was tried is kept; not there as long as nothing was."""
+    """The file that lists the attempts; it does not exist before the first one."""
     monkeypatch.setenv("OFFLINE_LOG", str(tmp_path / "tried.log"))
     return tmp_path / "tried.log"
 
 
 def python(*argv: str, guard: bool = True, path: str = "") -> subprocess.CompletedProcess:
-    """Run this Python with the guard, or without, and with one more folder on its path."""
+    """Run this Python with or without the guard, and with one more folder on its path."""
     folders = [str(OFFLINE)] * guard + [path] * bool(path)
-    # No hub's offline switch: that would hide an attempt which the guard must see.
+    # Without HF_HUB_OFFLINE, which would hide attempts from the guard.
     environ = {name: value for name, value in os.environ.items() if name not in ("HF_HUB_OFFLINE", "TUTORIAL_MODEL")}
     environ |= {"PYTHONPATH": os.pathsep.join(folders), "PYTHONUTF8": "1"}
     options = {"cwd": ROOT, "env": environ, "capture_output": True, "encoding": "utf-8", "timeout": 120}
@@ -65,13 +65,13 @@ def python(*argv: str, guard: bool = True, path: str = "") -> subprocess.Complet
         "urllib.request.urlopen('http://192.0.2.1/', timeout=1)",
     ],
 )
-def test_nothing_else_is_reached(attempt):
+def test_other_machines_cannot_be_reached(attempt):
     imports = "import socket, urllib.request; "
     assert REFUSED in python("-c", imports + attempt).stderr
-    assert REFUSED not in python("-c", imports + attempt, guard=False).stderr, "the guard did it, not this machine"
+    assert REFUSED not in python("-c", imports + attempt, guard=False).stderr, "it is not the guard that refuses"
 
 
-def test_this_machine_is_reached():
+def test_this_machine_can_be_reached():
     conversation = """
 import os, socket, tempfile
 server = socket.create_server(("127.0.0.1", 0))
@@ -89,19 +89,19 @@ if hasattr(socket, "AF_UNIX"):
     assert ran.returncode == 0, ran.stderr
 
 
-def test_grandchildren_inherit_it():
+def test_child_processes_inherit_the_guard():
     code = "import socket; socket.gethostbyname('example.invalid')"
     for _ in range(2):
         code = f"import subprocess, sys; sys.exit(subprocess.run([sys.executable, '-c', {code!r}]).returncode)"
     assert REFUSED in python("-c", code).stderr
 
 
-def test_the_sitecustomize_that_it_hides_is_loaded_too(tmp_path):
+def test_a_sitecustomize_that_the_guard_hides_is_loaded_too(tmp_path):
     (tmp_path / "sitecustomize.py").write_text("print('the hidden one')", encoding="utf-8")
     assert python("-c", "pass", path=str(tmp_path)).stdout == "the hidden one\n"
 
 
-def test_an_attempt_is_kept_even_if_the_program_hides_it(log):
+def test_an_attempt_is_logged_even_if_the_program_hides_it(log):
     code = "import contextlib, socket\nwith contextlib.suppress(OSError): socket.gethostbyname('example.invalid')"
     assert python("-c", code).returncode == 0
     assert "example.invalid" in log.read_text(encoding="utf-8")
@@ -115,31 +115,30 @@ def test_the_libraries_load_without_a_network(log):
 
 @pytest.fixture
 def reader(tmp_path, monkeypatch):
-    """A home folder, where OpenVINO would keep its number for this reader, and nothing that says no to it."""
+    """A home folder, where OpenVINO would store an id of the user, and no variable that opts out of telemetry."""
     for name in ("HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK", "DISABLE_TELEMETRY", "CI", "TF_BUILD", "JENKINS_URL"):
-        monkeypatch.delenv(name, raising=False)  # another test has imported helpers
+        monkeypatch.delenv(name, raising=False)  # importing helpers has set some
     monkeypatch.setenv("HOME", str(tmp_path))
     return tmp_path
 
 
-def test_telemetry_is_off_as_soon_as_helpers_are_there(log, reader):
+def test_importing_helpers_turns_telemetry_off(log, reader):
     ran = python("-c", "\n".join(["import helpers", *SENDERS.values()]))
     assert ran.returncode == 0, ran.stderr
     assert not log.exists(), log.read_text(encoding="utf-8")
-    assert not list(reader.rglob("*_cid")), "it has given the reader a number"
+    assert not list(reader.rglob("*_cid")), "it has stored an id of the user"
 
 
 @pytest.mark.parametrize("library", SENDERS)
-def test_without_helpers_it_sends(log, reader, library):
-    """So that the silence is not that of a test which cannot hear."""
+def test_without_helpers_telemetry_is_sent(log, reader, library):
+    """Otherwise the test above would show nothing."""
     ran = python("-c", SENDERS[library])
     assert ran.returncode == 0, ran.stderr
-    assert log.exists(), f"{library} sends in another way now: this test must learn it"
+    assert log.exists(), f"{library} sends in a different way now: update SENDERS"
 
 
-@pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.name)
-def test_helpers_come_before_the_libraries_that_tell(path):
-    """`import openvino` alone sends a message; the hub's client reads its switch when it is imported."""
+def imported_too_early(path: Path) -> set[str]:
+    """Return the libraries with telemetry that a program imports before helpers."""
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".ipynb":
         cells = json.loads(text)["cells"]
@@ -150,11 +149,17 @@ def test_helpers_come_before_the_libraries_that_tell(path):
         names += [line.module] if isinstance(line, ast.ImportFrom) else []
     roots = [name.split(".")[0] for name in names]
     before = roots[: roots.index("helpers")] if "helpers" in roots else roots
-    assert TELLING & set(before) == set()
+    return TELEMETRY & set(before)
+
+
+def test_helpers_are_imported_before_libraries_with_telemetry():
+    """`import openvino` alone sends a message; the hub's client reads its variable when it is imported."""
+    wrong = {path.name: early for path in PROGRAMS if (early := imported_too_early(path))}
+    assert wrong == {}
 
 
 @pytest.mark.skipif(os.name == "nt", reason="ctypes.CDLL(None) is the C library of other systems")
-def test_what_python_does_not_see_is_recorded_where_strace_is():
+def test_connections_that_python_does_not_see_are_recorded_with_strace():
     seen = connections.record([sys.executable, "-c", UNSEEN])
     assert seen.code == 0, seen.output
     assert len(seen.tried) == (seen.by == "Python and strace")
@@ -185,7 +190,7 @@ def test_connections_are_recorded_and_counted():
         ('sendto(4, "x", 1, MSG_NOSIGNAL, NULL, 0) = 1', False),
     ],
 )
-def test_a_system_call_that_leaves_this_machine_is_told_apart(line, leaves):
+def test_system_calls_that_leave_this_machine_are_recognized(line, leaves):
     assert connections.leaves(line) == leaves
 
 

@@ -1,6 +1,6 @@
-"""docs/pains.md keeps its word: 33 pains, each with proofs that exist and sentences that the source has.
+"""docs/pains.md: 33 pains, each with proofs that exist and sentences that the program says.
 
-Below it stand the proofs that no other file has a room for.
+Below stand the proofs that belong to no other test file.
 """
 
 from __future__ import annotations
@@ -20,46 +20,7 @@ from helpers.metrics.quality import REFERENCE
 from helpers.settings import ROOT
 from helpers.tokenize import prompt_ids
 
-TEXT = (ROOT / "docs" / "pains.md").read_text(encoding="utf-8")
-ROWS = [line.strip("| \n").split(" | ") for line in TEXT.splitlines() if re.match(r"\| \d", line)]
-LINK = re.compile(r"\[[^\]]+\]\(([^\s)]+)\)")
-rows = pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0])
-
-
-def test_they_are_33():
-    assert [row[0] for row in ROWS] == [str(number) for number in range(1, 34)]
-    assert {row[2] for row in ROWS} == {"impossible", "answered", "out of scope"}
-
-
-@rows
-def test_a_pain_is_somebodys(row):
-    links = LINK.findall(row[1])
-    assert links and row[1].count("](") == len(links), "a link that is none"
-    for link in links:
-        assert re.fullmatch(r"https://github.com/[\w.-]+/[\w.-]+/(issues|pull)/\d+", link), link
-    assert len(set(links)) == len(links)
-
-
-@rows
-def test_a_proof_exists_and_a_reason_is_given(row):
-    if row[2] == "out of scope":
-        assert len(row) == 4 and len(row[3].strip("| ")) > 40, "no reason"
-        return
-    proofs = re.findall(r"`([^`]+)`", row[4])
-    assert proofs, "nothing proves it"
-    for proof in proofs:
-        file, _, test = proof.partition("::")
-        assert (ROOT / file).is_file(), file
-        assert file.endswith(".ipynb") if not test else test in names_in(file), proof
-
-
-@rows
-def test_a_sentence_is_the_programs(row):
-    sentences = re.findall(r"“([^”]+)”", row[3])
-    assert sentences or row[2] != "answered" or "Page" in row[3], "answered by which sentence?"
-    for sentence in sentences:
-        pattern = re.escape(sentence.strip()).replace("…", ".*")
-        assert any(re.search(pattern, text, re.DOTALL) for text in texts()), sentence
+LINK = re.compile(r"\[[^\]]+\]\((https://github.com/[\w.-]+/[\w.-]+/(?:issues|pull)/\d+)\)")
 
 
 @cache
@@ -69,8 +30,8 @@ def names_in(file: str) -> set[str]:
 
 
 @cache
-def texts() -> frozenset[str]:
-    """Every text in helpers/, with … in place of what is inserted when it is used."""
+def messages() -> list[str]:
+    """Return every text in helpers/, with … in place of what is inserted at run time."""
     found = set()
     for path in ROOT.glob("helpers/**/*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -78,28 +39,57 @@ def texts() -> frozenset[str]:
                 found.add("".join(part.value if isinstance(part, ast.Constant) else "…" for part in node.values))
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                 found.add(node.value)
-    return frozenset(found)
+    return sorted(found)
 
 
-def test_optimum_cli_is_run_where_no_program_can_be_found(tmp_path, monkeypatch):
+def errors_of(number: int, cells: list[str]):
+    """Yield what is wrong with a row of the table."""
+    named, pain, state, how, *proof = cells
+    links, quotes, proofs = LINK.findall(pain), re.findall(r"“([^”]+)”", how), re.findall(r"`([^`]+)`", "".join(proof))
+    if named != str(number) or state not in ("impossible", "answered", "out of scope"):
+        yield f"is row {named}, {state}"
+    if not links or pain.count("](") != len(links) or len(set(links)) != len(links):
+        yield "has no link, or one that is not to an issue or a pull request, or one twice"
+    if state == "out of scope":
+        return
+    if not proofs or state == "answered" and not quotes and "Page" not in how:
+        yield "has no proof, or is answered by no sentence"
+    for proof in proofs:
+        file, _, test = proof.partition("::")
+        if not (ROOT / file).is_file() or (test not in names_in(file) if test else not file.endswith(".ipynb")):
+            yield f"names {proof}, which does not exist"
+    for quote in quotes:
+        pattern = re.compile(re.escape(quote.strip()).replace("…", ".*"), re.DOTALL)
+        if not any(pattern.search(message) for message in messages()):
+            yield f"quotes “{quote}”, which no message says"
+
+
+def test_each_row_has_links_proofs_and_sentences_of_the_program():
+    lines = (ROOT / "docs" / "pains.md").read_text(encoding="utf-8").splitlines()
+    rows = [line.strip("| \n").split(" | ") for line in lines if re.match(r"\| \d", line)]
+    wrong = [f"{row[0]} {error}" for number, row in enumerate(rows, 1) for error in errors_of(number, row)]
+    assert not wrong, "\n".join(wrong)
+    assert len(rows) == 33
+
+
+def test_optimum_cli_runs_without_a_path_to_programs(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     code, _ = export._run(["optimum-cli", "export", "openvino", "--help"], tmp_path / "log", tmp_path)
-    words = (tmp_path / "log").read_text(encoding="utf-8", errors="replace")
-    assert code == 0 and "--group-size" in words, words
+    output = (tmp_path / "log").read_text(encoding="utf-8", errors="replace")
+    assert code == 0 and "--group-size" in output, output
 
 
-def test_no_compiled_model_is_kept(phi3_folder, tmp_path, monkeypatch):
-    """Neither in the model's folder nor where one works; with a folder for it, one is kept there."""
+def test_no_compiled_model_is_kept_unless_cache_dir_is_set(phi3_folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     before = sorted(phi3_folder.rglob("*"))
     load(phi3_folder, **settings.Settings().ov_config)
     assert sorted(phi3_folder.rglob("*")) == before and not list(tmp_path.rglob("*"))
     load(phi3_folder, CACHE_DIR=str(tmp_path / "kept"))
-    assert list((tmp_path / "kept").iterdir()), "OpenVINO keeps nothing any more: drop this test"
+    assert list((tmp_path / "kept").iterdir()), "OpenVINO does not keep one: this test is no longer needed"
 
 
-def test_phi3_reads_on_beyond_its_window(phi3_folder, tmp_path_factory):
-    """Its attention reaches back 2,047 tokens.  Beyond, the export follows PyTorch as before, not one without it."""
+def test_phi3_agrees_with_pytorch_beyond_its_sliding_window(phi3_folder, tmp_path_factory):
+    """Attention reaches back 2,047 tokens.  Beyond them, the export agrees with PyTorch, and not without the window."""
     import torch
     from hub import tiny_phi3
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -109,25 +99,25 @@ def test_phi3_reads_on_beyond_its_window(phi3_folder, tmp_path_factory):
     every = torch.ones_like(ids)
     ours = load(phi3_folder, **REFERENCE)(ids, attention_mask=every).logits[0]  # [2600, vocabulary]
 
-    def alike(window: int | None):
+    def similarity(window: int | None):
         config = AutoConfig.from_pretrained(source, sliding_window=window)
         exact = AutoModelForCausalLM.from_pretrained(source, config=config, dtype=torch.float32).eval()
         with torch.no_grad():
             theirs = exact(ids, attention_mask=every).logits[0]
         return torch.nn.functional.cosine_similarity(theirs, ours, dim=-1)  # [2600]
 
-    follows, without = alike(2047), alike(None)
-    assert torch.equal(follows[:2047], without[:2047]), "the window begins elsewhere"
-    assert follows[2100:].mean() > follows[:2000].mean() - 0.01
-    assert follows[2100:].mean() > without[2100:].mean() + 0.004
+    with_window, without = similarity(2047), similarity(None)
+    assert torch.equal(with_window[:2047], without[:2047]), "the window has a different length"
+    assert with_window[2100:].mean() > with_window[:2000].mean() - 0.01
+    assert with_window[2100:].mean() > without[2100:].mean() + 0.004
 
 
-def test_a_template_that_leaves_a_message_out_is_said():
+def test_a_template_that_leaves_a_message_out_is_an_error():
     tok = phi3_tokenizer()
     tok.chat_template = tok.chat_template.replace("in messages %}", "in messages if message.role != 'system' %}")
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}]
     assert prompt_ids(tok, messages[1:])
-    with pytest.raises(TutorialError, match="leaves out message 0, of the role system"):
+    with pytest.raises(TutorialError, match="leaves out message 0, with the role system"):
         prompt_ids(tok, messages)
 
 

@@ -1,7 +1,7 @@
-"""What comes from elsewhere runs no code here, and no secret of this machine gets out.
+"""Files from elsewhere run no code here, and no secret of this machine is disclosed.
 
-The road (fetch, export, answer) is walked once, as a reader would, from a hub whose repository brings all that could
-harm: Python files that its configurations name, and a pickle.  Each would leave its mark.
+The steps fetch, export and ask run once, from a hub whose repository has remote code and a pickle.  Each would create a
+file that the tests look for.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import ast
 import dataclasses
 import json
 import os
-import pickle
 import re
 import shutil
 import subprocess
@@ -21,59 +20,25 @@ from pathlib import Path
 import connections
 import pytest
 from hub import PHI3, Hub, tiny_phi3
+from remote_code import trap
 from test_project import published
 
 from helpers import catalog, export
 from helpers.settings import ROOT, Settings
 
-CANARY = "hf_" + "Canary0" * 5  # in the form of the hub's tokens; in pieces, or the test below would find it
+CANARY = "hf_" + "Canary0" * 5  # looks like a token of the hub; in parts, so that the test below does not find it
 PROXY = "http:" + f"//reader:{CANARY}@127.0.0.1:9"  # nobody listens there
-CLASSES = {
-    "config.json": {"AutoConfig": "stranger.Phi3Config", "AutoModelForCausalLM": "stranger.Phi3ForCausalLM"},
-    "tokenizer_config.json": {"AutoTokenizer": [None, "stranger.Tokenizer"]},
-}
-CODE = """
-from pathlib import Path
-
-from transformers import Phi3Config, Phi3ForCausalLM, PreTrainedTokenizerFast
-
-Path({mark!r}).write_text("the repository's code ran")
-
-
-class Tokenizer(PreTrainedTokenizerFast):
-    pass
-"""
-
-
-class Mark:
-    """Whoever unpickles it leaves a mark."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def __reduce__(self):
-        return (os.mkdir, (str(self.path),))
 
 
 @pytest.fixture(scope="module")
 def mark(tmp_path_factory):
-    """What the stranger's code, or pickle, would make."""
+    """What the repository's code or pickle would create."""
     return tmp_path_factory.mktemp("mark") / "the stranger was here"
-
-
-def trap(folder: Path, mark: Path) -> Path:
-    """Let both configurations in `folder` name code, and put the code and a pickle beside them."""
-    for name, classes in CLASSES.items():
-        table = json.loads((folder / name).read_text(encoding="utf-8"))
-        (folder / name).write_text(json.dumps(table | {"auto_map": classes}), encoding="utf-8")
-    (folder / "stranger.py").write_text(CODE.format(mark=str(mark)), encoding="utf-8")
-    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Mark(mark)))
-    return folder
 
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory, mark):
-    """The tiny Phi-3, as its hub has it, with the trap."""
+    """The tiny Phi-3 with remote code and a pickle."""
     folder = tmp_path_factory.mktemp("stranger") / "repository"
     shutil.copytree(tiny_phi3(tmp_path_factory.getbasetemp()), folder)
     return trap(folder, mark)
@@ -81,12 +46,15 @@ def repository(tmp_path_factory, mark):
 
 @pytest.fixture(scope="module")
 def walk(tmp_path_factory):
-    """walk(hub, "export", …) runs the command line, with a token and a proxy's password in its environment."""
+    """walk(hub, root, "export", …) runs the command line with a token and a proxy's password in its environment."""
 
     def run(hub: Hub, root: Path, *argv: str, **environ: str) -> connections.Recording:
         environ = {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "HF_HOME": str(root / "hf")} | environ
         environ |= {"TUTORIAL_MODEL_ROOT": str(root / "model"), "HF_TOKEN": CANARY, "HTTPS_PROXY": PROXY}
-        environ |= {"PYTORCH_API_USAGE_STDERR": "1", "PYTHONUTF8": "1"}  # PyTorch then tells which of its parts is used
+        environ |= {
+            "PYTORCH_API_USAGE_STDERR": "1",
+            "PYTHONUTF8": "1",
+        }  # PyTorch then reports its calls
         return connections.record([sys.executable, "-m", "helpers", *argv], cwd=ROOT, environ=os.environ | environ)
 
     return run
@@ -94,7 +62,7 @@ def walk(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def road(repository, walk, tmp_path_factory):
-    """All that the reader saw on the road from the stranger's repository to an answer, and the folder it left."""
+    """Run fetch, export and ask; return their output, what the hub was asked, and the folder."""
     root = tmp_path_factory.mktemp("road")
     model = ("--model", PHI3.name)
     with Hub(repository) as hub:
@@ -111,38 +79,38 @@ def python(code: str, **environ: str) -> subprocess.CompletedProcess:
 
 
 def left(road) -> str:
-    """All text that the road left on the disk: logs, records, configurations."""
+    """Return all text that the steps left on the disk: logs, manifests, configurations."""
     files = [file for file in road.root.rglob("*") if file.is_file() and file.stat().st_size < 10**6]
     return "\n".join(file.read_text(encoding="utf-8", errors="replace") for file in files)
 
 
-def test_the_road_runs_no_code_of_the_repository(road, mark):
+def test_no_code_of_the_repository_runs(road, mark):
     assert not mark.exists()
-    assert not list(road.root.rglob("*.py")), "it is not even fetched"
+    assert not list(road.root.rglob("*.py")), "it is not downloaded"
     assert road.asked.get("GET stranger.py", 0) == 0
 
 
-def test_the_road_unpickles_nothing(road, mark):
+def test_nothing_is_unpickled(road, mark):
     assert road.asked.get("GET pytorch_model.bin", 0) == 0
-    told = road.output + left(road)
-    assert "PYTORCH_API_USAGE torch.python.import" in told, "PyTorch tells nothing any more"
-    assert "PYTORCH_API_USAGE torch.load" not in told
+    report = road.output + left(road)
+    assert "PYTORCH_API_USAGE torch.python.import" in report, "PyTorch no longer reports"
+    assert "PYTORCH_API_USAGE torch.load" not in report
 
 
-def test_the_road_goes_to_the_hub_and_nowhere_else(road):
+def test_only_the_hub_is_contacted(road):
     assert [line for step in road.steps for line in step.tried] == []
     pinned = f"/api/models/{PHI3.origin}/revision/{PHI3.revision}"
-    assert [asked for asked in road.asked if "/api/" in asked] == [f"GET {pinned}"], "never main, and nothing after"
+    assert [asked for asked in road.asked if "/api/" in asked] == [f"GET {pinned}"], "only the pinned revision"
 
 
-def test_the_road_tells_no_secret(road):
+def test_no_secret_is_printed_or_written(road):
     assert CANARY not in road.output
     assert CANARY not in left(road)
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 @pytest.mark.parametrize("kind", ["AutoConfig", "AutoModelForCausalLM", "AutoTokenizer"])
-def test_the_trap_works_where_the_reader_trusts_it(repository, mark, kind, tmp_path):
+def test_the_code_runs_with_trust_remote_code(repository, mark, kind, tmp_path):
     load = f"from transformers import {kind}; {kind}.from_pretrained({str(repository)!r}, trust_remote_code="
     ran = python(f"{load}False)", HF_HOME=str(tmp_path))
     assert not mark.exists(), ran.stderr
@@ -151,7 +119,7 @@ def test_the_trap_works_where_the_reader_trusts_it(repository, mark, kind, tmp_p
     mark.unlink()
 
 
-def test_the_pickle_works_where_the_reader_trusts_it(repository, mark):
+def test_the_pickle_runs_without_weights_only(repository, mark):
     load = f"import torch; torch.load({str(repository / 'pytorch_model.bin')!r}, weights_only="
     ran = python(f"{load}True)", PYTORCH_API_USAGE_STDERR="1")
     assert not mark.exists() and "PYTORCH_API_USAGE torch.load" in ran.stderr
@@ -161,8 +129,8 @@ def test_the_pickle_works_where_the_reader_trusts_it(repository, mark):
 
 
 @pytest.mark.parametrize("unknown", [(), ("config.json", "model_type"), ("tokenizer_config.json", "tokenizer_class")])
-def test_an_export_that_somebody_else_has_trapped_runs_nothing(road, mark, tmp_path, unknown):
-    """A model's folder from a USB stick.  The library may know its family and tokenizer, or would need the code."""
+def test_a_copied_export_with_remote_code_runs_nothing(road, mark, tmp_path, unknown):
+    """The library may know its type and tokenizer, or would need the code."""
     folder = tmp_path / PHI3.name / "int4"
     shutil.copytree(road.root / "model" / PHI3.name / "int4", folder)
     trap(folder, mark)
@@ -173,8 +141,9 @@ def test_an_export_that_somebody_else_has_trapped_runs_nothing(road, mark, tmp_p
     load = "from helpers import settings; from helpers.load import load_model; load_model(settings.load())"
     ran = python(load, TUTORIAL_MODEL=PHI3.name, TUTORIAL_MODEL_ROOT=str(tmp_path), HF_HOME=str(tmp_path / "hf"))
     assert not mark.exists()
-    assert "[y/N]" not in ran.stdout, "it asks whether to run the code, and a reader may press y"
-    assert (ran.returncode == 0) == ("config.json" not in unknown), ran.stderr  # of a tokenizer it takes its own
+    assert "[y/N]" not in ran.stdout, "it asks whether to run the code"
+    # Instead of an unknown tokenizer, transformers uses one of its own.
+    assert (ran.returncode == 0) == ("config.json" not in unknown), ran.stderr
 
 
 @pytest.fixture
@@ -192,7 +161,7 @@ def test_a_repository_without_safetensors_is_refused(only_a_pickle, walk, mark, 
     assert not (tmp_path / "model" / PHI3.name / "checkpoint").exists()
 
 
-def test_a_pickle_that_the_reader_put_there_is_not_obeyed(only_a_pickle, walk, mark, tmp_path):
+def test_a_pickle_in_the_checkpoint_is_not_loaded(only_a_pickle, walk, mark, tmp_path):
     shutil.copytree(only_a_pickle, tmp_path / "model" / PHI3.name / "checkpoint")
     with Hub(only_a_pickle) as hub:
         ran = walk(hub, tmp_path, "export", "--model", PHI3.name)
@@ -205,7 +174,7 @@ PROGRAMS = [*ROOT.glob("helpers/**/*.py"), *ROOT.glob("bench/*.py"), *ROOT.glob(
 
 
 def calls(path: Path) -> list[ast.Call]:
-    """All calls in a module, or in the cells of a page."""
+    """Return all calls in a module or notebook."""
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".ipynb":
         cells = json.loads(text)["cells"]
@@ -213,8 +182,8 @@ def calls(path: Path) -> list[ast.Call]:
     return [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)]
 
 
-def test_the_pages_trust_nobody():
-    """One cell does, to show what that does: page 03, with a stranger that the cells above it have made up."""
+def test_notebooks_trust_no_remote_code():
+    """Except one cell of notebook 03, which shows what that does, with a repository that the notebook has made."""
     trusting = [
         ast.unparse(call)
         for page in ROOT.glob("notebooks/*.ipynb")
@@ -225,28 +194,27 @@ def test_the_pages_trust_nobody():
     assert trusting == ["AutoConfig.from_pretrained(stranger, trust_remote_code=True)"]
 
 
-def test_no_program_of_ours_trusts_or_unpickles():
-    """The catalog's field is the one switch; every program passes it on, or leaves the libraries' False alone."""
+def test_no_program_trusts_remote_code_or_unpickles():
+    """The catalog's field is the only switch; every program passes it on, or keeps the libraries' False."""
     found = re.compile(r"trust_remote_code\W{1,3}True|\bpickle\.|import pickle|torch\.load|allow_pickle|joblib")
     texts = [(path.name, path.read_text(encoding="utf-8")) for path in PROGRAMS]
     assert [(name, line) for name, text in texts for line in text.splitlines() if found.search(line)] == []
     assert [model.name for model in catalog.MODELS.values() if model.trust_remote_code] == []
 
 
-def test_helpers_say_whom_they_trust():
-    """With nothing said, transformers asks the reader whether to run what a folder brings.  GGUF files bring none."""
-    unsaid = [
+def test_each_from_pretrained_of_helpers_sets_trust_remote_code():
+    """Without it, transformers asks the reader whether to run the code of a folder.  GGUF files have none."""
+    unset = [
         f"{path.name}:{call.lineno}"
         for path in ROOT.glob("helpers/**/*.py")
         for call in calls(path)
         if getattr(call.func, "attr", "") == "from_pretrained"
         and not {word.arg for word in call.keywords} & {"trust_remote_code", "gguf_file", None}
     ]
-    assert unsaid == []
+    assert unset == []
 
 
-def test_the_one_switch_fetches_runs_and_passes_on(road, repository, mark, tmp_path, monkeypatch):
-    """An entry of the catalog that says so gets the repository's code, and it runs."""
+def test_the_switch_of_the_catalog_downloads_and_runs_the_code(road, repository, mark, tmp_path, monkeypatch):
     trusted = dataclasses.replace(PHI3, trust_remote_code=True)
     monkeypatch.setitem(catalog.MODELS, PHI3.name, trusted)
     choice = Settings(model=PHI3.name, model_root=str(tmp_path))
@@ -266,7 +234,7 @@ def test_the_one_switch_fetches_runs_and_passes_on(road, repository, mark, tmp_p
     mark.unlink()
 
 
-# What must not stand in any file, with an example, in pieces, so that this file has none.
+# What no file may contain, with an example, in parts, so that this file has none.
 SECRETS = {
     "a hub token": (r"\bhf_[A-Za-z0-9]{30,}", CANARY),
     "a cloud's key": (r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b", "AKIA" + "Q7" * 8),
@@ -279,15 +247,15 @@ SECRETS = {
     ),
     "a server's token": (r"\btoken=[0-9a-f]{32,}", "?token=" + "0123456789abcdef" * 3),
 }
-EXAMPLES = {"secret", "password", "pw"}  # what tests of ours use where a password stands
+EXAMPLES = {"secret", "password", "pw"}  # the passwords in our tests
 
 
-@pytest.mark.parametrize("kind", SECRETS)
-def test_no_file_of_the_project_has_a_secret(kind):
-    """The stored outputs of the pages are in these files too."""
-    pattern, example = SECRETS[kind]
-    assert re.search(pattern, example), "this would not be seen"
-    found = [(path.name, match[0]) for path, text in published() for match in re.finditer(pattern, text)]
+def test_no_file_of_the_project_has_a_secret():
+    """The stored outputs of the notebooks are in these files too."""
+    found = []
+    for pattern, example in SECRETS.values():
+        assert re.search(pattern, example), "this one would not be found"
+        found += [(path.name, match[0]) for path, text in published() for match in re.finditer(pattern, text)]
     assert [(name, text) for name, text in found if not EXAMPLES & set(re.split(r"\W", text))] == []
 
 
@@ -304,7 +272,7 @@ def test_no_file_of_the_project_has_a_secret(kind):
         (["doctor", "--network", "--model", PHI3.name], {"HF_ENDPOINT": PROXY, "PIP_INDEX_URL": f"{PROXY}/simple"}),
     ],
 )
-def test_no_sentence_about_a_failure_has_a_secret(walk, tmp_path, argv, environ):
+def test_no_error_message_has_a_secret(walk, tmp_path, argv, environ):
     own = {"PIP_CONFIG_FILE": os.devnull, "PIP_FIND_LINKS": "", "PIP_RETRIES": "0", "PIP_DEFAULT_TIMEOUT": "3"}
     ran = walk(types.SimpleNamespace(url=""), tmp_path, *argv, **own | environ)
     assert ran.code == 1 and "Traceback" not in ran.output, ran.output

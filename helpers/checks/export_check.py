@@ -1,20 +1,20 @@
-"""Is an export sound?  The checkpoint's own words through it, at once and from the cache; and answers in circles."""
+"""Check an export: its tokenizer, its probabilities beside the checkpoint's, its KV cache, and its device."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from helpers.checks.finding import Finding
 from helpers.errors import TutorialError
-from helpers.files import GIB, atomic_write_text
+from helpers.files import GIB, MALFORMED, atomic_write_text
 from helpers.generate import PromptCache, generate
-from helpers.generate.sampling import single_thread
+from helpers.generate.sampling import log_softmax, single_thread
 from helpers.load import load_model
 from helpers.settings import Settings, display_path
 from helpers.tokenize import prompt_ids
@@ -22,94 +22,74 @@ from helpers.tokenize import prompt_ids
 QUESTIONS = ("What is the capital of France?", "How much is 17 plus 25?", "Write a short story about a lighthouse.")
 TOKENS = 16  # of each answer
 SAMPLE = "Zwei Gläser für 3.50 €, bitte: f(x) = [a_1] <b>"
-ANSWERS_FILE = "selfcheck.json"  # beside the exports: what the checkpoint said when it was last asked
-# The least of its probability that a token may keep in compressed weights, and in the same ones used in another way.
-# SmolLM2 keeps all of it in int8 and 80 % in the catalog's int4; 63 % where int4 takes in all layers (--ratio 1.0),
-# which is little more than where one of its 30 layers does nothing (57 %).
-MIN_KEPT_WEIGHTS, MIN_KEPT_CACHE = 0.7, 0.7
-BETTER = "If it stays so, these flags are too much for this model: --format int8."
+ANSWERS_FILE = "selfcheck.json"  # beside the exports: the checkpoint's answers
+# The smallest part of its probability that a token may keep (geometric mean over the answers).  SmolLM2 keeps all of it
+# in int8 and 80 % in the catalog's int4; 63 % with --ratio 1.0, and 57 % where one of its 30 layers does nothing.
+MIN_KEPT = 0.7
 
 
 @dataclass(frozen=True)
-class Comparison(Finding):
-    """`kept` is how much of its probability a token keeps, the geometric mean over the answers: 1 is all of it."""
+class ReferenceAnswer:
+    """A greedy answer: the ids of the prompt and of the answer, and the log-probability of each of the latter."""
 
-    kept: float | None = None
-
-
-@dataclass(frozen=True)
-class Answer:
-    """Greedy `ids` after `prompt`, and for each the log of the probability that their writer gave it."""
-
-    prompt: list[int]
+    prompt_ids: list[int]
     ids: list[int]
-    logs: list[float]
+    logprobs: list[float]
 
 
 def check(settings: Settings) -> list[Finding]:
-    """Compare an export with its checkpoint, its cache with reading anew, its device with the CPU.
+    """Compare an export with its checkpoint, its KV cache with a run without one, and its device with the CPU.
 
-    Needs the checkpoint's memory for a while; with less, what the checkpoint said before is taken, or nothing.
-    Raises TutorialError where there is no export.
+    Loads the checkpoint for a while.  Without the memory for that, uses the answers of an earlier check, or skips the
+    comparison.  Raises TutorialError when there is no export.
     """
     model, tok, choice = load_model(settings)
-    again = f"Delete the folder {display_path(settings.model_dir)}, then: python -m helpers export"
+    export_again = f"Delete the folder {display_path(settings.model_dir)}, then: python -m helpers export"
     prompts = [prompt_ids(tok, [{"role": "user", "content": question}]) for question in QUESTIONS]
-    answers, why_not = _reference(settings)
-    found = [_tokenizer(tok, prompts, answers, again)]
+    answers, skipped = _reference_answers(settings)
+    findings = [_check_tokenizer(tok, prompts, answers, export_again)]
     try:
-        if why_not:
-            answers = [Answer(ids, [step.id for step in generate(model, ids, TOKENS)], []) for ids in prompts]
-        cached = np.concatenate([incremental_logprobs(model, answer) for answer in answers])
-    except TutorialError as error:  # scores that are not numbers
-        return [*found, Comparison("scores", "problem", error.message, again)]
-    cold, same = _export_logprobs(settings, choice.device, answers)
-    if why_not:
-        found.append(Comparison("checkpoint", "note", why_not, "It is read from: python -m helpers fetch"))
+        if skipped:
+            answers = [ReferenceAnswer(p, [token.id for token in generate(model, p, TOKENS)], []) for p in prompts]
+        with_cache = np.concatenate([incremental_logprobs(model, answer) for answer in answers])
+    except TutorialError as error:  # the logits are not numbers
+        return [*findings, Finding("logits", "problem", error.message, export_again)]
+    logprobs = _export_logprobs(settings, choice.device, answers)
+    if skipped:
+        findings.append(Finding("checkpoint", "note", skipped, "To fetch it: python -m helpers fetch"))
     else:
-        lost = np.concatenate([answer.logs for answer in answers]) - cold
-        words = f"the checkpoint's words, and its first choice at {same.sum()} of {len(same)} tokens"
-        found.append(_judge("checkpoint", np.maximum(np.mean(lost), 0), MIN_KEPT_WEIGHTS, words, f"{again} {BETTER}"))
+        lost = np.maximum(np.mean(np.concatenate([answer.logprobs for answer in answers]) - logprobs), 0)
+        hint = f"{export_again}. If the result is the same, this format is too small for the model: --format int8"
+        findings.append(_judge("checkpoint", lost, "In the export, the checkpoint's tokens", hint))
     hint = 'Try INFERENCE_PRECISION_HINT = "f32" and KV_CACHE_PRECISION = "f32" in ov_config, or a newer OpenVINO.'
-    found.append(
-        _judge("cache", np.mean(abs(cached - cold)), MIN_KEPT_CACHE, "words when it reads them one by one", hint)
-    )
+    findings.append(_judge("cache", np.mean(abs(with_cache - logprobs)), "With the KV cache, the same tokens", hint))
     if choice.device == "CPU":
-        return [*found, Comparison("device", "ok", "It is the CPU; there is nothing to compare it with.")]
-    on_cpu, _ = _export_logprobs(settings, "CPU", answers)
+        return [*findings, Finding("device", "ok", "The device is the CPU; there is nothing to compare it with.")]
+    lost = np.mean(abs(logprobs - _export_logprobs(settings, "CPU", answers)))
     hint = f'Use device = "CPU", or a newer driver for {choice.device}.'
-    words = f"words on {choice.device}, compared with the CPU"
-    return [*found, _judge("device", np.mean(abs(cold - on_cpu)), MIN_KEPT_CACHE, words, hint)]
+    return [*findings, _judge("device", lost, f"On {choice.device} instead of the CPU, the same tokens", hint)]
 
 
-def teacher_forced_logprobs(model, answer: Answer) -> tuple[np.ndarray, np.ndarray]:
-    """What `model` (OpenVINO's or PyTorch's) makes of an answer that it reads in one run.
-
-    Returns the logs of the probabilities of its tokens [n], and whether each is the likeliest [n].
-    """
+def teacher_forced_logprobs(model, answer: ReferenceAnswer) -> np.ndarray:
+    """Run `model` (OpenVINO's or PyTorch's) once over prompt and answer; return the answer's log-probabilities [n]."""
     import torch
 
-    ids = torch.tensor([answer.prompt + answer.ids])
+    ids = torch.tensor([answer.prompt_ids + answer.ids])
     with torch.no_grad():
         logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0]  # [prompt + n, vocabulary]
-    logits, chosen = logits[len(answer.prompt) - 1 : -1].float(), torch.tensor(answer.ids)
-    logs = logits.log_softmax(-1).gather(1, chosen[:, None])[:, 0]
-    return logs.numpy(), (logits.argmax(-1) == chosen).numpy()
+    logits = logits[len(answer.prompt_ids) - 1 : -1].float().numpy()  # [n, vocabulary]
+    return log_softmax(logits)[np.arange(len(answer.ids)), answer.ids]
 
 
-def incremental_logprobs(model, answer: Answer) -> np.ndarray:
-    """The same logs [n] as our loop meets them: after the prompt, then token by token from the cache."""
-    import torch
-
-    cache, logs = PromptCache(model), []
-    for n, chosen in enumerate(answer.ids):
-        scores = torch.from_numpy(cache.logits(answer.prompt + answer.ids[:n])).float()
-        logs.append(float(scores.log_softmax(-1)[chosen]))
-    return np.array(logs)
+def incremental_logprobs(model, answer: ReferenceAnswer) -> np.ndarray:
+    """Return the same log-probabilities [n] as our loop computes them: token by token with the KV cache."""
+    cache = PromptCache(model)
+    rows = (cache.logits(answer.prompt_ids + answer.ids[:n]) for n in range(len(answer.ids)))
+    return np.array([log_softmax(row)[token_id] for row, token_id in zip(rows, answer.ids, strict=True)])
 
 
-def checkpoint_answers(folder: Path) -> list[Answer]:
-    """The checkpoint's greedy answers to QUESTIONS, by PyTorch, in the precision that it is stored in."""
+def checkpoint_answers(folder: Path) -> list[ReferenceAnswer]:
+    """Return the checkpoint's greedy answers to QUESTIONS, computed by PyTorch in the precision of its file."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -120,67 +100,57 @@ def checkpoint_answers(folder: Path) -> list[Answer]:
     for question in QUESTIONS:
         prompt = prompt_ids(tok, [{"role": "user", "content": question}])
         ids = torch.tensor([prompt])
-        with single_thread():  # no slower for so little, and on a busy machine much faster
+        with single_thread():  # as fast for so few tokens, and much faster on a busy machine
             out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=TOKENS, do_sample=False)
-            said = out[0, len(prompt) :].tolist()
-            answers.append(Answer(prompt, said, teacher_forced_logprobs(model, Answer(prompt, said, []))[0].tolist()))
+            answer = ReferenceAnswer(prompt, out[0, len(prompt) :].tolist(), [])
+            answers.append(replace(answer, logprobs=teacher_forced_logprobs(model, answer).tolist()))
     return answers
 
 
-def _export_logprobs(settings: Settings, device: str, answers: Sequence[Answer]) -> tuple[np.ndarray, np.ndarray]:
-    """at_once() of all answers in a row, by the export as the document loads it.
-
-    Not by runtime.load, whose model scores the last position only.
-    """
+def _export_logprobs(settings: Settings, device: str, answers: Sequence[ReferenceAnswer]) -> np.ndarray:
+    """Return the log-probabilities of all tokens of `answers` by the export on `device`, without a KV cache."""
     from optimum.intel.openvino import OVModelForCausalLM
 
-    model = OVModelForCausalLM.from_pretrained(
-        settings.model_dir,
-        export=False,
-        device=device,
-        ov_config=dict(settings.ov_config),
-        trust_remote_code=False,
-    )
-    logs, same = zip(*(teacher_forced_logprobs(model, answer) for answer in answers), strict=True)
-    return np.concatenate(logs), np.concatenate(same)
+    options = {"device": device, "ov_config": dict(settings.ov_config), "trust_remote_code": False}
+    # Not with load_model(), whose model computes the logits of the last position only.
+    model = OVModelForCausalLM.from_pretrained(settings.model_dir, export=False, **options)
+    return np.concatenate([teacher_forced_logprobs(model, answer) for answer in answers])
 
 
-def _reference(settings: Settings) -> tuple[list[Answer], str]:
-    """What the checkpoint says, or said when it was last asked; where neither can be had, nothing and why."""
+def _reference_answers(settings: Settings) -> tuple[list[ReferenceAnswer], str]:
+    """Return the checkpoint's answers, now or from an earlier check, and ""; without either, [] and the reason."""
     import psutil
 
-    folder, spec = settings.checkpoint_dir, settings.spec
-    kept, key = (
-        folder.with_name(ANSWERS_FILE),
-        {"revision": spec.revision, "questions": list(QUESTIONS), "tokens": TOKENS},
-    )
-    free, need = psutil.virtual_memory().available / GIB, 1 + spec.checkpoint_gib
-    why = f"Left out: the checkpoint takes {need:.1f} GiB of memory, and {free:.1f} are free."
-    if not folder.exists():
-        why = "Left out: the checkpoint is not on this disk."
+    file = settings.checkpoint_dir.with_name(ANSWERS_FILE)
+    key = {"revision": settings.spec.revision, "questions": list(QUESTIONS), "tokens": TOKENS}
+    free, need = psutil.virtual_memory().available / GIB, 1 + settings.spec.checkpoint_gib
+    reason = f"Skipped: the checkpoint needs {need:.1f} GiB of memory, and {free:.1f} GiB is free."
+    if not settings.checkpoint_dir.exists():
+        reason = "Skipped: the checkpoint is not on this disk."
     elif free > need:
-        answers = checkpoint_answers(folder)
+        answers = checkpoint_answers(settings.checkpoint_dir)
         with suppress(TutorialError):  # a shared folder may be read-only
-            atomic_write_text(kept, json.dumps(key | {"answers": [asdict(answer) for answer in answers]}))
+            atomic_write_text(file, json.dumps(key | {"answers": [asdict(answer) for answer in answers]}))
         return answers, ""
-    with suppress(OSError, ValueError, TypeError, KeyError):  # none there, or not one of ours
-        table = json.loads(kept.read_text(encoding="utf-8"))
-        if {name: table[name] for name in key} == key:
-            return [Answer(**answer) for answer in table["answers"]], ""
-    return [], why
+    with suppress(OSError, *MALFORMED):  # no file, or not one of ours
+        saved = json.loads(file.read_text(encoding="utf-8"))
+        if saved == key | {"answers": saved["answers"]}:
+            # By position, because an earlier version gave the values other names.
+            return [ReferenceAnswer(*answer.values()) for answer in saved["answers"]], ""
+    return [], reason
 
 
-def _tokenizer(tok, prompts: list[list[int]], answers: Sequence[Answer], again: str) -> Comparison:
-    back = tok.decode(tok(SAMPLE, add_special_tokens=False)["input_ids"])
-    if "".join(back.split()) != "".join(SAMPLE.split()):
-        return Comparison("tokenizer", "problem", f"It makes {back!r} of {SAMPLE!r}.", again)
-    if answers and prompts != [answer.prompt for answer in answers]:
-        return Comparison("tokenizer", "problem", "It makes other ids of a question than the checkpoint's.", again)
-    return Comparison("tokenizer", "ok", "It reads a text and writes the same again.")
+def _check_tokenizer(tok, prompts: list[list[int]], answers: Sequence[ReferenceAnswer], hint: str) -> Finding:
+    decoded = tok.decode(tok(SAMPLE, add_special_tokens=False)["input_ids"])
+    if "".join(decoded.split()) != "".join(SAMPLE.split()):
+        return Finding("tokenizer", "problem", f"The text {SAMPLE!r} becomes {decoded!r}.", hint)
+    if answers and prompts != [answer.prompt_ids for answer in answers]:
+        return Finding("tokenizer", "problem", "Its ids for a question differ from those of the checkpoint.", hint)
+    return Finding("tokenizer", "ok", "A text that is encoded and decoded stays the same.")
 
 
-def _judge(name: str, lost: float, least: float, words: str, hint: str) -> Comparison:
-    """The finding for `lost`, the mean difference of logs; for what is not a number it is a problem."""
+def _judge(topic: str, lost: float, what: str, hint: str) -> Finding:
+    """Return the finding for `lost`, a mean difference of log-probabilities; a problem if it is not a number."""
     kept = float(np.exp(-lost))
-    what = f"It keeps {kept:.0%} of the probability of {words}. At least {least:.0%} is sound."
-    return Comparison(name, "ok", what, "", kept) if kept >= least else Comparison(name, "problem", what, hint, kept)
+    message = f"{what} keep {kept:.0%} of their probability; at least {MIN_KEPT:.0%} is expected."
+    return Finding(topic, "ok", message) if kept >= MIN_KEPT else Finding(topic, "problem", message, hint)

@@ -1,13 +1,16 @@
-"""A finding of a check, and findings as text."""
+"""What a check finds, as data and as text."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+
+ProbeResult = Iterator[tuple[str, ...]]  # what a probe yields: (state, message) or (state, message, hint)
 
 
 @dataclass(frozen=True)
 class Finding:
-    """`state` is "ok", "note" (works, but know this) or "problem"; `message` is the sentence, `hint` what to do."""
+    """`state` is "ok", "note" (it works, with a limitation) or "problem" (it fails); `hint` says what to do."""
 
     topic: str
     state: str
@@ -16,11 +19,11 @@ class Finding:
 
 
 def format_findings(findings: list[Finding]) -> str:
-    """A line per finding, its cure below it where it has one, and the count."""
+    """Return a line for each finding, with its hint below it, then the numbers of problems and notes."""
     lines = []
     for finding in findings:
-        lines.append(f"{finding.state:8} {finding.topic:17} {finding.message}")
+        lines.append(f"{finding.state:8} {finding.topic:11} {finding.message}")
         if finding.hint:
-            lines.append(f"{'':26} → {finding.hint}".replace("\n", f"\n{'':29}"))
+            lines.append(f"{'':20} → {finding.hint}".replace("\n", f"\n{'':23}"))
     states = [finding.state for finding in findings]
     return "\n".join([*lines, f"Problems: {states.count('problem')}, notes: {states.count('note')}."])

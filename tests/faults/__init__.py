@@ -1,1 +1,1 @@
-"""Faults and bad input: each gets a sentence, damages nothing, and the next run works.  See docs/faults.md."""
+"""Faults and bad input: each gets a message, damages nothing, and the next run works.  See docs/faults.md."""

@@ -1,8 +1,8 @@
-"""What the faults' tests share: a fault has a name, what came of it is noted, and the table in docs/ is made of that.
+"""Shared by the tests of faults: each fault has a name and one outcome, and docs/faults.md lists them.
 
     pytest tests/faults --write-table
 
-writes docs/faults.md from what this run has seen.  With -m or -k, rows of faults that do not run stay as they are.
+writes that table.  With -m or -k, the rows of faults that do not run stay as they are.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ import pytest
 
 from faults.table import TABLE, Row, read_table, write_table
 from helpers import settings as settings_module
+from helpers.files import MANIFEST
 from helpers.lesson import ABSOLUTE_PATH
 from helpers.settings import Settings
 
-FAULTS = pytest.StashKey[dict]()  # name -> title of its group, of all that were collected
+FAULTS = pytest.StashKey[dict]()  # name -> title of its group, for all that were collected
 SEEN = pytest.StashKey[dict]()  # name -> Row
-WHOLE = pytest.StashKey[bool]()  # whether all files of this suite were collected
+ALL_FILES = pytest.StashKey[bool]()  # whether all files of this suite were collected
 
 
 def pytest_addoption(parser):
@@ -40,15 +41,15 @@ def pytest_configure(config):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
-    """Note all faults, before -m or -k leave some out."""
+    """Collect the faults before -m or -k leave some out."""
     for item in items:
         if marker := item.get_closest_marker("fault"):
             (name,) = marker.args
             assert name not in config.stash[FAULTS], f"two faults are called {name!r}"
             config.stash[FAULTS][name] = item.module.__doc__.split(":")[0]
-    config.stash[WHOLE] = {item.path for item in items} >= set(Path(__file__).parent.glob("test_*.py"))
-    if config.getoption("write_table", default=False) and not config.stash[WHOLE]:
-        raise pytest.UsageError("--write-table takes the whole folder tests/faults; choose from it by -m or -k")
+    config.stash[ALL_FILES] = {item.path for item in items} >= set(Path(__file__).parent.glob("test_*.py"))
+    if config.getoption("write_table", default=False) and not config.stash[ALL_FILES]:
+        raise pytest.UsageError("--write-table needs the folder tests/faults; choose tests with -m or -k")
 
 
 def pytest_sessionfinish(session):
@@ -60,19 +61,19 @@ def pytest_sessionfinish(session):
 
 @pytest.fixture
 def outcome(request) -> Callable:
-    """outcome(said, after, code=None) notes what the reader saw, what is left, and a program's exit code.
+    """outcome(message, after, code=None) records what the reader saw, what is left, and a command's exit code.
 
-    It refuses an answer that is a bare traceback, or that has nothing to say.
+    Fails for an empty message and for a traceback.
     """
     (name,) = request.node.get_closest_marker("fault").args
     noted = []
 
-    def note(said: str, after: str, code: int | None = None) -> None:
-        assert said.strip(), "nothing was said"
-        assert "Traceback" not in said and "Exception from src/" not in said, said
-        noted.append(Row(name, in_a_line(said), "" if code is None else str(code), after))
+    def record(message: str, after: str, code: int | None = None) -> None:
+        assert message.strip(), "no message"
+        assert "Traceback" not in message and "Exception from src/" not in message, message
+        noted.append(Row(name, in_a_line(message), "" if code is None else str(code), after))
 
-    yield note
+    yield record
     if request.node.stash.get(PASSED, False):
         assert len(noted) == 1, "each fault has one outcome"
         request.config.stash[SEEN][name] = noted[0]
@@ -90,13 +91,13 @@ def pytest_runtest_makereport(item, call):
 
 
 def in_a_line(said: str) -> str:
-    """`said` on one line, without what is of one machine or one run: folders, ports, hashes, a frame's lines."""
+    """Return `said` on one line, without what differs between machines and runs: folders, ports, hashes, frames."""
     said = re.sub(r"[╭╮╰╯│─]+|Usage: .*|Try '.*' for help\.", " ", said)
     said = ABSOLUTE_PATH.sub("…/", said)
     said = re.sub(r"(127\.0\.0\.1:|port=)\d+", r"\1…", said)
     said = re.sub(r"(hash|expected) [0-9a-f]{12}…", r"\1 …", said)
     said = re.sub(r"\b(line|column|char) \d+", r"\1 …", said)
-    said = re.sub(r"(free disk and has) [\d.]+ GiB", r"\1 … GiB", said)
+    said = re.sub(r"(free disk space and has) [\d.]+ GiB", r"\1 … GiB", said)
     return " ".join(said.split())
 
 
@@ -104,12 +105,12 @@ def in_a_line(said: str) -> str:
 class Ran:
     code: int
     out: str
-    said: str  # on stderr
+    errors: str  # stderr
 
 
 @pytest.fixture
 def cli(monkeypatch, capsys, tmp_path) -> Callable[..., Ran]:
-    """cli("ask", …) is `python -m helpers ask …`, in this process so that libraries load once; model root is empty."""
+    """cli("ask", …) runs `python -m helpers ask …` with an empty model root; in this process, for speed."""
     from helpers.__main__ import main
 
     monkeypatch.setattr(settings_module, "load", partial(settings_module.load, tmp_path / "settings.toml"))
@@ -128,8 +129,7 @@ def cli(monkeypatch, capsys, tmp_path) -> Callable[..., Ran]:
                 code = main()
             except SystemExit as end:
                 code = end.code or 0
-        out, said = capsys.readouterr()
-        return Ran(code, out, said)
+        return Ran(code, *capsys.readouterr())
 
     return run
 
@@ -144,7 +144,7 @@ def own(exported, settings, tmp_path) -> Settings:
 
 
 def kill_family(process: subprocess.Popen) -> None:
-    """kill -9 for a process and its children."""
+    """Kill a process and its children with SIGKILL."""
     family = psutil.Process(process.pid)
     for member in [family, *family.children(recursive=True)]:
         member.kill()
@@ -152,13 +152,18 @@ def kill_family(process: subprocess.Popen) -> None:
 
 
 def state_of(folder: Path) -> dict[str, bytes]:
-    """The files in a folder, byte for byte."""
+    """Return the content of each file in a folder."""
     return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def downloaded(folder: Path) -> dict[str, bytes]:
+    """Return the files of a repository or checkpoint that a download consists of."""
+    return {name: data for name, data in state_of(folder).items() if name != MANIFEST and not name.endswith(".py")}
 
 
 @pytest.fixture
 def room(checkpoint, tmp_path) -> Settings:
-    """Settings of a model root that has the tiny checkpoint and no export."""
+    """Settings of a model root with the tiny checkpoint, and without an export."""
     choice = Settings(model_root=str(tmp_path / "model"))
     choice.checkpoint_dir.parent.mkdir(parents=True)
     choice.checkpoint_dir.symlink_to(checkpoint, target_is_directory=True)

@@ -1,4 +1,4 @@
-"""docs/faults.md: a row for each fault, and the faults that other tests of the project bring about."""
+"""docs/faults.md: a row for each fault, and the faults that other tests of the project cause."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ import pytest
 
 TABLE = Path(__file__).parents[2] / "docs" / "faults.md"
 HEAD = """\
-# What can go wrong, and what you are told
+# Faults and bad input
 
-Each row was brought about for real by a test in `tests/faults`, which also saw what is said, that nothing was lost or
-damaged, and that the next run works.  Written by `nox -s faults -- --write-table`; folders and numbers that differ from
-machine to machine are left out.  *Exit* is the exit code of a command, where it was one.
+A test in `tests/faults` causes each fault below. It checks the message, that nothing is lost or damaged, and that the
+next run works. `nox -s faults -- --write-table` writes the tables from what the tests have seen; folders and numbers
+that differ between machines are left out. *Exit* is the exit code, where a command was run.
 """
-COLUMNS = "| fault | what is said | exit | afterwards |\n|---|---|---|---|\n"
-ELSEWHERE = [
+COLUMNS = "| fault | message | exit | afterwards |\n|---|---|---|---|\n"
+ELSEWHERE = [  # (fault, test)
     (
-        "A wheel that is another file than the published one",
+        "A wheel that is not the published one",
         "checkpoint/test_fetch.py::test_what_is_not_the_published_wheel_is_refused_and_the_next_run_succeeds",
     ),
     (
-        "No network while the wheel is fetched",
+        "No network while the wheel is downloaded",
         "checkpoint/test_fetch.py::test_without_a_network_the_cure_names_proxy_mirror_and_folder",
     ),
     (
@@ -33,30 +33,22 @@ ELSEWHERE = [
         "kill -9 while a checkpoint is converted",
         "checkpoint/test_fetch.py::test_a_killed_conversion_leaves_nothing_that_looks_finished_and_is_begun_again",
     ),
+    ("Two fetches at once", "checkpoint/test_fetch.py::test_of_two_at_once_one_downloads_and_both_succeed"),
+    ("Ctrl-C while pip downloads", "checkpoint/test_fetch.py::test_an_interrupt_while_downloading_ends_pip_too"),
     (
-        "Two fetches at once",
-        "checkpoint/test_fetch.py::test_of_two_at_once_one_downloads_and_both_succeed",
-    ),
-    (
-        "Ctrl-C while pip downloads",
-        "checkpoint/test_fetch.py::test_an_interrupt_while_downloading_ends_pip_too",
-    ),
-    (
-        "A disk that is too small for a checkpoint",
+        "Too little disk space for a checkpoint",
         "checkpoint/test_fetch.py::test_too_small_a_disk_is_noticed_before_any_byte_moves",
     ),
     (
-        "The disk fills up while converting",
+        "The disk fills up while a checkpoint is converted",
         "checkpoint/test_fetch.py::test_a_disk_that_fills_up_while_converting_is_named",
     ),
     (
-        "The disk fills up while downloading",
+        "The disk fills up while a wheel is downloaded",
         "checkpoint/test_fetch.py::test_a_disk_that_fills_up_while_downloading_is_named",
     ),
-    (
-        "A Python without pip",
-        "checkpoint/test_fetch.py::test_a_python_without_pip_is_told_how_to_get_it",
-    ),
+    ("A Python without pip", "checkpoint/test_fetch.py::test_a_python_without_pip_is_told_how_to_get_it"),
+    ("A checkpoint that lacks a file", "checkpoint/test_fetch.py::test_a_checkpoint_that_lacks_a_file_is_damaged"),
     (
         "A download from the hub that breaks off",
         "checkpoint/test_hub.py::test_an_interrupted_download_goes_on_where_it_stopped",
@@ -65,82 +57,64 @@ ELSEWHERE = [
         "A hub that serves wrong content",
         "checkpoint/test_hub.py::test_wrong_content_is_noticed_and_the_next_run_repairs_it",
     ),
+    ("A hub that answers 401, 403, 404, 429 or 500", "checkpoint/test_hub.py::test_each_refusal_gets_its_sentence"),
+    ("A log-in page instead of the hub", "checkpoint/test_hub.py::test_a_log_in_page_in_the_way_is_named"),
+    ("A hub that never answers", "checkpoint/test_hub.py::test_a_silent_hub_is_not_waited_for_forever"),
     (
-        "A hub that answers 401, 403, 404, 429 or 500",
-        "checkpoint/test_hub.py::test_each_refusal_gets_its_sentence",
+        "A mirror of the hub that lacks a file",
+        "checkpoint/test_hub.py::test_an_incomplete_mirror_is_never_called_complete",
     ),
     (
-        "A log-in page instead of the hub",
-        "checkpoint/test_hub.py::test_a_log_in_page_in_the_way_is_named",
+        "A folder without a manifest",
+        "test_files.py::test_a_manifest_that_cannot_be_used_is_replaced_if_the_files_are_complete",
     ),
+    ("kill -9 during an export", "test_export.py::test_a_killed_export_leaves_nothing_that_looks_finished"),
     (
-        "A hub that never answers",
-        "checkpoint/test_hub.py::test_a_silent_hub_is_not_waited_for_forever",
-    ),
-    (
-        "kill -9 in the midst of an export",
-        "test_export.py::test_a_killed_export_leaves_nothing_that_looks_finished",
-    ),
-    (
-        "A group size that does not divide",
+        "A group size that does not divide the width",
         "test_export.py::test_a_group_size_that_does_not_divide_is_refused_with_the_flags_that_work",
     ),
+    ("Ctrl-C during an export", "test_export.py::test_an_interrupt_ends_optimum_cli_too"),
+    ("The disk fills up during an export", "test_export.py::test_a_disk_that_fills_up_is_named_and_left_clean"),
     (
-        "Ctrl-C in the midst of an export",
-        "test_export.py::test_an_interrupt_ends_optimum_cli_too",
-    ),
-    (
-        "The disk fills up while exporting",
-        "test_export.py::test_a_disk_that_fills_up_is_named_and_left_clean",
-    ),
-    (
-        "optimum-cli reports a success that it had not",
+        "optimum-cli reports success, but files are missing",
         "test_export.py::test_a_success_that_lacks_files_is_not_believed",
     ),
     (
         "Settings that are damaged, unknown or of a wrong type",
         "test_settings.py::test_what_cannot_be_used_is_named_with_its_cure",
     ),
+    ("Saving the settings fails", "test_settings.py::test_a_save_that_fails_leaves_the_old_file_whole"),
+    ("Sampling parameters that cannot be used", "generate/test_sampling.py::test_a_value_outside_its_range_is_refused"),
+    ("A missing GPU", "load/test_device.py::test_a_fallback_to_the_cpu_says_what_is_missing"),
     (
-        "A save of the settings that fails half-way",
-        "test_settings.py::test_a_save_that_fails_leaves_the_old_file_whole",
+        "Logits that are not finite numbers",
+        "generate/test_loop.py::test_logits_that_are_not_finite_are_an_error_and_not_cached",
     ),
     (
-        "A GPU that is not there",
-        "load/test_model.py::test_what_is_chosen_is_here_and_a_fallback_says_what_is_and_why",
+        "Ctrl-C while a token is computed",
+        "generate/test_loop.py::test_after_an_interrupt_in_a_run_the_ids_are_the_same",
     ),
-    (
-        "Scores that are not numbers",
-        "generate/test_loop.py::test_scores_that_are_not_numbers_are_said_and_forgotten",
-    ),
-    (
-        "Ctrl-C in the midst of a token",
-        "generate/test_loop.py::test_after_an_interrupt_in_a_run_nothing_is_believed_that_may_be_false",
-    ),
-    (
-        "Ctrl-C in the chat",
-        "test_main.py::test_an_interrupt_stops_the_answer_and_ends_the_chat_at_the_prompt",
-    ),
+    ("Ctrl-C in the chat", "test_main.py::test_an_interrupt_stops_the_answer_and_ends_the_chat_at_the_prompt"),
 ]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One fault: its name, the sentence, the exit code ("" where it was no command), and what is left."""
+    """One fault: its name, the message, the exit code ("" if no command was run), and what is left."""
 
     name: str
-    said: str
+    message: str
     code: str
     after: str
 
 
-def fault(name: str, *values, slow: bool = False):
-    """A parameter of a test that is the fault of this name."""
-    return pytest.param(*values, marks=[pytest.mark.fault(name)] + [pytest.mark.slow] * slow, id=name)
+def fault(name: str, *values, weekly: bool = False):
+    """Return a parameter of a test: the fault of this name."""
+    return pytest.param(*values, marks=[pytest.mark.fault(name)] + [pytest.mark.weekly] * weekly, id=name)
 
 
 def write_table(rows: dict[str, Row], groups: dict[str, str]) -> None:
-    """Write the rows, by their groups' titles, in the order of `groups`."""
+    """Write the rows in the order of `groups` (name → title), a table for each title."""
     parts = [HEAD]
     for title in dict.fromkeys(groups.values()):
         lines = [
@@ -150,13 +124,13 @@ def write_table(rows: dict[str, Row], groups: dict[str, str]) -> None:
         ]
         parts.append(f"\n## {title}\n\n{COLUMNS}{''.join(lines)}")
     lines = [f"| {name} | `tests/{test}` |\n" for name, test in ELSEWHERE]
-    parts.append(f"\n## Brought about by other tests\n\n| fault | test |\n|---|---|\n{''.join(lines)}")
+    parts.append(f"\n## Caused by other tests\n\n| fault | test |\n|---|---|\n{''.join(lines)}")
     TABLE.parent.mkdir(exist_ok=True)
     TABLE.write_text("".join(parts), encoding="utf-8")
 
 
 def read_table() -> dict[str, Row]:
-    """The rows of the stored table, by name."""
+    """Return the rows of the stored table, by name."""
     lines = [line[2:-2].split(" | ") for line in TABLE.read_text(encoding="utf-8").splitlines() if line[:2] == "| "]
     rows = [Row(*map(_text, line)) for line in lines if len(line) == 4 and line[0] != "fault"]
     return {row.name: row for row in rows}

@@ -1,4 +1,4 @@
-"""A kernel that is interrupted or dies: the cell is run again, and works."""
+"""Interrupted kernels: the cell, run again, works."""
 
 import os
 from threading import Timer
@@ -11,14 +11,18 @@ from faults.table import fault
 from helpers.settings import ROOT, Settings
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.weekly,
     pytest.mark.skipif(os.name == "nt", reason="an interrupt reaches a kernel of another process group there"),
 ]
-# The cells of page 01 that begin it, make the command, and run it; the model of the tests stands in the model root.
+# The cells of notebook 01 that load the settings, make the command, and run it.
 PAGE = [cell.source for cell in nbformat.read(ROOT / "notebooks/01_export.ipynb", 4).cells if cell.cell_type == "code"]
 BEGIN, EXPORT = PAGE[0], next(source for source in PAGE if source.endswith("= export.run(argv)"))
 COMMAND = next(source for source in PAGE if source.startswith("argv = export.command(setup)"))
-SET_UP = "from dataclasses import replace\nfrom helpers import export, settings\nfrom helpers.load import load_model\nsetup = settings.load()\n"
+SET_UP = """
+from helpers import export, settings
+from helpers.load import load_model
+setup = settings.load()
+"""
 
 
 class Kernel:
@@ -36,7 +40,10 @@ class Kernel:
         self.manager.shutdown_kernel(now=True)
 
     def run(self, code: str, interrupt_at: str = "", interrupt_after: float = 0) -> tuple[str, str]:
-        """(what was printed, the error as the page shows it, or ""); interrupted at those words, or after seconds."""
+        """Run `code`; return its output and the error as the notebook shows it, or "".
+
+        Interrupts the kernel when `interrupt_at` has been printed, or after some seconds.
+        """
         printed, error, waiting = "", "", bool(interrupt_at)
         asked = self.client.execute(code)
         if interrupt_after:
@@ -65,7 +72,7 @@ class Kernel:
         fault("The kernel is interrupted while the weights are compressed", "compressing"),
     ],
 )
-def test_an_interrupted_export_cell_of_page_01_runs_again(outcome, room, moment):
+def test_an_interrupted_export_cell_of_notebook_01_runs_again(outcome, room, moment):
     with Kernel(room) as kernel:
         assert [kernel.run(cell)[1] for cell in (BEGIN, COMMAND)] == ["", ""]
         printed, error = kernel.run(EXPORT, interrupt_at=moment)
@@ -74,10 +81,10 @@ def test_an_interrupted_export_cell_of_page_01_runs_again(outcome, room, moment)
         assert not room.model_dir.exists()
         printed, error = kernel.run(EXPORT)
         assert error == "" and "is complete" in printed
-    outcome("KeyboardInterrupt", "nothing half-made is left; the cell, run again, works")
+    outcome("KeyboardInterrupt", "no files are left; the cell, run again, works")
 
 
-@pytest.mark.parametrize("how", [fault("The kernel is killed in the midst of an export", "kill")])
+@pytest.mark.parametrize("how", [fault("The kernel is killed during an export", "kill")])
 def test_a_killed_kernel_leaves_nothing_that_looks_finished(outcome, room, how):
     with Kernel(room) as kernel:
         kernel.run(SET_UP)
@@ -92,7 +99,7 @@ def test_a_killed_kernel_leaves_nothing_that_looks_finished(outcome, room, how):
         printed, error = kernel.run(f"{SET_UP}export.run(export.command(setup))")
         assert error == "" and "is complete" in printed
     assert [path.name for path in room.model_dir.parent.iterdir() if "part" in path.name] == []
-    outcome("(JupyterLab says that the kernel died)", "the next kernel's run works and clears up")
+    outcome("(JupyterLab says that the kernel died)", "the next run works and removes what was left")
 
 
 LONG_ANSWER = """
@@ -139,14 +146,14 @@ def test_an_interrupted_answer_cell_runs_again(outcome, own, code, moment, again
 @pytest.mark.parametrize(
     "page, cell",
     [
-        fault("The kernel is interrupted in the experiments of page 02", "02_configure", "nb02-43"),
-        fault("The kernel is interrupted in the race of loops on page 05", "05_generate", "nb05-101"),
-        fault("The kernel is interrupted in the long conversations of page 07", "07_chat", "chat-20"),
-        fault("The kernel is interrupted in the measurements of page 08", "08_measure", "nb08-43"),
-        fault("The kernel is interrupted while page 09 compresses", "09_compress", "nb09-39"),
+        fault("The kernel is interrupted in a long cell of notebook 02", "02_configure", "nb02-43"),
+        fault("The kernel is interrupted in a long cell of notebook 05", "05_generate", "nb05-101"),
+        fault("The kernel is interrupted in a long cell of notebook 07", "07_chat", "chat-20"),
+        fault("The kernel is interrupted in a long cell of notebook 08", "08_measure", "nb08-43"),
+        fault("The kernel is interrupted in a long cell of notebook 09", "09_compress", "nb09-39"),
     ],
 )
-def test_a_page_goes_on_after_its_long_cell_was_interrupted(outcome, page, cell):
+def test_a_notebook_continues_after_its_long_cell_was_interrupted(outcome, page, cell):
     cells = [one for one in nbformat.read(ROOT / f"notebooks/{page}.ipynb", 4).cells if one.cell_type == "code"]
     at = next(number for number, one in enumerate(cells) if one.id == cell)
     with Kernel(Settings(model="smollm2-instruct")) as kernel:
@@ -154,7 +161,7 @@ def test_a_page_goes_on_after_its_long_cell_was_interrupted(outcome, page, cell)
             assert kernel.run(one.source)[1] == "", one.source
         printed, error = kernel.run(cells[at].source, interrupt_after=1)
         assert error.startswith("KeyboardInterrupt"), printed + error
-        for one in cells[at : at + 3]:  # the cell again, and what is made of its figures
+        for one in cells[at : at + 3]:  # the cell again, and those that use its results
             printed, error = kernel.run(one.source)
             assert error == "", printed + error
-    outcome("KeyboardInterrupt", "the cell, run again, works, and so do those behind it")
+    outcome("KeyboardInterrupt", "the cell, run again, works, and so do the next ones")

@@ -1,0 +1,68 @@
+"""Input that several test files generate, and the plainest form of what they compare with."""
+
+import re
+from html.parser import HTMLParser
+
+# What stands at the edges of chat templates, the special tokens of both models, and white space that Python and the
+# tokenizers treat differently.
+FRAGMENTS = ["<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|user|>", "<|end|>", "<|assistant|>", "<|system|>"]
+FRAGMENTS += ["</s>", "<|", "|>", "<", ">", "|", "end", "im_end", "user\n", "\n", "  ", " ", "\t", "\x1c", "\x85"]
+FRAGMENTS += ["\u2003", "\0", "0", "Hello", "wor", "ld", "é", "e\u0301", "日本", "👩\u200d🚀", "\0" + "0\0"]
+FRAGMENTS += ["{{ messages }}", "{% raw %}"]
+# What means something in Markdown.
+BITS = ["[", "](", ")", "<", ">", "`", "```", "\n", "\n\n", "|", "---", "*", "_", "~~", "#", "!", "&", ";", ":", '"']
+BITS += ["'", "javascript:", "https://x.yz", "<img src=x onerror=y>", "<script>", "<!--", "-->", "    ", "\\"]
+BITS += ["- ", "1. ", "> "]
+
+PLAIN = {"p", "br", "hr", "em", "strong", "del", "code", "blockquote", "ul", "li", "h3", "h4", "h5", "h6"}
+PLAIN |= {"table", "thead", "tbody", "tr"}
+ALLOWED = {tag: {} for tag in PLAIN} | {
+    "a": {"href": r"(?:https?://|mailto:)[!-~]+", "target": "_blank", "rel": "noopener noreferrer"},
+    "ol": {"start": "[0-9]{1,9}"},
+    "pre": {"class": "highlight"},
+    "span": {"class": "[a-z]{1,2}[a-z0-9]?"},  # Pygments' short names of kinds of tokens
+    "th": {"style": "text-align:(?:left|center|right)"},
+    "td": {"style": "text-align:(?:left|center|right)"},
+}
+
+
+class Found(HTMLParser):
+    """What is in `html`: start tags with their attributes, the text, and what must not be there."""
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.tags, self.words, self.forbidden = [], [], []
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        rules = ALLOWED.get(tag)
+        if rules is None or len(attrs) != len(dict(attrs)):
+            self.forbidden.append((tag, attrs))
+        else:
+            self.forbidden += [
+                (tag, name, value)
+                for name, value in attrs
+                if name not in rules or not re.fullmatch(rules[name], value or "", re.IGNORECASE)
+            ]
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+    def handle_comment(self, data):
+        self.forbidden.append(("comment", data))
+
+    handle_decl = unknown_decl = handle_pi = handle_comment
+
+    @property
+    def text(self) -> str:
+        return "".join(self.words).strip()
+
+
+def cut(text: str, stop: list[str]) -> str:
+    """Return `text` up to the stop string that is complete first, found character by character."""
+    for end in range(len(text) + 1):
+        if ended := [word for word in stop if text[:end].endswith(word)]:
+            return text[: end - len(max(ended, key=len))]
+    return text
