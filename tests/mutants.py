@@ -1,4 +1,4 @@
-"""Changes helpers/ in small ways with mutmut, and writes docs/mutants.md: how many of them the tests notice.
+"""Change helpers/ in small ways with mutmut, count what the tests notice, and write the table of docs/mutants.md.
 
 Run by nox -s mutants.  Arguments: none for a sample of every module, "all", or globs such as "helpers.chat*".
 """
@@ -14,21 +14,21 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "mutants.md"
 META = ROOT / "mutants" / "helpers"
-KILLED = {1, 3, 24, -24, 36, 152}  # mutmut's exit codes: a test failed, pytest broke, or the time ran out
-UNDECIDED = 255  # the session itself could not run, because of the mutant or of a test that is no longer there
-TABLE = re.compile("(?<=<!-- scores -->\n).*(?=<!-- /scores -->)", re.DOTALL)  # the rest of the page is by hand
+KILLED = {1, 3, 24, -24, 36, 152}  # mutmut's exit codes: a test failed, pytest failed, or a timeout
+UNDECIDED = 255  # the test session could not start
+TABLE = re.compile("(?<=<!-- scores -->\n).*(?=<!-- /scores -->)", re.DOTALL)  # the rest of the page is written by hand
 SAMPLE = 20  # mutants of each module
 
 
 def modules() -> Iterator[tuple[str, dict[str, int | None]]]:
-    """Each module with the exit code of each of its mutants: 33 where no test runs the code, None where not tried."""
+    """Yield each module and the exit codes of its mutants: 33 where no test runs the code, None where not tried."""
     for meta in sorted(META.rglob("*.meta")):
         if codes := json.loads(meta.read_text(encoding="utf-8"))["exit_code_by_key"]:
             yield meta.relative_to(META).as_posix().removesuffix(".py.meta"), codes
 
 
 def sample(names: list[str]) -> list[str]:
-    """The same ones for the same code."""
+    """Return a random sample of the names, the same for the same names."""
     return random.Random(0).sample(sorted(names), min(SAMPLE, len(names)))
 
 
@@ -55,7 +55,7 @@ def table() -> str:
 if __name__ == "__main__":
     wanted = sys.argv[1:]
     if not wanted:
-        mutmut("helpers.catalog*")  # a small one first: this makes all mutants, and finds which test runs which code
+        mutmut("helpers.catalog*")  # creates all mutants and records which test runs which code
         wanted = [name for _, codes in modules() for name in sample(list(codes))]
     mutmut(*wanted if wanted != ["all"] else ())
     text = TABLE.sub(lambda _: table(), PAGE.read_text(encoding="utf-8"))

@@ -3,32 +3,50 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
 
-from IPython.display import Markdown
+from IPython.display import HTML, Markdown
 
 from helpers.errors import TutorialError
 
-
-def table(rows: Iterable[Mapping[str, object]]) -> Markdown:
-    """A table with a row per mapping; the first one's keys are the head."""
-    if not (rows := list(rows)):
-        raise TutorialError("A table of no rows has no head either.", "Give it one mapping at least.")
-    head = list(rows[0])
-    lines = [head, ["---"] * len(head), *([row[name] for name in head] for row in rows)]
-    return Markdown("\n".join("| " + " | ".join(_cell(value) for value in line) + " |" for line in lines))
+INERT = 'class="tex2jax_ignore mathjax_ignore"'  # JupyterLab would draw what stands between two $ as a formula
+CELL = 'style="text-align:left;white-space:pre-wrap"'
 
 
-def facts(values: Mapping[str, object]) -> Markdown:
-    """A table of two columns, a row per name."""
-    return table({"": name, " ": value} for name, value in values.items())
+class Marked(HTML):
+    """HTML on a page; in a terminal or a diff, the same in plain text."""
+
+    def __init__(self, html: str, text: str):
+        super().__init__(html)
+        self.text = text
+
+    def __repr__(self) -> str:
+        return self.text
 
 
-def _cell(value: object) -> str:
-    text = f"{value:,.4g}" if isinstance(value, float) else str(value)
-    return text.replace("|", "\\|").replace("\n", " ")
+def table(rows: Iterable[Mapping[str, object]]) -> Marked:
+    """Return a table with a row per mapping; the keys of the first are its head.  Cells are text and never markup."""
+    rows = list(rows)
+    head = list(rows[0]) if rows else []
+    return _table(head, [[row[name] for name in head] for row in rows])
+
+
+def facts(values: Mapping[str, object]) -> Marked:
+    """Return a table without a head: a row per name, and its value."""
+    return _table([], list(values.items()))
+
+
+def _table(head: list, rows: list[Sequence]) -> Marked:
+    if not rows:
+        raise TutorialError("A table of no rows cannot be drawn.", "Pass at least one row.")
+    cells = [[f"{value:,.4g}" if isinstance(value, float) else str(value) for value in row] for row in [head, *rows]]
+    html = ""
+    for row, tag in zip(cells, ["th", *["td"] * len(rows)], strict=True):
+        html += "<tr>" + "".join(f"<{tag} {CELL}>{escape(cell)}</{tag}>" for cell in row) + "</tr>" if row else ""
+    return Marked(f"<table {INERT}>{html}</table>", "\n".join(" | ".join(row) for row in cells if row))
 
 
 def source(thing: object) -> Markdown:
-    """The source of a function or class as it stands in the project: shown, not copied."""
+    """Return the source of a function, class or module as it stands in the project."""
     return Markdown(f"```python\n{inspect.getsource(thing).rstrip()}\n```")

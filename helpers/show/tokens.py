@@ -6,11 +6,10 @@ from collections.abc import Iterable, Sequence
 from difflib import SequenceMatcher
 from html import escape
 
-from IPython.display import HTML
-
 from helpers.decode import token_label
 from helpers.errors import check_token_ids
-from helpers.show.canvas import COLOURS
+from helpers.generate import GeneratedToken
+from helpers.show.tables import INERT, Marked
 
 PASTELS = ["#cfe0fc", "#fde3b4", "#ffd3cc", "#cdeee6", "#dfd2f8"]  # the same dark ink is readable on each
 CHIP = "display:inline-block;margin:2px;padding:1px 5px;border-radius:4px;text-align:center;white-space:nowrap;"
@@ -18,22 +17,12 @@ BELOW = "display:block;font-size:70%;line-height:1.3;vertical-align:baseline;"
 ROW = "font-family:monospace;line-height:1.4;direction:ltr;"
 CONTROL = "background-color:#24292f;color:#ffffff;border:1px solid #8c959f;"
 PART = "background-color:#f6f8fa;color:#1f2328;border:1px dashed #57606a;"  # of a character
-SIGNED = {"−": "#ffc1ba", "+": "#b4f1b4", "": "#eaeef2"}  # in a comparison: gone, new, the same
+SIGNED = {"−": "#ffc1ba", "+": "#b4f1b4", "": "#eaeef2"}  # in a comparison: removed, added, the same
+LIKELY = "#97bbf5"  # the blue of a probability of 1; that of 0 is white
 
 
-class Chips(HTML):
-    """Coloured chips on a page; in a terminal or a diff, the same in plain text."""
-
-    def __init__(self, html: str, text: str):
-        super().__init__(html)
-        self.text = text
-
-    def __repr__(self) -> str:
-        return self.text
-
-
-def chips(tok, ids: Iterable[int]) -> Chips:
-    """One chip per token with its id below.
+def chips(tok, ids: Iterable[int]) -> Marked:
+    """Return one chip per token with its id below.
 
     ␣ is a space, ⏎ a newline.  White on black: a control token.  A dashed edge: the bytes, in hexadecimal, of a part
     of a character.
@@ -41,8 +30,8 @@ def chips(tok, ids: Iterable[int]) -> Chips:
     return _chips(tok, [("", token_id, PASTELS[n % len(PASTELS)]) for n, token_id in enumerate(check_token_ids(ids))])
 
 
-def changes(tok, before: Sequence[int], after: Sequence[int]) -> Chips:
-    """What turns `before` into `after`: a red chip with − goes, a green one with + comes."""
+def changes(tok, before: Sequence[int], after: Sequence[int]) -> Marked:
+    """Return what turns `before` into `after`: red chips with − are removed, green ones with + are added."""
     signed = []
     for kind, i, j, k, m in SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
         gone, new = ("", "") if kind == "equal" else ("−", "+")
@@ -51,18 +40,19 @@ def changes(tok, before: Sequence[int], after: Sequence[int]) -> Chips:
     return _chips(tok, signed)
 
 
-def _chips(tok, signed: Iterable[tuple[str, int, str]]) -> Chips:
-    """Chips of (sign, id, colour); a newline in a text begins a new line of chips, so that a prompt keeps its shape."""
+def _chips(tok, signed: Iterable[tuple[str, int, str]]) -> Marked:
+    """Return chips of (sign, id, colour); a newline in a text starts a new line, so that a prompt keeps its shape."""
     html, words = [], []
     for sign, token_id, colour in signed:
         text, kind = token_label(tok, token_id)
-        style = _style(kind, colour)
         words.append(f"{sign}{text} {token_id}")
-        # <sub> and the space behind: a page that drops styles, such as GitHub's, still tells text, id and chips apart
-        chip = f'<span style="{CHIP}{style}">{sign}{escape(text)}<sub style="{BELOW}">{token_id}</sub></span> '
+        # <sub> and the trailing space: a page that drops styles, such as GitHub's, still separates text, id and chips
+        chip = f'<span style="{CHIP}{_style(kind, colour)}">{sign}{escape(text)}'
+        chip += f'<sub style="{BELOW}">{token_id}</sub></span> '
         html.append("<br>" * ("⏎" in text[:-1]) + chip + "<br>" * text.endswith("⏎"))
     label = escape(f"{len(words)} tokens with their ids: " + ", ".join(words))
-    return Chips(f'<div role="img" aria-label="{label}" style="{ROW}">{"".join(html)}</div>', " | ".join(words))
+    row = f'<div {INERT} role="img" aria-label="{label}" style="{ROW}">{"".join(html)}</div>'
+    return Marked(row, " | ".join(words))
 
 
 def _style(kind: str, colour: str) -> str:
@@ -73,22 +63,22 @@ def _style(kind: str, colour: str) -> str:
     return CONTROL + (f"outline:3px solid {colour};" if colour in (SIGNED["−"], SIGNED["+"]) else "")
 
 
-def steps(tok, steps: Iterable) -> Chips:
-    """A row per step of helpers.generate: what was taken, and what was likeliest; the likelier, the bluer."""
+def steps(tok, tokens: Iterable[GeneratedToken]) -> Marked:
+    """Return a row per generated token: the one taken, and its alternatives; the more likely, the bluer."""
     lines, words = [], []
-    for number, step in enumerate(steps, 1):
-        taken, *others = [_likely(tok, *pair) for pair in [(step.id, step.probability), *step.alternatives]]
+    for number, token in enumerate(tokens, 1):
+        taken, *others = [_likely(tok, *pair) for pair in [(token.id, token.probability), *token.alternatives]]
         cells = "".join(f"<td>{html}</td>" for _, html in others)
         lines.append(f"<tr><td>{number}</td><td>{taken[1]}</td>{cells}</tr>")
         words.append(f"{number}: {taken[0]} | " + " | ".join(text for text, _ in others))
-    head = "<tr><th>step</th><th>taken</th><th>likeliest</th></tr>"
-    table = f'<table style="{ROW}"><thead>{head}</thead><tbody>{"".join(lines)}</tbody></table>'
-    return Chips(table, "\n".join(words))
+    head = "<tr><th>step</th><th>taken</th><th>most likely</th></tr>"
+    table = f'<table {INERT} style="{ROW}"><thead>{head}</thead><tbody>{"".join(lines)}</tbody></table>'
+    return Marked(table, "\n".join(words))
 
 
 def _likely(tok, token_id: int, probability: float) -> tuple[str, str]:
-    """A token and its probability as text, and as a chip between white and blue."""
+    """Return a token and its probability as text, and as a chip between white and blue."""
     text, share = token_label(tok, token_id)[0], f"{probability:.1%}"
-    colour = "#" + "".join(f"{round(255 + (end - 255) * probability):02x}" for end in bytes.fromhex(COLOURS[7][1:]))
-    style = f"{CHIP}background-color:{colour};color:#1f2328;border:1px solid {COLOURS[7]};"
-    return f"{text} {share}", f'<span style="{style}">{escape(text)}<sub style="{BELOW}">{share}</sub></span>'
+    colour = "#" + "".join(f"{round(255 + (end - 255) * probability):02x}" for end in bytes.fromhex(LIKELY[1:]))
+    look = f"{CHIP}background-color:{colour};color:#1f2328;border:1px solid {LIKELY};"
+    return f"{text} {share}", f'<span style="{look}">{escape(text)}<sub style="{BELOW}">{share}</sub></span>'

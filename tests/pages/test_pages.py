@@ -1,101 +1,100 @@
-"""What every stored page must satisfy before nbval's verdict on it means anything, and the house style.
+"""What every stored page must satisfy before nbval's verdict on it means anything, and the style of the pages.
 
-nbval passes a cell that was never run, and cannot see a path of somebody's home: so this guard comes first.
+nbval accepts a cell that was never run, and does not notice a path of somebody's home folder.
 """
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from pkgutil import resolve_name
 
 import nbformat
-import pytest
+from test_exercises import PAGES, verdicts
 
-PAGES = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
-KNOWN_TAGS = {"nbval-ignore-output", "exercise"}
+KNOWN_TAGS = {"nbval-ignore-output", "exercise"}  # nbval-skip and raises-exception would hide failures
 VOLATILE = re.compile(r"0x[0-9a-f]{8,}|/(home|root|tmp|Users|work)/\S+|[A-Z]:\\|ipykernel_\d+|\d\d:\d\d:\d\d")
 CONTRACT = ["*Time*", "*Needs*", "*Leaves*", "*You should know*"]
 ENDING = ["## Recap", "## Words", "## Exercises", "## In practice"]
-CHECK = re.compile(r"^\s*(assert\b|with (plumbing\.)?(expect|exercise)\()", re.MULTILINE)
+CHECK = re.compile(r"^\s*(assert\b|with (expect|exercise)\()", re.MULTILINE)
+HIDDEN = re.compile(r"^\s*(%|!)|os\.chdir|sys\.path|filterwarnings|if .*\bCI\b", re.MULTILINE)
 
 
-def read(path):
-    return nbformat.read(path, as_version=4)
+def stored_run(page, code, prose) -> Iterator[str]:
+    if [cell.execution_count for cell in code] != list(range(1, len(code) + 1)):
+        yield "the outputs are not of one run from top to bottom: nox -s outputs"
+    if "widgets" in page.metadata or any("execution" in cell.metadata for cell in code):
+        yield "widget state or timing metadata is stored"
+    if verdicts(page) != ["not yet"] * 3:
+        yield f"the stored verdicts on the blank exercises are {verdicts(page)}"
 
 
-def code_cells(path):
-    return [cell for cell in read(path).cells if cell.cell_type == "code"]
+def outputs(page, code, prose) -> Iterator[str]:
+    for output in [output for cell in code for output in cell.outputs]:
+        data = output.get("data", {})
+        text = output.get("text", "") + "".join(str(data[kind]) for kind in data if "image" not in kind)
+        if output.output_type == "error" or output.get("name") == "stderr":
+            yield f"a traceback or a warning is stored: {output}"
+        if found := VOLATILE.search(text):
+            yield f"{found[0]!r} is different on the next machine or in the next run"
+        if "\r" in text or "%|" in text:
+            yield f"a progress bar is stored: {text[:60]}"
+        if len(text) >= 20_000:
+            yield f"an output has {len(text)} characters: {text[:60]}"
+        if "image/png" in data and not output.metadata.get("image/png", {}).get("alt"):
+            yield "a figure has no words for a screen reader"
 
 
-def text_of(output):
-    return output.get("text", "") + "".join(
-        str(text) for kind, text in output.get("data", {}).items() if "image" not in kind
-    )
+def parts(page, code, prose) -> Iterator[str]:
+    first, last = page.cells[0], page.cells[-1]
+    if first.cell_type != "markdown" or not first.source.startswith("# "):
+        yield "the page does not start with a title"
+    yield from (f"the first cell has no {part}" for part in CONTRACT if part not in first.source)
+    headings = re.findall(r"^## .*$", prose, re.MULTILINE)
+    if [heading for heading in headings if heading in ENDING] != ENDING:
+        yield f"the page does not end with {ENDING}"
+    if last.cell_type != "markdown" or "Next: [" not in last.source:
+        yield "the last cell does not link to the next page"
 
 
-pages = pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
-
-
-def test_there_are_pages():
-    assert PAGES, "no notebooks were found"
-
-
-@pages
-def test_stored_run_is_one_clean_run_from_top_to_bottom(path):
-    cells = code_cells(path)
-    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1)), (
-        "write them again: nox -s outputs"
-    )
-    assert not [cell.source for cell in cells if "execution" in cell.metadata], "timing metadata"
-    assert "widgets" not in read(path).metadata, "widget state"
-
-
-@pages
-def test_stored_outputs_are_fit_to_be_read(path):
-    for cell in code_cells(path):
-        for output in cell.outputs:
-            assert output.output_type != "error", f"a stored traceback: {cell.source}"
-            assert output.get("name") != "stderr", f"stored warnings: {output.text}"
-            text = text_of(output)
-            assert not VOLATILE.search(text), f"{VOLATILE.search(text)[0]!r} is of one machine or one run"
-            assert "\r" not in text and text.count("%|") == 0, "a progress bar"
-            assert len(text) < 20_000, f"{len(text)} characters"
-
-
-@pages
-def test_page_opens_with_its_contract_and_ends_as_all_pages_do(path):
-    cells = read(path).cells
-    assert cells[0].cell_type == "markdown" and cells[0].source.startswith("# ")
-    assert not [part for part in CONTRACT if part not in cells[0].source]
-    headings = re.findall(r"^## .*$", "\n".join(c.source for c in cells if c.cell_type == "markdown"), re.MULTILINE)
-    assert [heading for heading in headings if heading in ENDING] == ENDING
-    assert cells[-1].cell_type == "markdown" and "Next: [" in cells[-1].source
-
-
-@pages
-def test_cells_are_short_and_one_in_four_checks_something(path):
-    cells = code_cells(path)
-    for cell in cells:
+def cells(page, code, prose) -> Iterator[str]:
+    for cell in code:
         lines = cell.source.splitlines()
-        assert len(lines) <= 20, f"{len(lines)} lines in one cell: {lines[0]}"
-        assert not [line for line in lines if len(line) > 79], f"a line over 79 columns: {lines[0]}"
-    assert sum(bool(CHECK.search(cell.source)) for cell in cells) / len(cells) >= 0.25
+        if len(lines) > 20:
+            yield f"a cell has {len(lines)} lines: {lines[0]}"
+        yield from (f"a line has {len(line)} columns: {line}" for line in lines if len(line) > 79)
+        if found := HIDDEN.search(cell.source):
+            yield f"code does what the reader does not see: {found[0]}"
+    checks = sum(bool(CHECK.search(cell.source)) for cell in code)
+    if checks < 0.25 * len(code):
+        yield f"only {checks} of {len(code)} code cells check something"
+    tags = [set(cell.metadata.get("tags", [])) for cell in code]
+    if unknown := set().union(*tags) - KNOWN_TAGS:
+        yield f"unknown tags: {unknown}"
+    strict = sum("nbval-ignore-output" not in each for each in tags)
+    if strict < 0.6 * len(code):
+        yield f"only {strict} of {len(code)} code cells are compared"
 
 
-@pages
-def test_most_cells_are_compared_strictly_and_tags_are_known(path):
-    tags = [set(cell.metadata.get("tags", [])) for cell in code_cells(path)]
-    assert set().union(*tags) <= KNOWN_TAGS, "nbval-skip and raises-exception hide failures"
-    strict = sum("nbval-ignore-output" not in cell_tags for cell_tags in tags) / len(tags)
-    assert strict >= 0.6, f"only {strict:.0%} of the code cells are compared"
+def references(page, code, prose) -> Iterator[str]:
+    for target in re.findall(r"\]\((?!http)([^)#]+)", prose):
+        if not (PAGES[0].parent / target).exists():
+            yield f"{target} does not exist"
+    for name in re.findall(r"`(helpers(?:\.\w+)+)", prose):
+        try:
+            resolve_name(name)
+        except (ImportError, AttributeError) as error:
+            yield f"`{name}` does not exist: {error}"
 
 
-@pages
-def test_local_links_resolve(path):
-    text = "\n".join(cell.source for cell in read(path).cells if cell.cell_type == "markdown")
-    for target in re.findall(r"\]\((?!http)([^)#]+)", text):
-        assert (path.parent / target).exists(), f"{target} is not there"
+def faults(path: Path) -> Iterator[str]:
+    page = nbformat.read(path, as_version=4)
+    code = [cell for cell in page.cells if cell.cell_type == "code"]
+    prose = "\n".join(cell.source for cell in page.cells if cell.cell_type == "markdown")
+    for check in (stored_run, outputs, parts, cells, references):
+        yield from (f"{path.stem}: {fault}" for fault in check(page, code, prose))
 
 
-@pages
-def test_code_is_not_hidden_from_the_reader(path):
-    for cell in code_cells(path):
-        assert not re.search(r"^\s*(%|!)|os\.chdir|sys\.path|filterwarnings|if .*\bCI\b", cell.source, re.MULTILINE)
+def test_every_page_is_fit_to_be_published():
+    assert PAGES, "no notebooks were found"
+    found = [fault for path in PAGES for fault in faults(path)]
+    assert not found, "\n".join(["", *found])
