@@ -47,7 +47,7 @@ def from_hub(model: Model, part: Path) -> None:
     except (HTTPError, OSError, ImportError) as error:  # ImportError: a SOCKS proxy needs one more package
         raise hub_error(error, repo) from error
     except ValueError as error:
-        hint = "Check the variables that begin with HF_: HF_HUB_DOWNLOAD_TIMEOUT is in seconds, HF_TOKEN plain letters."
+        hint = "Check the variables that begin with HF_: HF_HUB_DOWNLOAD_TIMEOUT is in seconds, HF_TOKEN is ASCII."
         raise TutorialError(f"The hub's client cannot use an environment variable: {error}.", hint) from error
     progress.line.finish("downloaded")
 

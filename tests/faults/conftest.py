@@ -26,6 +26,7 @@ from helpers.files import MANIFEST
 from helpers.lesson import ABSOLUTE_PATH
 from helpers.settings import Settings
 
+WEEKLY = pytest.StashKey[set]()  # names of those that only `nox -s weekly` runs
 FAULTS = pytest.StashKey[dict]()  # name -> title of its group, for all that were collected
 SEEN = pytest.StashKey[dict]()  # name -> Row
 ALL_FILES = pytest.StashKey[bool]()  # whether all files of this suite were collected
@@ -36,7 +37,7 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    config.stash[FAULTS], config.stash[SEEN] = {}, {}
+    config.stash[FAULTS], config.stash[SEEN], config.stash[WEEKLY] = {}, {}, set()
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -47,6 +48,8 @@ def pytest_collection_modifyitems(config, items):
             (name,) = marker.args
             assert name not in config.stash[FAULTS], f"two faults are called {name!r}"
             config.stash[FAULTS][name] = item.module.__doc__.split(":")[0]
+            if item.get_closest_marker("weekly"):
+                config.stash[WEEKLY].add(name)
     config.stash[ALL_FILES] = {item.path for item in items} >= set(Path(__file__).parent.glob("test_*.py"))
     if config.getoption("write_table", default=False) and not config.stash[ALL_FILES]:
         raise pytest.UsageError("--write-table needs the folder tests/faults; choose tests with -m or -k")

@@ -219,6 +219,13 @@ def test_an_axis_is_logarithmic_where_its_values_allow_it(lowest, scale):
     assert not [text for text in drawing.shown if "mathdefault" in text]
 
 
+@pytest.mark.parametrize("joined, style", [(True, "-"), (False, "None")])
+def test_points_are_joined_or_stand_alone(joined, style):
+    drawing = Drawing(show.lines, {"y": {"a": range(60)}}, "x", joined=joined)
+    (line,) = drawing.axes.lines
+    assert line.get_linestyle() == style and line.get_markevery() == (3 if joined else 1)
+
+
 def test_words_about_a_long_line_give_its_ends_and_extremes():
     words = Drawing(show.lines, {"y": {"a": [5, *range(100, 160), -2, 4]}}, "x").words
     assert "63 points; first, lowest, highest, last: 1 → 5, 62 → -2, 61 → 159, 63 → 4" in words
