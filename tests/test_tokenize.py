@@ -13,38 +13,9 @@ from helpers.tokenize import ROLES, prompt_ids, prompt_tokens, template_parts
 more = effort(max_examples=80)
 # Special tokens of both models and parts of them, and white space on which Python and the tokenizers disagree.
 FRAGMENTS = ["<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|user|>", "<|end|>", "<|assistant|>", "<|system|>"]
-FRAGMENTS += [
-    "</s>",
-    "<|",
-    "|>",
-    "<",
-    ">",
-    "|",
-    "end",
-    "im_end",
-    "user\n",
-    "\n",
-    "  ",
-    " ",
-    "\t",
-    "\x1c",
-    "\x85",
-    "\u2003",
-]
-FRAGMENTS += [
-    "0",
-    "Hello",
-    "wor",
-    "ld",
-    "é",
-    "e\u0301",
-    "日本",
-    "👩‍🚀",
-    "\0",
-    "\0" + "0\0",
-    "{{ messages }}",
-    "{% raw %}",
-]
+FRAGMENTS += ["</s>", "<|", "|>", "<", ">", "|", "end", "im_end", "user\n", "\n", "  ", " ", "\t"]
+FRAGMENTS += ["\x1c", "\x85", "\u2003", "0", "Hello", "wor", "ld"]
+FRAGMENTS += ["é", "e\u0301", "日本", "👩‍🚀", "\x00", "\x000\x00", "{{ messages }}", "{% raw %}"]
 texts = st.one_of(st.text(max_size=30), st.lists(st.sampled_from(FRAGMENTS), max_size=8).map("".join))
 conversations = st.lists(
     st.fixed_dictionaries({"role": st.sampled_from(ROLES), "content": texts}), min_size=1, max_size=5

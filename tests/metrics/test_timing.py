@@ -94,9 +94,7 @@ def _restored(codes, name):
 def test_the_embedding_counts_only_where_the_lm_head_uses_it_too(tmp_path, tied):
     openvino.save_model(graph(tied), tmp_path / "openvino_model.xml", compress_to_fp16=False)
     matrix, one_table = 16 * 16 // 2 + 4 * 16, 100 * 16 + 4 * 100
-    assert (
-        weight_bytes_per_token(tmp_path) == matrix + one_table
-    )  # one table even if there are two; not the axis of Gather
+    assert weight_bytes_per_token(tmp_path) == matrix + one_table  # one table, even if there are two
 
 
 def test_the_bytes_of_a_token_are_those_of_the_file_without_an_untied_embedding(lm):
