@@ -64,9 +64,9 @@ def run(argv: list[str], report: Report = print) -> Path:
     An existing folder is checked and returned, if the same flags made it.  The log is written to <folder>.log.
     Raises TutorialError: with a hint for each known failure, and with the end of the log for an unknown one.
     """
-    name, target = argv[-1], ROOT / argv[-1]
     if _flags(argv) is None:
         raise TutorialError("This export names no model.", "Make the list with export.command(settings).")
+    name, target = argv[-1], ROOT / argv[-1]
     if target.exists():
         made_by = files.read_manifest(target).get("command")
         if _flags(made_by) not in (None, _flags(argv)):
