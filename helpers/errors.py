@@ -1,18 +1,68 @@
-"""TutorialError, the checks of arguments that raise it, and hints that several errors share."""
+"""TutorialError, what is left out of its text, the checks of arguments that raise it, and hints that errors share."""
 
+import errno
+import os
+import re
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from operator import index
+from pathlib import Path
+from urllib.parse import unquote
 
 NETWORK_HINT = (
     "Check the network. Behind a company proxy set HTTPS_PROXY; with a mirror set {mirror}.\nThen run this again{more}"
 )
 HUB_LOGIN_HINT = "Does this network have a log-in page? Open a web page in a browser first. Or is HF_ENDPOINT wrong?"
+# What a terminal obeys (C0 and C1: colours, titles, a cleared screen), and what reverses the order of shown text.
+CONTROL_CHARACTERS = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+SECRET_VARIABLE = re.compile("token(?!iz)|passw|secret|api_?key|credential", re.IGNORECASE)
+ADDRESS_VARIABLE = re.compile("proxy|url|index|links|endpoint|mirror", re.IGNORECASE)
+# What several systems and libraries say when memory is short; OpenVINO's and PyTorch's errors are plain RuntimeErrors.
+NO_MEMORY = "bad_?alloc|bad allocation|allocate memory|not enough memory|failed to map|start new thread|out of memory"
+
+
+def printable(text: str) -> str:
+    """Return `text` without the characters that a terminal obeys instead of showing them; newline and tab stay."""
+    return CONTROL_CHARACTERS.sub("", text)
+
+
+def redact(text: str, variables: Mapping[str, str] = os.environ) -> str:
+    """Return `text` without passwords, tokens and queries: those of `variables`, and what looks like one."""
+    for secret in sorted({*_secrets(variables)}, key=len, reverse=True):
+        text = text.replace(secret, "…")
+    text = re.sub(r"//[^\s/]*@", "//…@", text)
+    return re.sub(r"(://[^\s?'\"]+\?)[^\s'\"<>]+", r"\1…", text)  # a redirect may have led to a signed address
+
+
+def _secrets(variables: Mapping[str, str]) -> Iterator[str]:
+    for name, value in variables.items():
+        if SECRET_VARIABLE.search(name) and len(value) > 7:  # not a switch such as "false"
+            yield value
+        for address in value.split() if "://" in value or ADDRESS_VARIABLE.search(name) else ():
+            user, _, host = address.rpartition("@")
+            user = user.rpartition("://")[2]
+            query = "".join(re.split("[?#]", host, maxsplit=1)[1:])
+            # To libraries, some characters of a password end the address; what they then print is a part of it.
+            found = [user, user.partition(":")[2], *re.split(r"[:/?#@\\]|%\w\w", user)[1:], query]
+            found += [pair.rpartition("=")[2] for pair in re.split("[?#&]", query)]
+            yield from (secret for part in found for secret in (part, unquote(part)) if len(secret) > 3)
+
+
+def check_addresses(variables: Mapping[str, str] = os.environ) -> None:
+    """Raise TutorialError for an address of a proxy, index or hub whose password libraries would print in parts."""
+    for name, value in variables.items():
+        users = [address.rpartition("@")[0].rpartition("://")[2] for address in value.split()]
+        # A number and / after the colon are a port and a path, in which @ may stand.
+        if ADDRESS_VARIABLE.search(name) and any(re.match(r"[^:/]*:(?!\d+/).*[/?#\\]", user) for user in users):
+            hint = "Write / as %2F, ? as %3F, # as %23 and \\ as %5C in it."
+            raise TutorialError(f"The password in {name} has a character that an address cannot have.", hint)
 
 
 class TutorialError(Exception):
-    """An error that the reader can fix: what happened and why, then what to do."""
+    """An error that the reader can fix: what happened and why, then what to do.  Its text is safe to print."""
 
     def __init__(self, message: str, hint: str = ""):
+        message, hint = (printable(redact(text)) for text in (message, hint))
         super().__init__(message, hint)
         self.message, self.hint = message, hint
 
@@ -39,3 +89,32 @@ def check_token_ids(ids: object) -> list[int]:
         if min(found, default=0) >= 0:
             return found
     raise TutorialError("These are not ids of tokens, which are integers of 0 or more.", 'Try tok("…")["input_ids"].')
+
+
+def cause_of(error: BaseException, folder: Path | None = None) -> TutorialError | None:
+    """Return what any step failed by, if it was not by damage: memory, permission, a disk, or the current folder.
+
+    `folder` is the one whose files were read: OpenVINO does not say that it may not read them.  None: something else.
+    """
+    chain = [error]
+    while (error := error.__cause__ or error.__context__) and error not in chain:
+        chain.append(error)
+    said, codes = str([*map(str, chain)]), [getattr(error, "errno", None) for error in chain]
+    memory = errno.ENOMEM in codes or any(isinstance(error, MemoryError) for error in chain)
+    if memory or re.search(NO_MEMORY, said, re.IGNORECASE):
+        what = "This machine, or the limit that is set for this process, has too little free memory for that."
+        return TutorialError(what, "Close other programs, or choose a smaller model: python -m helpers models")
+    try:
+        os.getcwd()
+    except OSError:  # many libraries ask for it, whatever they are given
+        what = "The folder in which this was started no longer exists, or cannot be read."
+        return TutorialError(what, "Change to a folder that exists, such as the project's, then run this again.")
+    reasons = {errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE, errno.ENOTCONN}
+    found = [(error.filename, error.strerror) for error, code in zip(chain, codes, strict=True) if code in reasons]
+    with suppress(OSError):
+        refused = [file for file in folder.iterdir() if not os.access(file, os.R_OK)] if folder else []
+        found += [(file, os.strerror(errno.EACCES)) for file in refused]
+    for file, reason in found:
+        hint = "It need not be damaged. Check who may read it, and that its disk or network drive is connected."
+        return TutorialError(f"{file or 'A file'} cannot be read: {reason}.", hint)
+    return None

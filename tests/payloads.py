@@ -135,3 +135,19 @@ PAYLOADS: list[str] = [
     f'<div id="cookie" class="jp-Notebook" data-commandlinker-command="notebook:run-all-cells">{RUN}</div>',
     f"${{{RUN}}} {{{{{RUN}}}}} #{{{RUN}}} <%={RUN}%>",
 ]
+
+# What a terminal obeys, or what reverses the order of the text that it shows.
+TERMINAL: list[str] = [
+    "\x1b[2J\x1b[H",
+    "\x1b]0;a title\x07",
+    "\x1b]8;;https://xss.example\x1b\\a link\x1b]8;;\x1b\\",
+    "\x9b2J",
+    "\x9d0;a title\x9c",
+    "\x1bP1$r\x1b\\",
+    "over\rwritten",
+    "back\b\b\b\bspace \x7f",
+    "\x00\x05\x0e\x0f",
+    "\x1b[?1049h\x1b[31m",
+    "\u202eesrever\u202c",
+    "\u2066isolated\u2069 \u202a\u202b\u202d\u2067\u2068",
+]
