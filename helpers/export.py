@@ -82,8 +82,9 @@ def run(argv: list[str], report: Report = print) -> Path:
         scratch.mkdir()
         code, seconds = _run([*argv[:-1], str(part)], log, scratch)
         text = log.read_text(encoding="utf-8", errors="replace")
-        if code != 0 or find_damaged(part, EXPORT_FILES) or files.is_disk_full_message(text):
-            raise diagnose(code, text, argv) from RuntimeError(text[-2000:])
+        wrong = find_damaged(part, EXPORT_FILES)
+        if code != 0 or wrong or files.is_disk_full_message(text):
+            raise diagnose(code, text, argv, wrong) from RuntimeError(text[-2000:])
         shutil.rmtree(scratch)
         files.write_manifest(part, command=argv, seconds=round(seconds, 1))
     size = sum(file.stat().st_size for file in target.iterdir()) / 1e6
@@ -146,8 +147,8 @@ def end_process_tree(process: subprocess.Popen) -> None:
         process.wait()
 
 
-def diagnose(code: int, text: str, argv: list[str]) -> TutorialError:
-    """Return the error for an export that ended with exit code `code` and left `text` in its log."""
+def diagnose(code: int, text: str, argv: list[str], wrong: dict[str, str] | None = None) -> TutorialError:
+    """Return the error for an export that ended with exit code `code`, left `text` in its log, and `wrong` files."""
     if "InvalidGroupSizeError" in text:
         return _group_size_error(text, argv)
     if files.is_disk_full_message(text):
@@ -158,8 +159,8 @@ def diagnose(code: int, text: str, argv: list[str]) -> TutorialError:
             return TutorialError(message.format(model, *found.groups()), hint)
     hint = f"The complete log: {argv[-1]}.log"
     if code == 0:
-        what = f"optimum-cli reported success, but did not write all of {', '.join(EXPORT_FILES)}."
-        return TutorialError(what, f"Is the disk full? {hint}")
+        parts = ", ".join(f"{name} is {why}" for name, why in sorted((wrong or {}).items()))
+        return TutorialError(f"optimum-cli reported success, but {parts}.", f"Is the disk full? {hint}")
     end = "\n".join(text.strip().splitlines()[-3:])
     return TutorialError(f"optimum-cli ended with code {code}:\n{end}", hint)
 

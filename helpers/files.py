@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from math import isfinite
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -25,9 +26,11 @@ LEGACY_MANIFEST = "tutorial_export.json"  # its name in earlier versions, which 
 # tokenizers when it could not write them), and what our loader reads.
 CHECKPOINT_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
 IR_FILES = ("openvino_model.xml", "openvino_model.bin")
-EXPORT_FILES = (*IR_FILES, "openvino_tokenizer.xml", "openvino_detokenizer.xml", "config.json")
 LOAD_FILES = (*IR_FILES, *CHECKPOINT_FILES)
-MALFORMED = (ValueError, RecursionError, AttributeError, LookupError, TypeError)  # raised by unexpected JSON
+EXPORT_FILES = (*LOAD_FILES, "openvino_tokenizer.xml", "openvino_detokenizer.xml")
+MALFORMED = (ValueError, AttributeError, LookupError, TypeError)  # raised by JSON of an unexpected shape
+NOT_JSON = "not a JSON object in plain UTF-8"
+JSON_LIMIT = 2**26  # bytes; the longest known tokenizer.json has 35 MB
 # A full disk as C, Windows, a quota, and OpenVINO (whose C++ streams give no reason) report it.
 NO_SPACE = ("No space left on device", "not enough space on the disk", "quota exceeded", "basic_ios::clear")
 
@@ -44,11 +47,48 @@ def read_manifest(folder: Path) -> dict:
 
 
 def _read_manifest(file: Path) -> dict:
-    with suppress(OSError, *MALFORMED):
-        manifest = json.loads(file.read_text(encoding="utf-8"))
+    with suppress(OSError, TutorialError, *MALFORMED):
+        manifest = read_json(file)
         if all(entry["bytes"] >= 0 and entry["sha256"] for entry in manifest.get("files", {}).values()):
             return manifest
     return {}
+
+
+def read_json(file: Path) -> dict:
+    """Return the JSON object in `file`.  Raises TutorialError, which calls it damaged, for anything else."""
+    try:
+        return parse_json(file.read_bytes() if file.stat().st_size <= JSON_LIMIT else b"")
+    except ValueError as error:
+        raise damaged_error(str(file.parent), {file.name: NOT_JSON}) from error
+
+
+def parse_json(data: bytes) -> dict:
+    """Return the JSON object in `data`.  Raises ValueError for anything else, however malformed."""
+
+    def refuse(text: str) -> None:
+        raise ValueError(f"{text[:9]} is no number")
+
+    def number(text: str) -> float:
+        return value if isfinite(value := float(text)) else refuse(text)
+
+    def integer(text: str) -> int:  # transformers writes int(1e30) for "no limit"
+        return int(text) if len(text) < 40 else refuse(text)
+
+    try:
+        found = json.loads(data.decode("utf-8"), parse_constant=refuse, parse_float=number, parse_int=integer)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    if not isinstance(found, dict):
+        raise ValueError("no object")
+    return found
+
+
+def read_shards(index: Path) -> set[str]:
+    """Return the files that a *.safetensors.index.json lists.  Raises TutorialError or one of MALFORMED."""
+    names = set(read_json(index)["weight_map"].values())
+    if not names or any(Path(name).name != name for name in names):
+        raise ValueError(f"{index.name} lists no files of its folder")
+    return names
 
 
 def reuse(folder: Path, name: str, required: Iterable[str], step: str, report: Report) -> Path:
@@ -80,7 +120,7 @@ def find_damaged(folder: Path, required: Iterable[str], hashes: bool = False) ->
         if not file.is_file():
             wrong[name] = "missing"
         elif name not in noted:
-            wrong |= {name: "incomplete"} if _is_incomplete(file) else {}
+            wrong |= {name: flaw} if (flaw := _flaw_of(file)) else {}
         elif file.stat().st_size != noted[name]["bytes"]:
             wrong[name] = "of a different size"
         elif hashes and _hash(file) != noted[name]["sha256"]:
@@ -106,25 +146,31 @@ def _hash(file: Path, kind="sha256") -> str:
         return hashlib.file_digest(stream, kind).hexdigest()
 
 
-def _is_incomplete(file: Path) -> bool:
-    """Return whether the end of a model's file is missing; False for formats that do not show it."""
+def _flaw_of(file: Path) -> str:
+    """Return what is wrong with the format of a model's file, such as "incomplete"; "" where that does not show."""
     try:
-        if file.suffix == ".json":
-            json.loads(file.read_text(encoding="utf-8"))
+        size, data_end = file.stat().st_size, 0
+        if file.name.endswith(".index.json"):
+            read_shards(file)
+        elif file.suffix == ".json":
+            read_json(file)
         elif file.suffix == ".xml":
-            return not file.read_bytes().rstrip().endswith(b"</net>")
+            return "" if file.read_bytes().rstrip().endswith(b"</net>") else "incomplete"
         elif file.suffix == ".bin" and file.with_suffix(".xml").exists():  # the graph has each constant's place
             constants = re.findall(rb'offset="(\d+)" size="(\d+)"', file.with_suffix(".xml").read_bytes())
-            return file.stat().st_size < max((int(start) + int(size) for start, size in constants), default=0)
+            data_end = max((int(start) + int(size) for start, size in constants), default=0)
         elif file.suffix == ".safetensors":  # 8 bytes with the header's length, the header as JSON, the data
             with file.open("rb") as stream:
-                length = int.from_bytes(stream.read(8), "little")
-                header = json.loads(stream.read(min(length, file.stat().st_size)))
-            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-            return file.stat().st_size < 8 + length + max(ends, default=0)
-    except MALFORMED:  # not of its format at all
-        return True
-    return False
+                header_end = data_end = 8 + int.from_bytes(stream.read(8), "little")
+                if header_end <= size:
+                    header = parse_json(stream.read(min(header_end, JSON_LIMIT) - 8))
+                    ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+                    data_end += max(ends, default=0)
+        return "incomplete" if size < data_end else ""
+    except TutorialError:
+        return NOT_JSON
+    except MALFORMED:
+        return "malformed"
 
 
 @contextmanager
@@ -161,6 +207,8 @@ def atomic_directory(target: Path, report: Report = print, keep: bool = False) -
 def _part_directory(target: Path, keep: bool) -> Path:
     part = target.with_name(f"{target.name}.part-kept")
     if keep:
+        if part.is_symlink() or part.is_file():  # a folder elsewhere is not to be written to
+            part.unlink()
         part.mkdir(exist_ok=True)
         return part
     # A new name each time, because a child of a killed process may still be writing into the old folder.
@@ -186,13 +234,16 @@ def atomic_write_text(path: Path, text: str) -> None:
     """Write `text` to `path` at once, so that a failure leaves the old file.  Raises TutorialError."""
     part = path.parent / f"{path.name}.part"  # not with_name: "." has no name to change
     try:
+        if path.exists() and not path.is_file():  # a folder, or a device, which would become a file
+            raise TutorialError(f"{path} cannot be written: it is not a file.", "Choose a different name.")
         with translate_os_errors(path):
             part.write_text(text, encoding="utf-8")
             part.replace(path)
-    except OSError as error:  # a folder of that name, or no folder to write into
-        raise TutorialError(f"{path} cannot be written: {error.strerror}.", "Choose a different name.") from error
+    except (OSError, ValueError) as error:  # no folder to write into, or what cannot be a name
+        why = getattr(error, "strerror", None) or error
+        raise TutorialError(f"{path} cannot be written: {why}.", "Choose a different name.") from error
     finally:
-        with suppress(OSError):  # the folder itself may be the trouble
+        with suppress(OSError, ValueError):  # the folder itself may be the trouble
             part.unlink()
 
 

@@ -14,6 +14,7 @@ import re
 import socket
 import sys
 import threading
+import time
 from collections import Counter
 from contextlib import suppress
 from functools import cache
@@ -51,6 +52,10 @@ class Hub:
         self.trim: dict[str, int] = {}  # file -> its connection drops at this byte, and then it answers 503
         self.spoiled: set[str] = set()  # files whose content is wrong, at the right length
         self.silent = False  # take the request and never answer
+        self.bomb = False  # to whoever does not want gzip, send the whole file as that all the same
+        self.answers = self.commit  # the commit that it says its answers are of
+        self.endless: set[str] = set()  # files, or "listing", after whose end it sends on and on
+        self.trickles: set[str] = set()  # the same, of which it sends a byte at a time
         self.compresses = False  # to whoever takes gzip, send that, and then always the whole file, as the real one may
         self.asked: Counter[str] = Counter()  # "GET name", "HEAD name", "GET /api/…" -> times
         self.sent: Counter[str] = Counter()  # file -> bytes of it that left
@@ -123,19 +128,32 @@ class _Handler(BaseHTTPRequestHandler):
     do_HEAD = do_GET
 
     def reply_info(self, siblings: list[dict]) -> None:
-        self.reply(200, {"id": PHI3.origin, "sha": self.hub.commit, "tags": [], "siblings": siblings})
+        self.reply(200, {"id": PHI3.origin, "sha": self.hub.answers, "tags": [], "siblings": siblings})
 
     def reply(self, status: int, body: object, headers: dict[str, str] | None = None) -> None:
         data = json.dumps(body).encode()
-        self.start(status, {"Content-Type": "application/json"} | (headers or {}), data)
+        headers = {"Content-Type": "application/json"} | (headers or {})
+        self.start(status, headers | ({"Content-Length": str(2**40)} if "listing" in self.hub.endless else {}), data)
         if self.command == "GET":
-            self.wfile.write(data)
+            self.send_body("listing", data)
 
     def start(self, status: int, headers: dict[str, str], body: bytes) -> None:
         self.send_response(status)
-        for name, value in (headers | {"Content-Length": str(len(body))}).items():
+        for name, value in ({"Content-Length": str(len(body))} | headers).items():
             self.send_header(name, value)
         self.end_headers()
+
+    def send_body(self, name: str, data: bytes) -> None:
+        self.close_connection |= name in self.hub.endless | self.hub.trickles
+        with suppress(ConnectionError):
+            for n in range(len(data) if name in self.hub.trickles else 0):
+                self.wfile.write(data[n : n + 1])
+                time.sleep(0.01)
+            self.wfile.write(b"" if name in self.hub.trickles else data)
+            self.hub.sent[name] += len(data)
+            while name in self.hub.endless:
+                self.wfile.write(b" " * 2**20)
+                self.hub.sent[name] += 2**20
 
     def send_file(self, name: str) -> None:
         hub = self.hub
@@ -145,11 +163,12 @@ class _Handler(BaseHTTPRequestHandler):
         if name in hub.spoiled:
             data = data[:-2] + bytes(255 - byte for byte in data[-2:])
         etag = f'"{_hash(hub.folder / name, "sha256" if name.endswith(LFS) else "git")}"'
-        headers = {"ETag": etag, "X-Repo-Commit": hub.commit, "Accept-Ranges": "bytes"}
+        headers = {"ETag": etag, "X-Repo-Commit": hub.answers, "Accept-Ranges": "bytes"}
         if name.endswith(LFS):
             headers |= {"X-Linked-Etag": etag, "X-Linked-Size": str(len(data))}
         start = int((re.match(r"bytes=(\d+)-$", self.headers.get("Range", "")) or [0, 0])[1])
-        if hub.compresses and "gzip" in self.headers.get("Accept-Encoding", ""):
+        headers |= {"Content-Length": str(2**40)} if name in hub.endless else {}
+        if hub.bomb or hub.compresses and "gzip" in self.headers.get("Accept-Encoding", ""):
             data, start = gzip.compress(data), 0
             headers["Content-Encoding"] = "gzip"
         if start >= len(data) > 0:
@@ -159,8 +178,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.start(206 if start else 200, headers, data[start:])
         if self.command == "GET":
             piece = data[start : hub.trim.get(name, len(data))]
-            self.wfile.write(piece)
-            hub.sent[name] += len(piece)
+            self.send_body(name, piece)
             if name in hub.trim:
                 hub.status[name] = 503
                 self.close_connection = True

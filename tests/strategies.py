@@ -1,7 +1,10 @@
 """Input that several test files generate, and the plainest form of what they compare with."""
 
+import json
 import re
 from html.parser import HTMLParser
+
+from hypothesis import strategies as st
 
 # What stands at the edges of chat templates, the special tokens of both models, and white space that Python and the
 # tokenizers treat differently.
@@ -24,6 +27,51 @@ ALLOWED = {tag: {} for tag in PLAIN} | {
     "th": {"style": "text-align:(?:left|center|right)"},
     "td": {"style": "text-align:(?:left|center|right)"},
 }
+
+# JSON that no reader of ours may trust, as bytes: some of it is none, and the rest has an unexpected shape.
+NOT_JSON = [
+    b"",
+    b"{",
+    b'{"a"',
+    b"\xff\xfe{\x00}\x00",
+    b"\xef\xbb\xbf{}",
+    b"<html>log in</html>",
+    b'{"a": "\xff"}',
+    b"{}{}",
+]
+NOT_JSON += [
+    b"[" * 100_000,
+    b'{"a":' * 100_000,
+    b'{"a": NaN}',
+    b'{"a": -Infinity}',
+    b'{"a": 1e999}',
+    b'{"a": 1' + b"0" * 300,
+]
+NOT_JSON += [b'{"a": 1%s}' % (b"0" * zeros) for zeros in (300, 5000)]
+NOT_OBJECTS = [b"[]", b"null", b"5", b'"text"', b"true", b"[{}]"]
+ANY_JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-3, 10**20)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=3),
+    lambda inside: st.lists(inside, max_size=3) | st.dictionaries(st.text(max_size=3), inside, max_size=3),
+    max_leaves=6,
+)
+
+
+@st.composite
+def reshaped(draw, sound):
+    """Return a copy of `sound`, made of dicts and lists, with something unexpected in one place."""
+    place = draw(st.integers(-1, len(sound) - 1)) if isinstance(sound, dict | list) and sound else -1
+    if place < 0:
+        return draw(ANY_JSON)
+    copy, key = json.loads(json.dumps(sound)), [*sound][place] if isinstance(sound, dict) else place
+    if draw(st.integers(0, 4)) == 0:
+        del copy[key]
+    else:
+        copy[key] = draw(reshaped(sound[key]))
+    return copy
 
 
 class Found(HTMLParser):

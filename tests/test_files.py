@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import io
+import json
 import subprocess
 import sys
 from contextlib import suppress
@@ -11,13 +12,16 @@ from pathlib import Path
 import numpy as np
 import openvino
 import pytest
+from hypothesis import example, given
 from openvino import opset13 as ops
 from safetensors.numpy import save_file
+from strategies import NOT_JSON, NOT_OBJECTS, reshaped
 from tiny import half_made
 
 from helpers.errors import TutorialError
 from helpers.files import (
     LEGACY_MANIFEST,
+    MALFORMED,
     MANIFEST,
     ProgressLine,
     _rename,
@@ -28,7 +32,10 @@ from helpers.files import (
     existing_parent,
     find_damaged,
     os,
+    parse_json,
+    read_json,
     read_manifest,
+    read_shards,
     require_disk_space,
     reuse,
     time,
@@ -222,7 +229,7 @@ def test_a_folder_with_a_manifest_is_compared_with_it(folder):
     wrong = {"LICENSE": "of a different size", "graph.xml": "missing", "gone": "missing"}
     assert find_damaged(folder, ["gone"]) == wrong
     assert find_damaged(folder, ["gone"], hashes=True) == wrong | {"w.safetensors": "changed"}
-    assert find_damaged(folder, ["of the reader.json"])["of the reader.json"] == "incomplete"
+    assert find_damaged(folder, ["of the reader.json"])["of the reader.json"].startswith("not a JSON object")
 
 
 @pytest.mark.parametrize("name", ["graph.xml", "graph.bin", "w.safetensors", "none.safetensors", "config.json"])
@@ -232,13 +239,89 @@ def test_without_a_manifest_each_format_shows_that_its_end_is_missing(folder, na
     end = len(content.rstrip())
     for left in {0, 5, 8, end // 2, end - 1} & set(range(end)):
         (folder / name).write_bytes(content[:left])
-        assert find_damaged(folder, ["config.json"]) == {name: "incomplete"}, left
+        wrong = "not a JSON object in plain UTF-8" if name == "config.json" else "incomplete"
+        assert find_damaged(folder, ["config.json"]) == {name: wrong}, left
 
 
-@pytest.mark.parametrize("content", [b"\xff" * 20, b"\x02" + bytes(7) + b"[]", b"\x07" + bytes(7) + b'{"a":1}'])
-def test_weights_with_a_header_of_another_kind_are_incomplete(folder, content):
-    (folder / "w.safetensors").write_bytes(content)
-    assert find_damaged(folder, ["gone"]) == {"w.safetensors": "incomplete", "gone": "missing"}
+def weights(header: bytes) -> bytes:
+    return len(header).to_bytes(8, "little") + header
+
+
+ENTRY = {"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}
+
+
+@pytest.mark.parametrize("header", [*NOT_JSON, *NOT_OBJECTS, b'{"a": 1}', b'{"a": {"data_offsets": [0, null]}}'])
+def test_weights_with_a_header_of_another_kind_are_malformed(folder, header):
+    (folder / "w.safetensors").write_bytes(weights(header))
+    assert find_damaged(folder, ["gone"]) == {"w.safetensors": "malformed", "gone": "missing"}
+
+
+@given(header=reshaped(ENTRY))
+def test_no_header_of_weights_is_too_strange(tmp_path_factory, header):
+    folder = tmp_path_factory.getbasetemp() / "strange"
+    folder.mkdir(exist_ok=True)
+    (folder / "w.safetensors").write_bytes(weights(json.dumps(header).encode()) + bytes(4))
+    assert set(find_damaged(folder, []).values()) <= {"malformed", "incomplete"}
+    assert isinstance(header, dict) or find_damaged(folder, []) == {"w.safetensors": "malformed"}
+
+
+@pytest.mark.parametrize("content", [*NOT_JSON, *NOT_OBJECTS])
+def test_what_is_no_json_object_is_damaged_and_named(folder, content):
+    (folder / "config.json").write_bytes(content)
+    assert find_damaged(folder, []) == {"config.json": "not a JSON object in plain UTF-8"}
+    with pytest.raises(TutorialError, match="made is damaged: config.json is not a JSON object in plain UTF-8"):
+        read_json(folder / "config.json")
+    with pytest.raises(ValueError):
+        parse_json(content)
+
+
+def test_a_json_file_of_any_size_is_refused_unread(folder, monkeypatch):
+    with (folder / "config.json").open("ab") as file:
+        file.truncate(2**40)  # without its bytes on the disk
+    with pytest.raises(TutorialError, match="config.json is not a JSON object"):
+        read_json(folder / "config.json")
+
+
+def test_json_is_read_as_it_was_written():
+    values = {"model_max_length": int(1e30), "eps": 1e-5, "é": [None, True, -1, "\ud83d", {"a": {}}]}
+    assert parse_json(json.dumps(values).encode()) == values
+
+
+SHARDS = {"metadata": {"total_size": 8}, "weight_map": {"a": "one.safetensors", "b": "two.safetensors"}}
+
+
+@given(index=reshaped(SHARDS))
+@example(index=SHARDS)
+@example(index={"weight_map": {}})
+@example(index={"weight_map": {"a": "../../one.safetensors"}})
+@example(index={"weight_map": {"a": "C:/one.safetensors", "b": 5}})
+def test_an_index_lists_files_of_its_folder_or_is_malformed(tmp_path_factory, index):
+    file = tmp_path_factory.getbasetemp() / "index" / "model.safetensors.index.json"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps(index), encoding="utf-8")
+    wrong = find_damaged(file.parent, [])
+    try:
+        names = read_shards(file)
+    except (TutorialError, *MALFORMED):
+        assert wrong[file.name] in ("malformed", "not a JSON object in plain UTF-8")
+    else:
+        assert wrong == {} and all("/" not in name for name in names) and names
+
+
+NOTED = {
+    "files": {"a.bin": {"bytes": 3, "sha256": "ff"}},
+    "command": ["optimum-cli", "--model", "x", "y"],
+    "seconds": 1.5,
+}
+
+
+@given(manifest=reshaped(NOTED))
+def test_no_manifest_is_too_strange(tmp_path_factory, manifest):
+    folder = tmp_path_factory.getbasetemp() / "noted"
+    folder.mkdir(exist_ok=True)
+    (folder / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
+    assert read_manifest(folder) in (manifest, {})
+    assert set(find_damaged(folder, ["a.bin"]).values()) == {"missing"}
 
 
 def test_where_no_folder_is_everything_is_missing(folder):

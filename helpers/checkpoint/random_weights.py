@@ -64,11 +64,9 @@ def write_random_phi3(folder: Path, shape: dict, seed: int, report: Report = pri
 def phi3_tokenizer():
     """Return a tokenizer like Phi-3's: byte-pair encoding with ▁ for spaces, byte fallback, its added tokens.
 
-    Phi-3's vocabulary cannot be shipped, so subwords are learned from Python's documentation.  Added tokens and bytes
-    have the ids that Phi-3 gives them; the ids of ordinary text differ.
+    Phi-3's vocabulary cannot be shipped, so subwords are learned from the texts of helpers/metrics.  Added tokens and
+    bytes have the ids that Phi-3 gives them; the ids of ordinary text differ.
     """
-    from pydoc_data.topics import topics
-
     from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -77,7 +75,8 @@ def phi3_tokenizer():
     rust.normalizer = normalizers.Prepend("▁")  # the words below have no spaces
     byte_tokens = [f"<0x{byte:02X}>" for byte in range(256)]
     trainer = trainers.BpeTrainer(vocab_size=8000, special_tokens=special + byte_tokens, show_progress=False)
-    words = (word for text in topics.values() for word in text.split())
+    texts = sorted(Path(__file__).parents[1].glob("metrics/*.txt"))  # the same on every machine and Python
+    words = (word for text in texts for word in text.read_text(encoding="utf-8").split())
     rust.train_from_iterator(words, trainer)
     model = json.loads(rust.to_str())["model"]
     vocab = model["vocab"]  # and fill the ids between our subwords and Phi-3's added tokens

@@ -207,7 +207,7 @@ def _checkpoint(choice: Settings, thorough: bool) -> ProbeResult:
 
 def _export(choice: Settings, thorough: bool) -> ProbeResult:
     command = f"python -m helpers export --model {choice.model} --format {choice.format}"
-    return _files(choice.model_dir, {*files.EXPORT_FILES, *files.LOAD_FILES}, "01_export", command, thorough)
+    return _files(choice.model_dir, files.EXPORT_FILES, "01_export", command, thorough)
 
 
 def _files(folder: Path, required: Iterable[str], notebook: str, command: str, thorough: bool) -> ProbeResult:

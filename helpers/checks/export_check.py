@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from helpers.checks.finding import Finding
-from helpers.errors import TutorialError
-from helpers.files import GIB, MALFORMED, atomic_write_text
+from helpers.errors import TutorialError, check_token_ids
+from helpers.files import GIB, MALFORMED, atomic_write_text, read_json
 from helpers.generate import PromptCache, generate
 from helpers.generate.sampling import log_softmax, single_thread
 from helpers.load import load_model
@@ -132,11 +132,12 @@ def _reference_answers(settings: Settings) -> tuple[list[ReferenceAnswer], str]:
         with suppress(TutorialError):  # a shared folder may be read-only
             atomic_write_text(file, json.dumps(key | {"answers": [asdict(answer) for answer in answers]}))
         return answers, ""
-    with suppress(OSError, *MALFORMED):  # no file, or not one of ours
-        saved = json.loads(file.read_text(encoding="utf-8"))
+    with suppress(OSError, TutorialError, *MALFORMED):  # no file, or not one of ours
+        saved = read_json(file)
         if saved == key | {"answers": saved["answers"]}:
             # By position, because an earlier version gave the values other names.
-            return [ReferenceAnswer(*answer.values()) for answer in saved["answers"]], ""
+            answers = [[*answer.values()] for answer in saved["answers"]]
+            return [ReferenceAnswer(*map(check_token_ids, (p, i)), [float(x) for x in f]) for p, i, f in answers], ""
     return [], reason
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import socket
 import subprocess
@@ -12,7 +11,7 @@ from urllib.request import getproxies
 
 from helpers import catalog
 from helpers.checks.finding import ProbeResult
-from helpers.errors import HUB_LOGIN_HINT, NETWORK_HINT
+from helpers.errors import NETWORK_HINT, TutorialError
 from helpers.settings import Settings
 
 TIMEOUT = 4  # seconds
@@ -62,19 +61,16 @@ def _run_pip(*arguments: str) -> str:
 
 def hub(choice: Settings) -> ProbeResult:
     """Look up the chosen model, or Phi-3-mini, with the client that fetch uses."""
-    from huggingface_hub import HfApi, constants
-
-    from helpers.checkpoint.hub import hub_error
+    from helpers.checkpoint.hub import listing
 
     spec = choice.spec if choice.spec.source == "hub" else catalog.find("phi3-instruct")
     needed = choice.spec.source == "hub" and not choice.checkpoint_dir.exists()
     state, more = ("problem", "") if needed else ("note", f" {choice.model} does not need it now.")
     try:
-        HfApi().model_info(spec.origin, revision=spec.revision, timeout=TIMEOUT)
-    except (KeyError, TypeError, json.JSONDecodeError):  # the answer is not the hub's JSON
-        yield state, f"{constants.ENDPOINT} answers, but it is not a hub.{more}", HUB_LOGIN_HINT
-    except Exception as exception:
-        error = hub_error(exception, f"{spec.origin} at revision {spec.revision[:7]}")
+        listing(spec, TIMEOUT)
+    except TutorialError as error:
         yield state, f"{error.message.rstrip('.')}.{more}", error.hint
     else:
+        from huggingface_hub import constants
+
         yield "ok", f"{constants.ENDPOINT} has {spec.origin}."

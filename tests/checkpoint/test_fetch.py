@@ -144,6 +144,7 @@ def test_without_a_network_the_cure_names_proxy_mirror_and_folder(tiny, index, t
     assert index.asked == []
 
 
+@pytest.mark.weekly
 def test_an_interrupted_conversion_leaves_nothing_and_is_begun_again(tiny, index, target, monkeypatch):
     def interrupted(gguf_file, folder):
         convert_it(gguf_file, folder)
@@ -169,6 +170,7 @@ def test_a_killed_conversion_leaves_nothing_that_looks_finished_and_is_begun_aga
     assert arrives(tiny, target)
 
 
+@pytest.mark.weekly
 def test_of_two_at_once_one_downloads_and_both_succeed(tiny, index, target, start):
     argv = "-c", FETCH.format(""), json.dumps(asdict(tiny.entry)), str(target)
     index.go.clear()
@@ -319,11 +321,13 @@ INDEX = "model.safetensors.index.json"
     "index, wrong",
     [
         ('{"weight_map": {"a": "model.safetensors"}}', None),
-        ("{}", None),
-        ("[]", None),
-        ('{"weight_map": {"a": 5}}', "5 is missing"),
+        ("{}", f"{INDEX} is malformed"),
+        ("[]", f"{INDEX} is not a JSON object"),
+        ('{"weight_map": ["model.safetensors"]}', f"{INDEX} is malformed"),
+        ('{"weight_map": {"a": 5}}', f"{INDEX} is malformed"),
+        ('{"weight_map": {"a": "../model.safetensors"}}', f"{INDEX} is malformed"),
         ('{"weight_map": {"a": "model.safetensors", "b": "other.safetensors"}}', "other.safetensors is missing"),
-        ('{"weight_map": {"a"', f"{INDEX} is incomplete"),
+        ('{"weight_map": {"a"', f"{INDEX} is not a JSON object"),
     ],
 )
 def test_the_shards_of_an_index_are_required(least, index, wrong):

@@ -5,14 +5,19 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
 
+import httpx
 import pytest
 from hub import PHI3, Hub, _hash, tiny_phi3
+from hypothesis import example, given
+from strategies import NOT_JSON, NOT_OBJECTS, reshaped
 
+from helpers.checkpoint import hub as hub_module
 from helpers.checkpoint.fetch import fetch
-from helpers.checkpoint.hub import _is_wanted, _Progress, from_hub, hub_error
+from helpers.checkpoint.hub import _is_wanted, _Progress, from_hub, hub_error, listing
 from helpers.errors import TutorialError
 from helpers.files import MANIFEST, find_damaged, read_manifest
 from helpers.settings import ROOT
@@ -43,11 +48,8 @@ def hub(tmp_path, monkeypatch):
     for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
         monkeypatch.delenv(name)
     with Hub(repository) as hub:
-        template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
         monkeypatch.setattr(constants, "ENDPOINT", hub.url)
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", MIB)
         yield hub
 
 
@@ -73,7 +75,8 @@ def test_data_is_downloaded_and_code_only_where_the_catalog_trusts_it(hub, part)
 
 
 def test_a_name_that_leads_out_of_the_folder_is_not_wanted():
-    names = "config.json", "../config.json", "a/b.json", "/b.json", "x.py"
+    names = "config.json", "../config.json", "a/b.json", "/b.json", "x.py", "a\\\\b.json", "C:b.json", ".b.json"
+    names += "\x1b[2J.json", "b.json\n", "b\0.json", "é.json", "x" * 200 + ".json", "", "con .json", MANIFEST
     assert [name for name in names if _is_wanted(name)] == ["config.json"]
 
 
@@ -101,10 +104,10 @@ def test_an_interrupted_download_goes_on_where_it_stopped(hub, part):
     with pytest.raises(TutorialError, match="what has arrived is kept"):
         from_hub(PHI3, part)
     before = hub.sent[WEIGHTS]
-    assert (part / WEIGHTS).stat().st_size == 2 * MIB, "the client keeps complete chunks"
+    assert (part / WEIGHTS).stat().st_size == 5 * MIB // 2, "each byte that arrived"
     hub.trim.clear(), hub.status.clear()
     from_hub(PHI3, part)
-    assert content(part) == FILES and hub.sent[WEIGHTS] - before == len(FILES[WEIGHTS]) - 2 * MIB
+    assert content(part) == FILES and hub.sent[WEIGHTS] - before == len(FILES[WEIGHTS]) - 5 * MIB // 2
 
 
 @pytest.mark.parametrize("name", [WEIGHTS, "tokenizer.json"])
@@ -117,6 +120,124 @@ def test_wrong_content_is_noticed_and_the_next_run_repairs_it(hub, part, name):
     (part / name).write_bytes(FILES[name] + b"and more")  # longer than the hub's, as of a different revision
     from_hub(PHI3, part)
     assert content(part) == FILES
+
+
+BOUNDS = [
+    ("bomb", True, "config.json", "sends compressed files"),
+    ("endless", {"config.json"}, "config.json", "sends more than 2 bytes of config.json"),
+    ("endless", {WEIGHTS}, WEIGHTS, "bytes of model.safetensors"),
+    ("endless", {"listing"}, "listing", "more than 16,777,216 bytes of its list of files"),
+    ("trickles", {"tokenizer.json"}, "tokenizer.json", "less than 1,024 bytes a second"),
+    ("trickles", {"listing"}, "listing", "less than 1,024 bytes a second"),
+]
+
+
+@pytest.mark.parametrize("how, what, name, words", BOUNDS)
+def test_never_more_is_written_than_was_listed_and_a_trickle_ends(hub, part, monkeypatch, how, what, name, words):
+    monkeypatch.setattr(hub_module, "WINDOW", 0.2)
+    setattr(hub, how, what)
+    with pytest.raises(TutorialError, match=words):
+        from_hub(PHI3, part)
+    assert all(len(data) <= len(FILES[name]) for name, data in content(part).items())
+    assert hub.sent["listing"] < 40 * MIB
+
+
+@pytest.mark.parametrize("where", ["listing", "files"])
+def test_a_hub_that_answers_with_a_different_revision_is_refused(hub, part, monkeypatch, where):
+    if where == "listing":
+        hub.answers = "0" * 40
+    else:  # it changes after the listing
+        monkeypatch.setattr(hub_module._Progress, "update", lambda *_: setattr(hub, "answers", "0" * 40))
+    with pytest.raises(TutorialError, match=f"answers with revision 0000000 of {PHI3.origin} instead of"):
+        from_hub(PHI3, part)
+    assert not any(content(part).values())
+
+
+def test_a_repository_that_is_larger_than_the_catalog_says_is_refused(hub, part, monkeypatch):
+    entry = hub.entry
+    monkeypatch.setattr(hub, "entry", lambda name, key: entry(name, key) | {"size": 2**40})
+    with pytest.raises(TutorialError, match="The hub lists [0-9,.]+ GiB"):
+        from_hub(PHI3, part)
+    assert content(part) == {}
+
+
+LISTED = {
+    "sha": PHI3.revision,
+    "siblings": [{"rfilename": WEIGHTS, "size": 5, "blobId": "a1", "lfs": {"sha256": "b2"}}],
+}
+
+
+@given(info=reshaped(LISTED))
+@example(info=LISTED)
+def test_no_listing_is_too_strange(info):
+    def answer(*_, **__):
+        return nullcontext(SimpleNamespace(iter_raw=lambda: [json.dumps(info).encode()], url=httpx.URL("http://a:1")))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hub_module, "_get", answer)
+        try:
+            entries = listing(PHI3)
+        except TutorialError as error:
+            assert re.match("a:1 answers, but it is not a hub|This hub gives no hash|The hub |microsoft", error.message)
+        else:
+            assert info["sha"] == PHI3.revision and [entry.name for entry in entries] == [WEIGHTS]
+
+
+@pytest.mark.parametrize("data", [*NOT_JSON, *NOT_OBJECTS])
+def test_a_listing_that_is_no_json_object_is_not_a_hubs(hub, part, monkeypatch, data):
+    monkeypatch.setattr(json, "dumps", lambda *_: SimpleNamespace(encode=lambda: data))  # what the hub sends
+    with pytest.raises(TutorialError, match="is not a hub"):
+        from_hub(PHI3, part)
+
+
+def test_only_what_the_hub_lists_gets_into_the_checkpoint(hub, fetched, tmp_path):
+    """Whatever lies in the unfinished folder: it is deleted, and never written through."""
+    mine = tmp_path / "mine.json"
+    mine.write_bytes(b"mine")
+    part = fetched.checkpoint.with_name("checkpoint.part-kept")
+    (part / "deep" / "folder").mkdir(parents=True)
+    (part / "deep" / "config.json").write_bytes(b"{}")
+    (part / "special_tokens_map.json").write_bytes(b"{}")
+    (part / "modeling.py").write_bytes(b"raise SystemExit")
+    (part / "config.json").symlink_to(mine)
+    (part / "tokenizer.json").hardlink_to(mine)
+    (part / "tokenizer_config.json").mkdir()
+    (part / WEIGHTS).symlink_to(tmp_path / "nowhere")
+    assert content(fetched()) == FILES and mine.read_bytes() == b"mine"
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_an_unfinished_folder_that_is_a_link_is_not_followed(hub, fetched, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "mine.txt").write_bytes(b"mine")
+    fetched.checkpoint.with_name("checkpoint.part-kept").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    assert content(fetched()) == FILES
+    assert content(tmp_path / "elsewhere") == {"mine.txt": b"mine"}
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"NO_PROXY": "localhost,[::1]", "HTTPS_PROXY": "http://127.0.0.1:9"},
+        {"NO_PROXY": "fe80::/10", "HTTPS_PROXY": "http://127.0.0.1:9"},
+        {"ALL_PROXY": "http://127.0.0.1:port"},
+        {"HTTP_PROXY": "gopher://127.0.0.1:9"},
+        {"HF_ENDPOINT": "http://127.0.0.1:abc"},
+        {"HF_ENDPOINT": "http://[::1"},
+    ],
+)
+def test_variables_that_the_client_refuses_are_named(hub, part, monkeypatch, environ):
+    from huggingface_hub import constants
+    from huggingface_hub.utils import close_session
+
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(constants, "ENDPOINT", environ.get("HF_ENDPOINT", hub.url))
+    close_session()  # which keeps the proxies that it began with
+    with pytest.raises(TutorialError, match="variable\\.\nCheck HF_ENDPOINT.*HF_TOKEN(?s:.*)NO_PROXY"):
+        from_hub(PHI3, part)
+    monkeypatch.undo()
+    close_session()
 
 
 def test_a_repository_without_safetensors_is_refused(hub, part):
@@ -255,7 +376,9 @@ SHARDS = b'{"weight_map": {"a": "model.safetensors", "b": "model-2.safetensors"}
     [
         ("config.json", None, "config.json is missing"),
         ("tokenizer.json", None, "tokenizer.json is missing"),
-        ("tokenizer.json", b"{", "tokenizer.json is incomplete"),
+        ("tokenizer.json", b"{", "tokenizer.json is not a JSON object in plain UTF-8"),
+        ("config.json", b"[]", "config.json is not a JSON object in plain UTF-8"),
+        (INDEX, b'{"weight_map": []}', f"{INDEX} is malformed"),
         (WEIGHTS, FILES[WEIGHTS][:9], "model.safetensors is incomplete"),
         (INDEX, SHARDS, "model-2.safetensors is missing"),
     ],

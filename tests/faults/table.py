@@ -65,6 +65,43 @@ ELSEWHERE = [  # (fault, test)
         "checkpoint/test_hub.py::test_an_incomplete_mirror_is_never_called_complete",
     ),
     (
+        "A hub that sends more than it listed, compressed files, an endless list, or a byte at a time",
+        "checkpoint/test_hub.py::test_never_more_is_written_than_was_listed_and_a_trickle_ends",
+    ),
+    (
+        "A hub that answers with a different revision",
+        "checkpoint/test_hub.py::test_a_hub_that_answers_with_a_different_revision_is_refused",
+    ),
+    (
+        "A hub that lists a thousand times the model's size",
+        "checkpoint/test_hub.py::test_a_repository_that_is_larger_than_the_catalog_says_is_refused",
+    ),
+    (
+        "A hub's list of files that is no JSON, or of an unexpected shape",
+        "checkpoint/test_hub.py::test_no_listing_is_too_strange",
+    ),
+    (
+        "Files, folders and links of others in an unfinished download",
+        "checkpoint/test_hub.py::test_only_what_the_hub_lists_gets_into_the_checkpoint",
+    ),
+    (
+        "Proxies, addresses and tokens in variables that the hub's client refuses",
+        "checkpoint/test_hub.py::test_variables_that_the_client_refuses_are_named",
+    ),
+    ("A JSON file that is no JSON object", "test_files.py::test_what_is_no_json_object_is_damaged_and_named"),
+    ("Weights with a malformed header", "test_files.py::test_weights_with_a_header_of_another_kind_are_malformed"),
+    ("A malformed index of weights", "test_files.py::test_an_index_lists_files_of_its_folder_or_is_malformed"),
+    ("A malformed manifest", "test_files.py::test_no_manifest_is_too_strange"),
+    (
+        "Too little memory, a deleted current folder, or a file that may not be read",
+        "test_errors.py::test_what_is_no_damage_is_named_and_nothing_is_to_be_deleted",
+    ),
+    (
+        "A password with a character that an address cannot have",
+        "test_errors.py::test_a_password_that_libraries_would_cut_is_refused_with_its_cure",
+    ),
+    ("Control codes in an error", "test_errors.py::test_no_error_sends_a_terminal_commands"),
+    (
         "A folder without a manifest",
         "test_files.py::test_a_manifest_that_cannot_be_used_is_replaced_if_the_files_are_complete",
     ),

@@ -154,9 +154,7 @@ def fetch_from(monkeypatch):
     from huggingface_hub import constants
 
     def run(hub, checkpoint) -> None:
-        template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
         monkeypatch.setattr(constants, "ENDPOINT", hub.url)
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
         monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 30)
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         fetch(replace(PHI3, checkpoint_gib=0.1), checkpoint, report=lambda _: None)
@@ -174,8 +172,8 @@ HEAD = {"id": PHI3.origin, "sha": PHI3.revision}
         fault("A hub that answers with a list", "answer", [], "not a hub"),
         fault("A hub whose files have no names", "answer", {**HEAD, "siblings": [{"rfilename": 5}]}, "not a hub"),
         fault("A hub that lists no hashes", "no hashes", None, "cannot be checked"),
-        fault("A hub whose file is longer than listed", "too long", None, "Consistency check failed"),
-        fault("A hub whose file is shorter than listed", "too short", None, "Consistency check failed"),
+        fault("A hub whose file is longer than listed", "too long", None, "sends more than"),
+        fault("A hub whose file is shorter than listed", "too short", None, "ends after"),
         fault("A hub that redirects to itself", "circle", None, "redirects"),
         fault("A hub that redirects to a server that does not answer", "gone elsewhere", None, "refused"),
         fault("A hub that breaks off and restarts each time", "breaks", None, "restarted the file", weekly=True),
@@ -201,7 +199,7 @@ def test_a_faulty_hub(outcome, repository, fetch_from, tmp_path, ill, answer, wo
         fault("A SOCKS proxy without its package", {"HTTP_PROXY": "socks5://127.0.0.1:9"}, "socksio"),
         fault("An address of the hub without http", {"HF_ENDPOINT": "nonsense"}, "missing an 'http://'"),
         fault("An address of the hub with ftp", {"HF_ENDPOINT": "ftp://127.0.0.1"}, "unsupported protocol"),
-        fault("A token that is not ASCII", {"HF_TOKEN": "gehéim☃"}, "HF_TOKEN is ASCII"),
+        fault("A token that is not ASCII", {"HF_TOKEN": "gehéim☃"}, "HF_TOKEN (it is ASCII)"),
         fault("A timeout of the hub that is not a number", {"HF_HUB_DOWNLOAD_TIMEOUT": "soon"}, "'soon'"),
         fault("HF_HUB_OFFLINE is set", {"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE"),
     ],
