@@ -137,7 +137,31 @@ def test_letters_and_digits_are_kept(text):
 
 
 @pytest.mark.parametrize(
-    "part", ["[", "![", "*", "*a ", "`a", "<", "> ", "- ", "[a](", "~~a", "<!--", "_a ", "**__", "&#1;", "\\", "```\n"]
+    "part",
+    [
+        "\\[",
+        "\\[\n",
+        "\\(a",
+        "$$",
+        "$a",
+        "a|b\n-|-\n",
+        "[",
+        "![",
+        "*",
+        "*a ",
+        "`a",
+        "<",
+        "> ",
+        "- ",
+        "[a](",
+        "~~a",
+        "<!--",
+        "_a ",
+        "**__",
+        "&#1;",
+        "\\",
+        "```\n",
+    ],
 )
 def test_deep_nesting_neither_fails_nor_hangs(part):
     check(part * 3000)
@@ -198,6 +222,70 @@ The end.
 
 def test_markdown_is_rendered():
     assert {tag for tag, _ in Found(check(DOCUMENT)).tags} == set(ALLOWED) - {"h4", "h5", "h6"}
+
+
+ROWS = [("short", "| 3 |", ["3", ""]), ("long", "| 3 | 4 | 5 |", ["3", "4 | 5"]), ("empty", "|", ["", ""])]
+ROWS += [("half-written", "| 3", ["3", ""]), ("half-written", "| 3 | 4", ["3", "4"]), ("whole", "|3|4|", ["3", "4"])]
+ROWS += [("escaped", r"| 3 \| 4 | 5 \|", ["3 | 4", "5 |"])]
+
+
+@pytest.mark.parametrize("row, cells", [row[1:] for row in ROWS], ids=[f"{name} {row}" for name, row, _ in ROWS])
+@pytest.mark.parametrize("after", ["", "\n", "\n\nafter", "\n| 6 | 7 |"])
+def test_a_row_of_any_length_leaves_a_table_a_table(row, cells, after):
+    html = check(f"| a | b |\n|:--|---|\n| 1 | 2 |\n{row}{after}")
+    found = re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", html)
+    assert found == ["a", "b", "1", "2", *cells, *(["6", "7"] if "6" in after else [])]
+    assert html.count("<table>") == 1 and html.count("<p>") == after.count("after")
+
+
+def test_a_table_without_outer_bars_and_with_a_row_that_is_being_written():
+    html = check("a | b\n--|--\n1 | 2\n3 |\n\nafter")
+    assert re.findall(r"<td>(.*?)</td>", html) == ["1", "2", "3", ""] and Found(html).text.endswith("after")
+
+
+@pytest.mark.parametrize("text", ["| a | b |\n|---|\n| 1 | 2 |", "| a | b |\n| 1 | 2 |", "a | b\n---", "|a|\n---"])
+def test_what_lacks_a_delimiter_row_is_no_table(text):
+    assert "<table>" not in check(text)
+
+
+@given(st.lists(st.lists(st.text("ab1\\|*`$[(", max_size=4), max_size=4), max_size=4), st.integers(1, 3), st.booleans())
+def test_no_word_of_a_table_is_lost(rows, columns, bars):
+    outer = "|" if bars else ""
+    lines = ["|".join("h" * columns), "|".join(["---"] * columns), *("|".join(row) for row in rows)]
+    text = "\n".join(f"{outer}{line}{outer}" for line in lines)
+    assert "".join(re.findall("[ab1]", Found(check(text)).text)) == "".join(re.findall("[ab1]", text))
+
+
+FORMULAS = [r"The area is \(\pi r^2\).", r"\[ x_1 = \frac{a}{b} \]", r"\(a_1 * b_2 * c\) and \(\{x, y\}\)"]
+FORMULAS += [r"$\{x_1\}$ * $y_1$", r"$$ \left\{ a \, b \right\} \\ $$", r"\(f(x) [y] <z> & \\ `w`\)"]
+FORMULAS += [
+    r"\[ not yet written",
+    r"an \(open one",
+    r"an end\) alone",
+    r"\(a\) \[ b \( c \)",
+    "\\[\na\n- *b*\n= c\n\\]",
+]
+
+
+@pytest.mark.parametrize("text", FORMULAS)
+def test_a_formula_keeps_its_signs(text):
+    assert Found(check(text)).text == text
+    assert Found(check(f"- {text.replace(chr(10), ' ')}\n> quoted")).text.startswith(text.replace("\n", " "))
+
+
+@pytest.mark.parametrize(
+    "text, shown",
+    [
+        (r"costs \$5 or \*more\*", "costs $5 or *more*"),
+        ("costs $5 **or** $6", "costs $5 or $6"),
+        ("costs US$5 *to* US$6", "costs US$5 to US$6"),
+        ("`\\(a\\)` and `$b$`", "\\(a\\) and $b$"),
+        ("```\n\\[ a \\]\n```", "\\[ a \\]"),
+        (r"\[a](https://example.org)", r"\[a](https://example.org)"),
+    ],
+)
+def test_what_is_no_formula_is_markdown(text, shown):
+    assert Found(check(text)).text == shown
 
 
 def test_complete_blocks_do_not_change_while_the_rest_is_streamed():
