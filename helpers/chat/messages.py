@@ -34,6 +34,7 @@ def save_conversation(path: Path, tok, system: str, truncated_messages: int, mes
     """Write all that is needed to continue later, atomically, and return `path`."""
     table = {"version": VERSION, "tokenizer": fingerprint(tok), "system": system}
     table |= {"truncated_messages": truncated_messages, "messages": [asdict(message) for message in messages]}
+    table = json.loads(json.dumps(table), parse_constant=lambda _: 0.0)  # JSON has no NaN and no infinity
     atomic_write_text(path, json.dumps(table, ensure_ascii=False))
     return path
 
@@ -45,21 +46,23 @@ def load_conversation(path: Path, tok) -> tuple[str, int, list[Message]]:
     Raises TutorialError for any other file.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        if path.exists() and not path.is_file():
+            raise TutorialError(f"{path} cannot be read: it is not a file.", "Check the name.")
+        text = path.read_text(encoding="utf-8-sig")  # an editor may have saved it with a byte-order mark
         table = json.loads(text)
         version = table.get("version") if isinstance(table, dict) else None
         if version == 1:
             table = json.loads(text, object_hook=_rename)
     except OSError as error:
         raise TutorialError(f"{path} cannot be read: {error.strerror}.", "Check the name.") from error
-    except (ValueError, RecursionError) as error:  # not JSON, or not UTF-8
+    except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, or no name of a file
         raise TutorialError(f"{path.name} is not a saved conversation: {error}.", HINT) from error
     if version not in (1, VERSION):
-        raise TutorialError(f"{path.name} has version {version!r}; this program reads 1 and {VERSION}.", HINT)
+        raise TutorialError(f"{path.name} has version {version!r:.40}; this program reads 1 and {VERSION}.", HINT)
     try:
         return _parse(table, table["tokenizer"] == fingerprint(tok))
-    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
-        raise TutorialError(f"{path.name} is damaged: {type(error).__name__}: {error}.", HINT) from error
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise TutorialError(f"{path.name} is damaged: {type(error).__name__}: {error!s:.200}.", HINT) from error
 
 
 def _rename(entry: dict) -> dict:

@@ -1,10 +1,17 @@
 """helpers.chat.messages: Markdown, statistics as text, and what a saved conversation may contain."""
 
+import codecs
 import json
+import math
 from dataclasses import asdict, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from strategies import reshaped
 
 from helpers.chat import messages
 from helpers.chat.messages import Message, load_conversation, save_conversation, stats_line, to_markdown
@@ -52,8 +59,13 @@ def test_tokens_are_loaded_only_where_they_have_the_same_meaning(read):
 
 
 OLD_REASONS = {"end token": "eos_token", "budget": "max_new_tokens", "stopped": "stopped", "error": "error"}
-NONSENSE = [b"[]", b"null", b'{"version": 2', b"\xff", b"[" * 100_000]
-NONSENSE += [b'{"version": 1}', b'{"version": 2}', b'{"version": 3}']
+NONSENSE = [b"", b"[]", b"null", b'{"version": 2', b"\xff", b"[" * 100_000]
+NONSENSE += [b'{"version": 1}', b'{"version": 2}', b'{"version": 3}', b'{"version": %s}' % (b"[" * 900 + b"]" * 900)]
+NONSENSE += ['{"version": 2}'.encode("utf-16"), '{"version": 2}'.encode("utf-32"), b"1" * 5000]
+NONSENSE += [
+    b'{"version": 2, "tokenizer": "", "system": "", "truncated_messages": 0, "messages": [{"tokens": [], '
+    b'"role": "user", "content": %s, "stats": 0}]}' % (b"[" * 900 + b"]" * 900)
+]
 
 
 @pytest.mark.parametrize("old, new", OLD_REASONS.items())
@@ -70,6 +82,46 @@ def test_a_file_that_is_no_conversation_is_refused_by_its_name(tmp_path, content
     file.write_bytes(content)
     with pytest.raises(TutorialError, match="chat.json"):
         load_conversation(file, TOK)
+
+
+def test_a_byte_order_mark_is_ignored(read, tmp_path):
+    read()
+    file = tmp_path / "chat.json"
+    file.write_bytes(codecs.BOM_UTF8 + file.read_bytes())
+    assert load_conversation(file, TOK) == ("Be brief.", 0, CONVERSATION)
+
+
+def test_values_that_json_lacks_are_saved_as_0(tmp_path):
+    """So that what was saved can be loaded."""
+    token = GeneratedToken(1, math.nan, ((1, math.nan), (2, math.inf)), -math.inf)
+    file = save_conversation(
+        tmp_path / "chat.json", TOK, "", 0, [CONVERSATION[0], replace(CONVERSATION[1], tokens=(token,))]
+    )
+    assert "NaN" not in file.read_text(encoding="utf-8")
+    loaded = load_conversation(file, TOK)[2][1].tokens[0]
+    assert loaded == GeneratedToken(1, 0.0, ((1, 0.0), (2, 0.0)), 0.0)
+
+
+SOUND = json.loads(VERSION_1.replace("TOKENIZER", messages.fingerprint(TOK)))
+
+
+@given(
+    st.sampled_from(
+        [SOUND, {"version": 2, "tokenizer": "", "system": "", "truncated_messages": 0, "messages": []}]
+    ).flatmap(reshaped)
+)
+@example(SOUND | {"system": 10**300})
+@example(SOUND | {"forgotten": math.nan})
+def test_any_shape_is_loaded_or_refused_by_the_files_name(table):
+    with TemporaryDirectory() as folder:
+        file = Path(folder, "chat.json")
+        file.write_text(json.dumps(table), encoding="utf-8")
+        try:
+            system, _, conversation = load_conversation(file, TOK)
+        except TutorialError as error:
+            assert "chat.json" in str(error) and len(str(error)) < 500
+        else:
+            assert isinstance(system, str) and all(isinstance(message, Message) for message in conversation)
 
 
 def at(table, place, value):
