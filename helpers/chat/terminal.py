@@ -1,17 +1,18 @@
-"""The chat in a terminal: a Conversation, line by line."""
+"""The chat in a terminal: a Conversation, message by message."""
 
 from __future__ import annotations
 
-import re
+import os
 import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from select import select
 
 from helpers.chat.conversation import Answer, Conversation
 from helpers.chat.messages import stats_line
-from helpers.errors import TutorialError
+from helpers.errors import TutorialError, printable
 from helpers.files import atomic_write_text
 
 HELP = """\
@@ -22,33 +23,70 @@ HELP = """\
 /export FILE   write the conversation as Markdown
 /bye           quit; so do Ctrl-D and, at the prompt, Ctrl-C. While an answer is generated, Ctrl-C stops it.
 Put a space before a message that begins with /."""
-# A model's text, or a file's, may contain control characters that a terminal obeys: colours, titles, a cleared screen.
-CONTROL_CHARACTERS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+PASTE_SECONDS = 0.05  # within which a terminal sends the next line of what was pasted
 
 
 def run(conversation: Conversation) -> None:
-    """Answer each line of stdin until /bye or its end; errors are printed, and the chat continues."""
+    """Answer each message from stdin until /bye or its end; errors are printed, and the chat continues.
+
+    A message is a line, or, at a terminal, the lines that were pasted together.
+    """
     with suppress(ImportError):
-        import readline  # noqa: F401  arrow keys and history at the prompt, where Python has it
-    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        import readline  # arrow keys and history at the prompt, where Python has it
+
+        readline.parse_and_bind("set enable-bracketed-paste on")  # Python switches it off
+    for stream in filter(None, (sys.stdin, sys.stdout, sys.stderr)):
         stream.reconfigure(errors="replace")  # a console that lacks a character should not end the chat
-    interactive = sys.stdin.isatty()
+    if not (sys.stdin and sys.stdout):  # closed
+        return
+    interactive = sys.stdin.isatty() and sys.stderr is not None  # which input() needs
     if interactive:
         _note("Ctrl-C stops an answer, /help lists the commands, /bye quits.")
     with suppress(EOFError, KeyboardInterrupt):
-        while (line := input("\n> " if interactive else "")).strip() != "/bye":
-            _handle(conversation, line)
+        while (message := _read(interactive)).strip() != "/bye":
+            _handle(conversation, message)
         return
-    print(end="\n" if interactive else "")  # so that the shell's prompt starts on a new line
+    if interactive:
+        print()  # so that the shell's prompt starts on a new line
+
+
+def _read(interactive: bool) -> str:
+    """Return the next message.  Raises EOFError at the end of stdin."""
+    try:
+        if not interactive:  # input() would flush stdout, which may be full
+            if message := sys.stdin.readline():
+                return message
+            raise EOFError
+        message = input("\n> ")
+        with suppress(EOFError):  # of a message that was read
+            while _line_is_waiting():
+                message += "\n" + input()
+        return message
+    except OSError as error:
+        raise TutorialError(f"Standard input cannot be read: {error.strerror}.") from error
+
+
+def _line_is_waiting() -> bool:
+    """Return whether stdin has a line already: the next one of a paste, where the terminal does not mark its end."""
+    if os.name == "nt":
+        import msvcrt
+
+        return msvcrt.kbhit()
+    with suppress(OSError, ValueError):  # not a file of the operating system
+        return bool(select([sys.stdin], [], [], PASTE_SECONDS)[0])
+    return False
 
 
 def print_answer(answer: Answer) -> None:
     """Print an answer as it is generated, to stdout; then its statistics and warnings, to stderr."""
     try:
-        for piece in answer:
-            print(CONTROL_CHARACTERS.sub("", piece), end="", flush=True)
-    finally:
-        print(flush=True)
+        try:
+            for piece in answer:
+                print(printable(piece), end="", flush=True)
+        finally:
+            print(end="\n" if answer.finish_reason else "", flush=True)
+    except OSError as error:  # a full disk, or a pipe that nobody reads
+        raise TutorialError(f"The answer cannot be printed: {error.strerror}.", "It is in the conversation.") from error
     for sentence in (stats_line(answer.stats), *answer.warnings()):
         _note(f"[{sentence}]")
 
@@ -61,17 +99,19 @@ def _handle(conversation: Conversation, line: str) -> None:
             _answer(conversation.say(line.strip()))
     except TutorialError as error:
         _note(str(error))
-    except RuntimeError as error:  # OpenVINO's, while an answer is generated
-        _note(f"The answer ended with an error: {error}")
+    except Exception as error:  # whatever it is, it ends this answer and not the chat
+        _note(f"The answer ended with an error: {type(error).__name__}: {error}")
 
 
 def _note(text: str) -> None:
     """Print what is not an answer to stderr, so that answers can be piped."""
-    print(CONTROL_CHARACTERS.sub("", text), file=sys.stderr, flush=True)
+    if sys.stderr:  # not closed
+        with suppress(OSError):  # a full disk
+            print(printable(text), file=sys.stderr, flush=True)
 
 
 def _command(conversation: Conversation, name: str = "", argument: str = "") -> None:
-    file = Path(argument.strip()).expanduser()
+    file = Path(os.path.expanduser(argument.strip()))  # unlike Path's own, it leaves an unknown user's folder as it is
     if name in ("save", "load", "export") and not argument.strip():
         raise TutorialError(f"/{name} needs a file name.", f"For example: /{name} chat.json")
     match name:

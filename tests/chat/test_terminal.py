@@ -1,9 +1,13 @@
 """helpers.chat.terminal: answers on stdout and all else on stderr, the commands, and Ctrl-C."""
 
 import io
+import os
 import re
+import select
 import signal
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from fakes import WORDS, fake_conversation
@@ -11,6 +15,9 @@ from fakes import WORDS, fake_conversation
 from helpers.chat import terminal
 from helpers.chat.conversation import Answer
 from helpers.errors import TutorialError
+from helpers.settings import ROOT
+
+CONTROL = re.compile("[\0-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 class Stream(io.TextIOWrapper):
@@ -112,8 +119,15 @@ def test_characters_that_a_stream_lacks_do_not_end_the_chat(chat):
 
 
 def test_control_characters_are_not_printed(chat):
-    out, errors = chat(fake_conversation("\x1b[2Jone\n", "\ttwo\x07\r\x9b", "👩\u200d💻"), "Hello", "/\x1b[2J")
-    assert out == "[2Jone\n\ttwo👩\u200d💻\n" and "\x1b" not in errors
+    answer = ("\x1b[2Jone\n", "\ttwo\x07\r\x9b", "👩\u200d💻", "\x1b", "]0;title\x9c\u202eabc\u2066")
+    out, errors = chat(fake_conversation(*answer), "Hello", "/\x1b[2J", "/load \x9b2J\u202e", "/save \x1b/x")
+    assert out == "[2Jone\n\ttwo👩\u200d💻]0;titleabc\n" and not CONTROL.search(errors.replace("\n", ""))
+    assert "2J cannot be read" in errors and "/x cannot be written" in errors
+
+
+@pytest.mark.parametrize("error", [RuntimeError("\x1b[2J gone"), TutorialError("\x1b[2J gone", "\u202eabc")])
+def test_control_characters_of_an_error_are_not_printed(chat, error):
+    assert not CONTROL.search(chat(fake_conversation(error), "Hello")[1].replace("\n", ""))
 
 
 def test_each_command_of_the_help_exists(chat):
@@ -153,9 +167,121 @@ def test_a_saved_conversation_continues_and_an_exported_one_can_be_read(chat, mo
     assert "2 messages" in errors and loaded.messages[:2] == conversation.messages and len(loaded.messages) == 4
 
 
-def test_a_file_that_cannot_be_written_is_named_and_the_chat_continues(chat, tmp_path):
-    out, errors = chat(fake_conversation(), f"/export {tmp_path}", "Hello")
-    assert f"{tmp_path} cannot be written" in errors and out == "Hello\n"
+NAMES = ["{folder}", "a\0b", "x" * 300, "~nobody-of-this-name/x", "no/such/folder"]
+
+
+@pytest.mark.parametrize("command", ["save", "export", "load"])
+@pytest.mark.parametrize("name", NAMES, ids=ascii)
+def test_a_name_that_cannot_be_a_file_is_refused_and_the_chat_continues(chat, monkeypatch, tmp_path, command, name):
+    monkeypatch.chdir(tmp_path)
+    conversation = fake_conversation()
+    out, errors = chat(conversation, "Hello", f"/{command} {name.format(folder=tmp_path)}", "And now?")
+    assert out == "Hello\nAnd now?\n" and len(conversation.messages) == 4
+    assert re.search("cannot be (written|read)|no home folder|is not a saved conversation", errors)
+    assert "ended with an error" not in errors and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["save", "export"])
+def test_a_full_disk_leaves_the_old_file_and_the_chat_continues(chat, small_disk, command):
+    conversation, file = fake_conversation(), small_disk / "chat"
+    file.write_text("mine", encoding="utf-8")
+    (small_disk / "rest").write_bytes(bytes(2**20 - 2 * 4096))
+    out, errors = chat(conversation, "Hello " * 2000, f"/{command} {file}", "And now?")
+    assert "The disk filled up" in errors and out.endswith("And now?\n") and len(conversation.messages) == 4
+    assert file.read_text(encoding="utf-8") == "mine"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no devices among the files")
+@pytest.mark.parametrize("command", ["save", "export", "load"])
+def test_a_pipe_or_a_device_is_not_a_file(chat, tmp_path, command):
+    """A file would take its place, or reading would never end."""
+    os.mkfifo(pipe := tmp_path / "pipe")
+    out, errors = chat(fake_conversation(), "Hello", f"/{command} {pipe}", "And now?")
+    assert "it is not a file" in errors and out == "Hello\nAnd now?\n" and pipe.is_fifo()
+
+
+@pytest.mark.parametrize("closed", [["stdin"], ["stdout"], ["stderr"], ["stdin", "stdout", "stderr"]])
+def test_closed_streams_end_the_chat_quietly(chat, monkeypatch, closed):
+    run = terminal.run
+
+    def with_closed(conversation):
+        before = {name: getattr(sys, name) for name in closed}
+        for name in closed:
+            monkeypatch.setattr(sys, name, None)
+        try:
+            run(conversation)
+        finally:
+            for name, stream in before.items():
+                monkeypatch.setattr(sys, name, stream)
+
+    monkeypatch.setattr(terminal, "run", with_closed)
+    out, errors = chat(fake_conversation(WORDS), "Hello", "/dance")
+    assert out == (f"{WORDS}\n" if closed == ["stderr"] else "") and "Traceback" not in errors
+
+
+CHAT = """
+import sys
+if "without readline" in sys.argv:
+    sys.modules["readline"] = None
+from fakes import fake_conversation
+from helpers.chat import terminal
+conversation = fake_conversation("Yes.", max_new_tokens=9)
+try:
+    terminal.run(conversation)
+finally:
+    print([message.content for message in conversation.messages if message.role == "user"], file=sys.stderr, flush=True)
+"""
+
+
+def run_chat(*arguments: str, **options) -> subprocess.Popen:
+    """Start a chat with a fake model as a program."""
+    environ = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])} | options.pop("env", {})
+    return subprocess.Popen([sys.executable, "-c", CHAT, *arguments], cwd=ROOT, env=environ, **options)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has /dev/full")
+def test_an_answer_that_cannot_be_printed_is_in_the_conversation():
+    with open("/dev/full", "w") as full:
+        pipes = {"stdin": subprocess.PIPE, "stdout": full, "stderr": subprocess.PIPE, "encoding": "utf-8"}
+        _, errors = run_chat(**pipes).communicate("Hello\nAgain\n", timeout=120)
+    assert errors.count("The answer cannot be printed: No space left on device.") == 2 and "Traceback" not in errors
+    assert "['Hello', 'Again']" in errors
+
+
+PASTED = "Translate:\nline one\n\n/line two"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no pseudo-terminals")
+@pytest.mark.parametrize("kind", ["xterm", "dumb", "without readline"])
+def test_several_lines_that_are_pasted_are_one_message(kind):
+    import pty
+
+    ours, theirs = pty.openpty()
+    environ = {"TERM": "dumb" if kind == "dumb" else "xterm"}
+    process = run_chat(kind, env=environ, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
+    os.close(theirs)
+    seen = b""
+
+    def read_until(words: bytes) -> None:
+        nonlocal seen
+        seen = b""
+        while words not in seen:
+            assert select.select([ours], [], [], 120)[0], seen
+            seen += os.read(ours, 4096)
+
+    try:
+        for text in ("Hello", PASTED, "Go on.", "/bye"):
+            read_until(b"> ")
+            marked = b"[?2004h" in seen and kind != "dumb"  # a terminal that can is asked to mark a paste
+            assert marked or kind != "xterm"
+            data = text.encode()
+            os.write(ours, b"\x1b[200~%s\x1b[201~\n" % data if marked and text == PASTED else data + b"\n")
+        read_until(b"]\r\n")
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+    assert repr(["Hello", PASTED, "Go on."]).encode() in seen
 
 
 def test_warnings_are_printed_below_the_statistics(chat):
