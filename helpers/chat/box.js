@@ -1,7 +1,9 @@
 // The chat box in the browser: shows what helpers/chat/widget.py sends, and sends back what the user does.
 // No library, no network.  The HTML of answers is made safe in Python; all other text is set as text.
 
-const BUSY_AFTER = 400; // milliseconds without a reply after which the kernel must be busy with another cell
+const WAIT_SHOWN_AFTER = 400; // milliseconds without a reply
+const GONE = { restarting: "was restarted:", autorestarting: "died and was restarted:" };
+Object.assign(GONE, { dead: "has died: restart it, then", terminating: "was shut down: start it, then" });
 const STICKY = 24; // pixels from the log's end within which it scrolls with the answer
 const NOTE_SHOWN = 4000; // milliseconds
 const XRAY_HINT =
@@ -41,6 +43,8 @@ function patchHTML(node, html) {
   template.innerHTML = html;
   patch(node, template.content);
 }
+
+const isSave = (event) => (event.ctrlKey || event.metaKey) && event.key.toLowerCase() === "s"; // JupyterLab gets it
 
 // Enter and Escape in a text area.  Enter that ends the composition of a character (Chinese, Japanese) is left alone.
 function onKeys(area, enter, escape) {
@@ -218,7 +222,8 @@ function alternative({ id, text, kind, probability }, chosen, onclick) {
 
 class View {
   constructor(model, el) {
-    Object.assign(this, { model, el, cards: [], waiting: new Map(), note: "", stick: true });
+    Object.assign(this, { model, el, cards: [], waiting: new Map(), note: "", stick: true, gone: "" });
+    this.kernel = model.widget_manager?.kernel; // JupyterLab, Notebook and Voilà have it
     this.wasBusy = model.get("busy");
     this.build();
     this.listen();
@@ -253,28 +258,55 @@ class View {
     });
     onKeys(this.input, () => this.submit());
     this.el.addEventListener("keydown", (event) => {
-      // JupyterLab must not get the keys: Shift+Enter would run the cell again.  Only saving is left to it.
-      const saving = (event.ctrlKey || event.metaKey) && event.key.toLowerCase() === "s";
-      if (!saving) event.stopPropagation();
+      // JupyterLab must not get the keys: Shift+Enter would run the cell again.
+      if (!isSave(event)) event.stopPropagation();
       if (event.key === "Escape" && !event.defaultPrevented && this.model.get("busy")) this.stop();
     });
+    // Notebook 7 sees the keys before this element does, and leaves them alone while it has this attribute.
+    const data = this.el.dataset;
+    this.keys = (event) => (isSave(event) ? delete data.lmSuppressShortcuts : (data.lmSuppressShortcuts = "true"));
+    this.keys({});
+    window.addEventListener("keydown", this.keys, true);
     this.changed = () => this.draw();
-    this.received = (message) => (message.type === "draft" ? this.showDraft(message.draft) : this.replied(message));
+    this.received = (message) => {
+      if (message.type === "draft") this.showDraft(message.draft);
+      else if (message.type === "refused") this.input.value = `${message.text}\n${this.input.value}`.trimEnd();
+      else this.replied(message);
+    };
     this.model.on("change", this.changed);
     this.model.on("msg:custom", this.received);
+    this.kernelChanged = (_, status) => GONE[status] && this.lose(`The kernel ${GONE[status]} run this cell again.`);
+    this.kernel?.statusChanged?.connect(this.kernelChanged);
   }
 
   close() {
     this.model.off("change", this.changed);
     this.model.off("msg:custom", this.received);
+    this.kernel?.statusChanged?.disconnect(this.kernelChanged);
+    window.removeEventListener("keydown", this.keys, true);
     [this.noteTimer, ...[...this.waiting.values()].map(({ timer }) => timer)].forEach(clearTimeout);
+  }
+
+  // The kernel of this box no longer exists: unlock the controls, so that its text can be copied, and say what to do.
+  lose(sentence) {
+    this.gone = sentence;
+    this.close();
+    this.model.set("busy", false);
+    this.waiting.clear();
+    this.notify("");
+    this.draw();
+    this.cards.at(-1)?.node.classList.remove("draft"); // its text stays, without the cursor
   }
 
   // Send a request to the kernel; `done` gets the data of its reply.  `what` has to wait if the kernel is busy.
   request(type, what, fields = {}, done = () => {}) {
+    if (this.gone) return this.notify("");
     const id = Math.random().toString(36).slice(2);
-    const busy = `The notebook is running another cell; ${what} waits until it ends.`;
-    const timer = setTimeout(() => this.notify(busy, true), BUSY_AFTER);
+    const wait = () => {
+      const busy = this.kernel?.status === "busy";
+      this.notify(`${busy ? "The kernel is running another cell" : "The kernel has not replied yet"}; ${what} waits.`, true);
+    };
+    const timer = setTimeout(wait, WAIT_SHOWN_AFTER);
     this.waiting.set(id, { type, timer, done });
     this.model.send({ type, id, ...fields });
   }
@@ -339,7 +371,7 @@ class View {
   draw() {
     const [messages, busy] = [this.model.get("messages"), this.model.get("busy")];
     messages.forEach((message, number) => this.card(number, message.role).show(message));
-    const hasDraft = busy && this.cards[messages.length]?.node.classList.contains("draft");
+    const hasDraft = (busy || this.gone) && this.cards[messages.length]?.node.classList.contains("draft");
     this.cards.splice(messages.length + (hasDraft ? 1 : 0)).forEach((card) => card.node.remove());
     const firstInPrompt = this.cards[this.model.get("truncated_messages")];
     if (this.model.get("truncated_messages") && firstInPrompt) this.log.insertBefore(this.divider, firstInPrompt.node);
@@ -362,7 +394,7 @@ class View {
     this.sendButton.hidden = busy;
     this.stopButton.hidden = !busy;
     undo.hidden = !this.model.get("can_undo");
-    others.forEach((one) => (one.disabled = busy || !messages.length));
+    others.forEach((one) => (one.disabled = busy || this.gone || !messages.length));
     if (focused) this.input.focus();
     const [used, all] = this.model.get("context");
     Object.assign(this.meter, { max: all, value: used });
@@ -370,7 +402,7 @@ class View {
   }
 
   drawStatus() {
-    const text = this.note || this.model.get("status");
+    const text = this.note || this.gone || this.model.get("status");
     if (this.status.textContent !== text) this.status.textContent = text;
   }
 

@@ -8,8 +8,10 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
+from weakref import WeakSet
 
-from ipywidgets import FloatText, IntText, Layout, Text, Textarea, ToggleButton, VBox
+from IPython import get_ipython
+from ipywidgets import FloatText, IntText, Layout, Text, Textarea, ToggleButton, VBox, Widget
 
 from helpers.chat.conversation import Answer, Conversation, require_idle
 from helpers.chat.messages import stats_line
@@ -33,17 +35,34 @@ class ChatBox(VBox):
 
     The first four return at once, and a thread generates the answer; they raise TutorialError for what cannot be used,
     and while an answer is generated.  `status` is the line below the log, `error` the traceback of an answer that
-    ended with an error, or "".
+    ended with an error, or "".  A message that does not fit into the context ends so too, and changes nothing.
+
+    Interrupting the kernel stops the answer if no cell runs.  A box closes when its cell is run again.
     """
 
+    _thread: threading.Thread | None = None  # which generates an answer
+
     def __init__(self, conversation: Conversation) -> None:
-        self.conversation, self.error = conversation, ""
-        self._lock, self._thread = threading.RLock(), None
+        self.conversation, self.error, self._lock = conversation, "", threading.RLock()
+        self._join_kernel()
         requests = ("submit", "edit", "regenerate", "branch", "stop", "clear", "undo", "export", "xray")
         self.widget = ChatWidget({name: getattr(self, name) for name in requests})
         self.settings = AnswerSettings(conversation, self._report_settings)
         super().__init__([self.widget, self.settings], layout=Layout(max_width="820px"))
         self._show("")
+
+    def _join_kernel(self) -> None:
+        """Replace the boxes of an earlier run of this cell, and let interrupts stop answers while no cell runs."""
+        request = getattr(get_ipython(), "get_parent", dict)()
+        self._cell, self._run = request.get("metadata", {}).get("cellId"), request.get("header", {}).get("msg_id")
+        for box in list(_boxes):
+            if self._cell and box._cell == self._cell and box._run != self._run:
+                box.close()
+                box.conversation = box.settings.conversation = None  # IPython's Out keeps the box itself
+        _boxes.add(self)
+        kernel = getattr(get_ipython(), "kernel", None)
+        if hasattr(kernel, "saved_sigint_handler"):  # private: what ipykernel does while no cell runs, nothing so far
+            kernel.saved_sigint_handler = lambda *_: [box.stop() for box in list(_boxes) if box.busy]
 
     @property
     def status(self) -> str:
@@ -56,19 +75,19 @@ class ChatBox(VBox):
 
     def submit(self, text: str) -> None:
         """Send a message."""
-        self._begin(self.conversation.say(_well_formed(text)))
+        self._begin(lambda: self.conversation.say(_well_formed(text)))
 
     def edit(self, number: int, text: str) -> None:
         """Replace the user's message `number`; what followed it is removed, until undo."""
-        self._begin(self.conversation.edit(number, _well_formed(text)))
+        self._begin(lambda: self.conversation.edit(number, _well_formed(text)))
 
     def regenerate(self) -> None:
         """Generate the last answer again."""
-        self._begin(self.conversation.regenerate())
+        self._begin(lambda: self.conversation.regenerate())
 
     def branch(self, number: int, position: int, token_id: int) -> None:
         """Continue answer `number` from a different token at that position."""
-        self._begin(self.conversation.branch(number, position, token_id))
+        self._begin(lambda: self.conversation.branch(number, position, token_id))
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the answer ends, at most `timeout` seconds; return False if it has not.
@@ -86,6 +105,13 @@ class ChatBox(VBox):
     def stop(self) -> None:
         """Stop the answer after its next token; its text so far is kept."""
         self.conversation.stop()
+
+    def close(self) -> None:
+        """Stop the answer and remove the box from its pages, so that it can be freed; the conversation stays."""
+        if self.busy:
+            self.stop()
+        _close(self)
+        super().close()
 
     def clear(self) -> None:
         """Remove all messages; undo restores them."""
@@ -106,9 +132,9 @@ class ChatBox(VBox):
     def xray(self, number: int) -> list[dict]:
         """Return the tokens of answer `number`, each with its probability and its alternatives."""
         messages = self.conversation.messages
-        if not (0 <= number < len(messages) and messages[number].tokens):
-            raise TutorialError(f"Message {number} has no tokens to show.")
-        return xray(self.conversation.tok, messages[number])
+        if not (number in range(len(messages)) and messages[int(number)].tokens):
+            raise TutorialError(f"Message {number!r:.20} has no tokens to show.")
+        return xray(self.conversation.tok, messages[int(number)])
 
     def _change(self, change: Callable[[], None], status: str) -> None:
         with self._lock:
@@ -118,6 +144,8 @@ class ChatBox(VBox):
 
     def _show(self, status: str) -> None:
         conversation = self.conversation
+        if conversation is None:  # closed
+            return
         used = next((each.stats.context_tokens for each in reversed(conversation.messages) if each.stats), 0)
         self.widget.show_messages(
             conversation.messages,
@@ -128,10 +156,11 @@ class ChatBox(VBox):
             busy=self.busy,
         )
 
-    def _begin(self, answer: Answer) -> None:
+    def _begin(self, request: Callable[[], Answer]) -> None:
         """Show what is answered, and start the thread that generates the answer."""
         with self._lock:
             require_idle(self.busy)
+            answer = request()
             self.error = ""
             self._thread = threading.Thread(target=self._work, args=[answer], daemon=True)
             self.widget.show_messages(answer.messages, "Prefill…", busy=True, can_undo=False)
@@ -150,6 +179,9 @@ class ChatBox(VBox):
             status = f"The answer ended with an error ({type(error).__name__}: {error}). Its text so far is kept. "
             status += "Continue, or try Regenerate."
         finally:
+            asked, kept = answer.messages[-1], answer.conversation.messages
+            if not (answer.finish_reason or any(asked is message for message in kept)):
+                self.widget.send({"type": "refused", "text": asked.content})  # so that nothing typed is lost
             with self._lock:
                 self._thread = None
                 self._show(status)
@@ -159,7 +191,7 @@ class ChatBox(VBox):
         text, due = "", 0.0
         for piece in answer:
             if not text:
-                done, total = self.conversation.prefill_progress
+                done, total = answer.conversation.prefill_progress
                 progress = "Generating…" if piece else f"Prefill: {done:,} of {total:,} tokens"
                 self.widget.set_status(progress, truncated_messages=answer.truncated_messages)
             text += piece
@@ -174,6 +206,17 @@ class ChatBox(VBox):
 
     def __repr__(self) -> str:
         return "ChatBox()"
+
+
+_boxes: WeakSet[ChatBox] = WeakSet()
+
+
+def _close(widget) -> None:
+    """Close what `widget` consists of, all of which ipywidgets would keep for ever."""
+    for part in [*getattr(widget, "children", ()), getattr(widget, "layout", None), getattr(widget, "style", None)]:
+        if isinstance(part, Widget):
+            _close(part)
+            part.close()
 
 
 def _well_formed(text: str) -> str:

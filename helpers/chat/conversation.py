@@ -5,20 +5,23 @@ from __future__ import annotations
 import ctypes
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from numbers import Integral
 from pathlib import Path
-from threading import Event
+from threading import Event, RLock
 
 from helpers.chat.degenerate import describe_degeneration
 from helpers.chat.messages import Message, load_conversation, save_conversation, to_markdown
 from helpers.decode import REPLACEMENT_CHARACTER, stream_decode
 from helpers.errors import TutorialError, check_int
-from helpers.generate.loop import GenerationStats, PromptCache, eos_token_ids, generate
+from helpers.generate.loop import GenerationStats, PromptCache, generate
 from helpers.generate.sampling import GREEDY, Sampling
-from helpers.tokenize import prompt_ids
+from helpers.load.config import context_length as longest_context
+from helpers.load.config import eos_token_ids, vocabulary_size
+from helpers.tokenize import omitted_messages, prompt_ids
 
 
 def require_idle(busy: bool) -> None:
@@ -45,7 +48,7 @@ class Conversation:
         context_length: int | None = None,
         alternatives: int = 5,
     ) -> None:
-        longest = model.config.max_position_embeddings
+        longest = longest_context(model.config)
         check_int(max_new_tokens, "max_new_tokens")
         if context_length is not None and check_int(context_length, "context_length") > longest:
             raise TutorialError(
@@ -59,6 +62,7 @@ class Conversation:
         self.prefill_progress = (0, 0)  # tokens of the prompt: in the KV cache, in all
         self._cache = PromptCache(model)
         self._answer: Answer | None = None  # the one requested last, until it ends
+        self._lock = RLock()  # held while messages are replaced, which any thread may do
         self._undo: tuple[list[Message], int] | None = None  # messages and truncated_messages before the last loss
 
     @property
@@ -88,7 +92,7 @@ class Conversation:
         """
         tokens = self._require_message(number, "assistant").tokens
         token = tokens[position] if isinstance(position, Integral) and 0 <= position < len(tokens) else None
-        if token is None or token_id not in dict(token.alternatives):
+        if token is None or not isinstance(token_id, Integral) or token_id not in dict(token.alternatives):
             raise TutorialError(
                 f"Token {token_id} is not one of the alternatives at position {position}.",
                 "Choose one of message.tokens[position].alternatives.",
@@ -103,10 +107,11 @@ class Conversation:
 
     def clear(self) -> None:
         """Remove all messages; the system message and the settings stay."""
-        require_idle(self.answering)
-        if self.messages:
-            self._undo = self.messages, self.truncated_messages
-            self.messages, self.truncated_messages = [], 0
+        with self._lock:
+            require_idle(self.answering)
+            if self.messages:
+                self._undo = self.messages, self.truncated_messages
+                self.messages, self.truncated_messages = [], 0
 
     @property
     def can_undo(self) -> bool:
@@ -115,10 +120,11 @@ class Conversation:
 
     def undo(self) -> None:
         """Restore the messages that the last clear, edit, regenerate or branch has removed."""
-        require_idle(self.answering)
-        if self._undo is None:
-            raise TutorialError("There is nothing to undo.")
-        (self.messages, self.truncated_messages), self._undo = self._undo, None
+        with self._lock:
+            require_idle(self.answering)
+            if self._undo is None:
+                raise TutorialError("There is nothing to undo.")
+            (self.messages, self.truncated_messages), self._undo = self._undo, None
 
     def save(self, path: Path | str) -> Path:
         """Write the messages, with tokens and statistics, as JSON.  Raises TutorialError where that is impossible."""
@@ -127,8 +133,10 @@ class Conversation:
     def load(self, path: Path | str) -> None:
         """Continue a saved conversation.  Raises TutorialError, and changes nothing, for any other file."""
         require_idle(self.answering)
-        self.system, self.truncated_messages, self.messages = load_conversation(Path(path), self.tok)
-        self._undo = None
+        loaded = load_conversation(Path(path), self.tok)
+        with self._lock:
+            require_idle(self.answering)
+            (self.system, self.truncated_messages, self.messages), self._undo = loaded, None
 
     def markdown(self) -> str:
         """Return the conversation as Markdown."""
@@ -139,37 +147,48 @@ class Conversation:
         return self._prompt_ids(self.messages[self.truncated_messages :])
 
     def _require_message(self, number: int, role: str) -> Message:
-        if not (number in range(len(self.messages)) and self.messages[number].role == role):
+        found = isinstance(number, Integral) and 0 <= number < len(self.messages)
+        if not found or self.messages[number].role != role:
             raise TutorialError(
-                f"Message {number} is not a message of the {role}.", f"There are {len(self.messages)} messages."
+                f"Message {number!r:.20} is not a message of the {role}.", f"There are {len(self.messages)} messages."
             )
         return self.messages[number]
 
     def _prompt_ids(self, messages: Sequence[Message]) -> list[int]:
-        system = [{"role": "system", "content": self.system}] if self.system else []
-        return prompt_ids(self.tok, [*system, *({"role": each.role, "content": each.content} for each in messages)])
+        return prompt_ids(self.tok, self._with_system(messages))
 
-    def _truncate_to_context(self, messages: Sequence[Message], kept_tokens: int) -> tuple[list[int], int]:
+    def _with_system(self, messages: Sequence[Message]) -> list[dict[str, str]]:
+        system = [{"role": "system", "content": self.system}] if self.system else []
+        return [*system, *({"role": each.role, "content": each.content} for each in messages)]
+
+    def _truncate_to_context(
+        self, messages: Sequence[Message], kept_tokens: int, stopped: Callable[[], bool]
+    ) -> tuple[list[int], int]:
         """Return the prompt ids of `messages` without the oldest that do not fit, and how many of them those are.
 
         An answer of max_new_tokens should fit, up to a quarter of the context.  Otherwise messages are removed until
         the prompt fills at most half of the context: whenever the beginning of a prompt changes, all of it has to be
-        prefilled, so it is better to truncate rarely and by much.
+        prefilled, so it is better to truncate rarely and by much.  When `stopped` returns True, there are no ids.
         """
+        starts = range(self.truncated_messages if self.truncated_messages < len(messages) else 0, len(messages), 2)
         space = self.context_length - min(self.max_new_tokens, self.context_length // 4) - kept_tokens
-        truncated = self.truncated_messages if self.truncated_messages < len(messages) else 0
-        ids = self._prompt_ids(messages[truncated:])
+
+        def ids_from(start: int) -> list[int]:
+            return [] if stopped() else self._prompt_ids(messages[start:])
+
+        ids, start = ids_from(starts[0]), starts[0]
         if len(ids) > space:
-            while len(ids) > self.context_length // 2 and truncated + 2 < len(messages):
-                truncated += 2
-                ids = self._prompt_ids(messages[truncated:])
+            # The fewer messages, the fewer tokens, so a binary search finds what trying all would find.
+            half = self.context_length // 2
+            start = starts[bisect_left(starts[:-1], True, key=lambda start: len(ids_from(start)) <= half)]
+            ids = ids_from(start)
         if len(ids) + kept_tokens >= self.context_length:
             raise TutorialError(
                 f"The prompt takes {len(ids) + kept_tokens:,} tokens of a context of {self.context_length:,}, and no "
                 "older messages are left to remove.",
                 "Shorten the message, or the system message.",
             )
-        return ids, truncated
+        return (ids, start) if ids else (ids, starts[0])
 
 
 class Answer:
@@ -179,7 +198,8 @@ class Answer:
     iterated changes nothing.  One whose iteration is abandoned ends there, and its text so far is kept.
 
     `messages` are those that it answers, `tokens` what there is of it; `finish_reason`, one of FINISH_REASONS, is None
-    until it ends.  Raises TutorialError for messages that do not fit into the context.
+    until it ends.  The iteration raises TutorialError, and changes nothing, for messages that do not fit into the
+    context, and when the conversation has changed since the answer was requested.
     """
 
     def __init__(self, conversation: Conversation, messages: list[Message], kept: tuple = ()) -> None:
@@ -187,9 +207,8 @@ class Answer:
         self._start, self._times, self._cached_tokens = time.perf_counter(), list[float](), None
         self.max_new_tokens = check_int(conversation.max_new_tokens, "max_new_tokens")
         self.conversation, self.messages, self.tokens = conversation, messages, list(kept)
-        ids, self.truncated_messages = conversation._truncate_to_context(messages, len(kept))
-        self._ids = ids + [token.id for token in kept]  # those are prefilled, too
         self._before = conversation.messages, conversation.truncated_messages
+        self._ids, self.truncated_messages = list[int](), conversation.truncated_messages
         self._sampling, self._stop = conversation.sampling, Event()
         self.started, self.finish_reason = False, None
         conversation._answer = self  # so that it can be stopped before its first token is requested
@@ -226,6 +245,12 @@ class Answer:
             found.append(
                 f"The context is full: the first {self.truncated_messages} messages are no longer in the prompt."
             )
+        prompt = self.conversation._with_system(self.messages[self.truncated_messages :])
+        for number in omitted_messages(self.conversation.tok, prompt):
+            found.append(
+                f"This model's chat template leaves out message {number}, with the role {prompt[number]['role']}. "
+                "Put its text into a message of the user."
+            )
         deterministic = self._sampling.temperature == 0 or self._sampling.seed is not None
         contents = [each.content for each in (*self.messages, message)]
         if deterministic and contents == [each.content for each in messages_before]:
@@ -233,27 +258,39 @@ class Answer:
         return [sentence for sentence in found if sentence]
 
     def __iter__(self) -> Iterator[str]:
-        self._begin()
+        conversation = self.conversation
+        with conversation._lock:
+            require_idle(conversation.answering)
+            conversation._answer, self.started = self, True
         try:
+            self._begin()
             yield from self._prefill()
-            yield from stream_decode(self.conversation.tok, self._token_ids())
+            yield from stream_decode(conversation.tok, self._token_ids())
         except BaseException as error:
-            self.finish_reason = "stopped" if isinstance(error, GeneratorExit) else "error"
+            if conversation.messages is self.messages:  # else it has changed nothing yet
+                self.finish_reason = "stopped" if isinstance(error, GeneratorExit) else "error"
             raise
         finally:
-            self.conversation.messages = [*self.messages, self.message]
-            self.conversation._answer = None
+            with conversation._lock:
+                if conversation.messages is self.messages:
+                    conversation.messages = [*self.messages, self.message]
+                conversation._answer = None
             trim_malloc()
 
     def _begin(self) -> None:
-        conversation, messages_before = self.conversation, self._before[0]
-        require_idle(conversation.answering)
-        if conversation.messages is not messages_before:  # by an answer that was requested later and used first
-            raise TutorialError("The conversation has changed since this answer was requested.", "Request it again.")
+        """Make the prompt, and replace the conversation's messages by those that are answered."""
+        conversation, (messages_before, _) = self.conversation, self._before
+        kept = [token.id for token in self.tokens]
+        if max(kept, default=0) >= vocabulary_size(conversation.model.config):  # of a file
+            raise TutorialError("The answer has tokens that are not in the model's vocabulary.", "Edit the question.")
+        ids, self.truncated_messages = conversation._truncate_to_context(self.messages, len(kept), self._stop.is_set)
+        self._ids = ids + kept  # the latter are prefilled, too
         removes = self.messages[: len(messages_before)] != messages_before
-        conversation._undo = self._before if removes else None
-        conversation.messages, conversation.truncated_messages = self.messages, self.truncated_messages
-        conversation._answer, self.started = self, True
+        with conversation._lock:
+            if conversation.messages is not messages_before:  # by load, clear, or an answer that was used first
+                raise TutorialError("The conversation has changed since this answer was requested.", "Ask again.")
+            conversation._undo = self._before if removes else None
+            conversation.messages, conversation.truncated_messages = self.messages, self.truncated_messages
 
     def _prefill(self) -> Iterator[str]:
         """Prefill a long prompt in chunks, all but a short rest; yield an empty piece before each chunk."""

@@ -16,7 +16,7 @@ from helpers.decode import token_label
 from helpers.errors import TutorialError
 
 HERE = Path(__file__).parent
-_render_complete = lru_cache(1024)(render)  # for complete messages only: a draft is rendered once per state
+_render_complete = lru_cache(8192)(render)  # for complete messages only: a draft is rendered once per state
 
 
 class ChatWidget(AnyWidget):
@@ -25,11 +25,12 @@ class ChatWidget(AnyWidget):
     Complete messages are traits, so that a second view and a reload show them.  The draft, an answer in progress,
     changes many times a second and is sent as custom messages, each with the draft as a whole, so that a lost one does
     no harm.  `actions` are the requests that the browser may send, by name: functions that take the request's fields,
-    and return the data of the reply or raise TutorialError.
+    and return the data of the reply or raise TutorialError.  Each request gets a reply, whatever it contains.
     """
 
-    _esm = HERE / "box.js"
-    _css = HERE / "box.css"
+    # As text: a widget whose code is a path is never freed (anywidget#929).
+    _esm = (HERE / "box.js").read_text(encoding="utf-8")
+    _css = (HERE / "box.css").read_text(encoding="utf-8")
     messages = List().tag(sync=True)  # what message_card() returns, for each
     truncated_messages = Int(0).tag(sync=True)
     busy = Bool(False).tag(sync=True)
@@ -64,13 +65,18 @@ class ChatWidget(AnyWidget):
         self.draft = {"number": number, "html": render(text)}
         self.send({"type": "draft", "draft": self.draft})
 
-    def _reply(self, _, request: dict, __) -> None:
-        name, reply = request.pop("type"), {"type": "reply", "id": request.pop("id"), "ok": True, "data": None}
+    def _reply(self, _, request: object, __) -> None:
+        fields = dict(request) if isinstance(request, dict) else {}
+        name, request_id = fields.pop("type", None), fields.pop("id", None)
+        reply = {"type": "reply", "id": request_id if isinstance(request_id, str) else None, "ok": True, "data": None}
         try:
-            reply["data"] = self.actions[name](**request)
-        except TutorialError as error:
-            self.set_status(str(error))
+            reply["data"] = self.actions[name](**fields)
+        except Exception as error:  # whatever a page sends, it is not left waiting
+            if not isinstance(error, TutorialError):
+                self.log.error("A request of the page failed.", exc_info=True)
+                error = f"That request cannot be carried out ({type(error).__name__}). Reload the page."
             reply["ok"] = False
+            self.set_status(str(error))
         self.send(reply)
 
     def __repr__(self) -> str:

@@ -1,17 +1,26 @@
 """helpers.chat.box and widget without a browser: requests come as a page sends them, and its traits are read."""
 
+import gc
 import json
+import math
 import re
 import threading
 import time
+import weakref
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from fakes import DETOUR, WORDS, fake_conversation, token_ids, tokenizer
+from hypothesis import example, given
+from hypothesis import strategies as st
+from ipywidgets.widgets.widget import _instances
 from payloads import PAYLOADS
+from strategies import ANY_JSON
 
 from helpers.chat import box as box_module
+from helpers.chat import conversation as conversation_module
 from helpers.chat import markdown
 from helpers.chat.box import CONTROLS, ChatBox
 from helpers.chat.conversation import Conversation
@@ -20,6 +29,7 @@ from helpers.checkpoint.gguf import tokenizer_from_gguf
 from helpers.errors import TutorialError
 from helpers.generate import GeneratedToken
 from helpers.generate.sampling import Sampling
+from helpers.tokenize import prompt_ids
 
 FOLDER = Path(box_module.__file__).parent
 N_TOKENS = len(token_ids(WORDS)) + 1  # with the EOS token
@@ -153,6 +163,56 @@ def test_stop_keeps_the_text_so_far(box, page):
     assert texts(box)[3] == WORDS
 
 
+@pytest.fixture
+def slow_prompt(box, monkeypatch):
+    """Two events: set when a prompt is being made, and to let it be finished."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    def make(*arguments):
+        begun.set()
+        assert go_on.wait(20)
+        return prompt_ids(*arguments)
+
+    monkeypatch.setattr(conversation_module, "prompt_ids", make)
+    yield begun, go_on
+    go_on.set()
+
+
+def test_submit_returns_and_stop_works_while_the_prompt_is_made(box, page, slow_prompt):
+    begun, go_on = slow_prompt
+    assert page.ask("submit", text="Hello")["ok"]
+    assert box.busy and box.widget.busy and begun.wait(20) and not go_on.is_set()
+    assert page.ask("stop")["ok"]
+    go_on.set()
+    assert box.wait(20) and texts(box) == ["Hello", ""]
+    assert box.conversation.messages[1].stats.finish_reason == "stopped" and box.error == ""
+
+
+def test_a_message_that_does_not_fit_is_given_back(box, page):
+    say(box)
+    box.conversation.context_length, before = 60, box.conversation.messages
+    long = "far too long " * 30
+    for kind, request in [("submit", {"text": long}), ("edit", {"text": long, "number": 0})]:
+        page.got.clear()
+        assert page.ask(kind, **request)["ok"] and box.wait(20)
+        assert box.conversation.messages == before and texts(box) == ["Hello", WORDS]
+        assert "no older messages are left" in box.status and "Traceback" in box.error
+        assert {"type": "refused", "text": long} in page.got
+    box.conversation.context_length = 8
+    page.got.clear()
+    assert page.ask("regenerate")["ok"] and box.wait(20)
+    assert not [sent for sent in page.got if sent["type"] == "refused"], "it is in the log"
+
+
+def test_a_change_of_the_conversation_before_an_answer_begins_is_not_overwritten(box, page, slow_prompt):
+    begun, go_on = slow_prompt
+    box.submit("Hello")
+    assert begun.wait(20)
+    box.conversation.messages = [Message("user", "Mine"), Message("assistant", "Yes")]
+    go_on.set()
+    assert box.wait(20) and texts(box) == ["Mine", "Yes"] and "has changed since" in box.status
+
+
 def test_stop_right_after_submit_is_not_lost(box):
     hold(box, 1)
     box.submit("Hello")
@@ -191,6 +251,53 @@ def test_one_answer_at_a_time(box, page):
     assert not page.ask("submit", text="Me too")["ok"] and not box.wait(0.01)
     go(box)
     assert box.wait(20) and texts(box) == ["Hello", WORDS]
+
+
+NUMBER, TEXT = st.integers(-2, 5) | ANY_JSON, st.text(max_size=5) | ANY_JSON
+FIELDS = {"text": TEXT, "number": NUMBER, "position": NUMBER, "token_id": NUMBER}
+ACTIONS = {"submit": ["text"], "edit": ["number", "text"], "branch": ["number", "position", "token_id"]}
+ACTIONS |= {"xray": ["number"]} | {name: [] for name in ("regenerate", "stop", "clear", "undo", "export", "draft")}
+REQUESTS = st.sampled_from([*ACTIONS]).flatmap(
+    lambda name: st.fixed_dictionaries({"type": st.just(name)} | {field: FIELDS[field] for field in ACTIONS[name]})
+)
+REQUESTS |= st.fixed_dictionaries({}, optional={"type": st.sampled_from([*ACTIONS]) | TEXT, "self": TEXT} | FIELDS)
+
+
+@given(REQUESTS | ANY_JSON, TEXT)
+@example(None, "1")
+@example({"type": ["submit"]}, "1")
+@example({"type": "__init__"}, "1")
+@example({"type": "xray", "number": 1.0}, "1")
+@example({"type": "xray", "number": math.nan}, "1")
+@example({"type": "edit", "number": 0.0, "text": "x"}, "1")
+@example({"type": "edit", "number": 10**300, "text": "x"}, "1")
+@example({"type": "branch", "number": 1, "position": 0, "token_id": [[]]}, "1")
+@example({"type": "branch", "number": True, "position": True, "token_id": 1e300}, "1")
+def test_whatever_a_page_sends_is_answered(request, request_id):
+    assert_answered(request, request_id)
+
+
+@pytest.mark.parametrize("field", ["text", "number", "position", "token_id", "type", "id"])
+def test_deeply_nested_requests_are_answered(field):  # hypothesis cannot print them
+    for name, fields in ACTIONS.items():
+        deep = json.loads("[" * 900 + "]" * 900)
+        request = {"type": name, "id": "1"} | dict.fromkeys(fields, 0) | {field: deep}
+        assert_answered(request, request["id"])
+
+
+def assert_answered(request, request_id) -> None:
+    box, got = ChatBox(fake_conversation("Yes.", max_new_tokens=3)), []
+    say(box)
+    box.widget.send = got.append
+    box.widget._handle_custom_msg(request | {"id": request_id} if isinstance(request, dict) else request, [])
+    (reply,) = [sent for sent in got if sent["type"] == "reply"]
+    is_text = isinstance(request, dict) and isinstance(request_id, str)
+    assert reply["id"] == (request_id if is_text else None) and (reply["ok"] or box.status)
+    json.dumps(reply, allow_nan=False)
+    assert box.wait(20)
+    say(box, "And now?")
+    assert texts(box)[-2:] == ["And now?", "Yes."]
+    box.close()
 
 
 def test_many_threads_that_submit_get_one_answer(box):
@@ -431,6 +538,41 @@ def test_xray_has_each_token_with_its_probability_and_alternatives(tiny, monkeyp
         assert not page.ask("xray", number=number)["ok"] and "no tokens" in page.box.status
 
 
+def freed(reference) -> bool:
+    gc.collect()
+    return reference() is None
+
+
+def test_a_closed_box_is_freed_and_its_conversation_goes_on():
+    widgets_before = set(_instances)
+    box = ChatBox(conversation := fake_conversation(WORDS))
+    say(box)
+    died = weakref.ref(box)
+    box.close()
+    assert set(_instances) == widgets_before
+    del box
+    assert freed(died) and "".join(conversation.say("And now?")) == WORDS
+
+
+@pytest.mark.parametrize("cell", ["the same", "a different one"])
+def test_a_cell_that_is_run_again_replaces_its_boxes(monkeypatch, cell):
+    """IPython's Out still has the old box, but no longer its conversation, hence neither cache nor model."""
+    request = {"metadata": {"cellId": "the same"}, "header": {"msg_id": "run 1"}}
+    monkeypatch.setattr(box_module, "get_ipython", lambda: SimpleNamespace(get_parent=lambda: request))
+    out = [ChatBox(fake_conversation(WORDS)), ChatBox(fake_conversation(WORDS))]
+    died = weakref.ref(out[0].conversation)
+    hold(out[0])
+    out[0].submit("Hello")
+    go_on, thread = out[0].conversation.model.go, out[0]._thread
+    request = {"metadata": {"cellId": cell}, "header": {"msg_id": "run 2"}}
+    new = ChatBox(fake_conversation(WORDS))
+    go_on.release(100)
+    thread.join(20)
+    say(new)
+    assert texts(new) == ["Hello", WORDS] and out[0].error == out[1].error == ""
+    assert [box.comm is None for box in out] == [cell == "the same"] * 2 and freed(died) == (cell == "the same")
+
+
 def test_an_answer_in_progress_does_not_keep_the_program_alive(box):
     hold(box)
     before = set(threading.enumerate())
@@ -467,6 +609,7 @@ def test_a_user_s_text_never_becomes_html(box):
 
 
 @pytest.mark.model
+@pytest.mark.weekly
 def test_the_embedded_model_in_the_box(embedded_lm, monkeypatch):
     box = ChatBox(Conversation(embedded_lm.exact, embedded_lm.tok, max_new_tokens=40))
     page = Page(box, monkeypatch)

@@ -1,21 +1,26 @@
 """helpers.chat.conversation: each answer is what a model with an empty cache says to the whole conversation."""
 
 import gc
+import math
 import random
 import subprocess
 import sys
 import weakref
+from copy import copy
 from dataclasses import replace
 from itertools import islice
-from threading import Event
 
 import numpy as np
 import pytest
-from fakes import DETOUR, WORDS, fake_conversation, token_ids, tokenizer
+from fakes import DETOUR, WORDS, FakeModel, fake_conversation, token_ids, tokenizer
+from hypothesis import given
+from hypothesis import strategies as st
 from loaded import theirs
+from tiny import TEMPLATE
 
+from helpers.chat import conversation as conversation_module
 from helpers.chat.conversation import Conversation
-from helpers.chat.messages import Message
+from helpers.chat.messages import Message, load_conversation
 from helpers.errors import TutorialError
 from helpers.generate import eos_token_ids, loop
 from helpers.generate.kv_cache import PREFILL_CHUNK_SIZE, StatefulKVCache
@@ -118,6 +123,7 @@ def test_a_prefill_trims_the_cache_once(lm, monkeypatch):
 
 
 @pytest.mark.model
+@pytest.mark.weekly
 def test_an_answer_of_the_embedded_model_stays_cached_to_its_last_token(embedded_lm):
     """A random model's answers are tokenized differently when they come back in the prompt."""
     conversation = Conversation(embedded_lm.exact, embedded_lm.tok)
@@ -176,11 +182,11 @@ def test_an_answer_whose_iteration_is_abandoned_ends_there():
 
 def test_stop_interrupts_a_long_prefill(lm, monkeypatch):
     conversation = Conversation(lm.model, lm.tok)
-    polled = []
+    answer, polled = conversation.say("A long letter. " * 250), []
+    answer._stop.is_set = lambda: polled.append(True) or len(polled) > 3  # the prompt is made after the first
     with monkeypatch.context() as patch:
         patch.setattr(loop, "POLL_MS", 1)
-        patch.setattr(Event, "is_set", lambda event: polled.append(event) or len(polled) > 2)
-        assert list(conversation.say("A long letter. " * 250)) == [""]
+        assert list(answer) == [""]
     done, total = conversation.prefill_progress
     assert done == 0 and total > 700
     assert stats(conversation).new_tokens == 0 and stats(conversation).finish_reason == "stopped"
@@ -222,6 +228,45 @@ def test_one_answer_at_a_time(tmp_path):
         with pytest.raises(TutorialError, match="has changed since"):
             list(answer)
     assert [message.content for message in conversation.messages] == ["One", WORDS] and not conversation.answering
+
+
+@pytest.mark.parametrize("change", ["load", "clear", "undo", "code"])
+def test_an_iterator_that_was_made_before_a_change_overwrites_nothing(tmp_path, change):
+    conversation = fake_conversation(WORDS)
+    say(conversation, "One")
+    file = conversation.save(tmp_path / "one.json")
+    if change == "undo":
+        conversation.clear()
+    changes = {"load": lambda: conversation.load(file), "clear": conversation.clear, "undo": conversation.undo}
+    changes["code"] = lambda: setattr(conversation, "messages", conversation.messages[:0])
+    stale = iter(conversation.say("Two"))
+    changes[change]()
+    say(conversation, "Three")
+    now = list(conversation.messages)
+    with pytest.raises(TutorialError, match="has changed since"):
+        next(stale)
+    stale.close()
+    assert conversation.messages == now and not conversation.answering
+
+
+def test_messages_that_code_replaces_during_an_answer_stay():
+    conversation = fake_conversation(WORDS)
+    pieces = iter(conversation.say("One"))
+    next(pieces)
+    conversation.messages = mine = [Message("user", "Mine"), Message("assistant", "Yes")]
+    list(pieces)
+    assert conversation.messages is mine and not conversation.answering
+
+
+def test_what_is_loaded_does_not_replace_an_answer_that_began_meanwhile(tmp_path, monkeypatch):
+    conversation = fake_conversation(WORDS)
+    file = conversation.save(tmp_path / "chat.json")
+    pieces = iter(conversation.say("One"))
+    slow = lambda *_: next(pieces) and load_conversation(file, conversation.tok)  # noqa: E731
+    monkeypatch.setattr(conversation_module, "load_conversation", slow)
+    with pytest.raises(TutorialError, match="being generated"):
+        conversation.load(file)
+    assert next(pieces) and conversation.messages[0].content == "One"
 
 
 def test_an_answer_that_is_never_iterated_changes_nothing():
@@ -294,7 +339,7 @@ def test_a_text_that_cannot_be_used_changes_nothing(text):
     before = list(conversation.messages)
     for attempt in (conversation.say, lambda text: conversation.edit(0, text)):
         with pytest.raises(TutorialError):
-            attempt(text)
+            list(attempt(text))
     assert conversation.messages == before and not conversation.answering
 
 
@@ -346,10 +391,87 @@ def test_a_message_that_does_not_fit_is_refused_and_nothing_is_lost():
     conversation = fake_conversation(WORDS, max_new_tokens=5, context_length=120)
     say(conversation, "Hello")
     before = list(conversation.messages)
+    answer = conversation.say("far too long " * 60)
     with pytest.raises(TutorialError, match="no older messages are left to remove"):
-        conversation.say("far too long " * 60)
+        list(answer)
     assert conversation.messages == before and conversation.truncated_messages == 0
+    assert answer.finish_reason is None and not conversation.answering
     say(conversation, "And now?")
+
+
+TURNS = st.lists(st.tuples(st.text(max_size=30), st.text(max_size=30)), max_size=12)
+# A second template joins the system message to the first question, as Llama 2 does.
+JOINED = "{% for m in messages %}{{ m.content + ('\n' if m.role == 'system' else '<|im_end|>') }}{% endfor %}"
+
+
+@given(TURNS, st.text(max_size=40), st.integers(10, 300), st.integers(0, 12), st.sampled_from([TEMPLATE, JOINED]))
+def test_the_history_is_truncated_as_if_each_length_were_tried(turns, system, length, gone, template):
+    tok = copy(tokenizer())
+    tok.chat_template = template
+    conversation = Conversation(FakeModel(list), tok, system, max_new_tokens=20, context_length=length)
+    conversation.truncated_messages = min(gone // 2, len(turns)) * 2
+    messages = [Message(role, text) for turn in turns for role, text in zip(("user", "assistant"), turn, strict=True)]
+    messages.append(Message("user", "And now?"))
+
+    def count(start):
+        return len(conversation._prompt_ids(messages[start:]))
+
+    start, last = conversation.truncated_messages, len(messages) - 1
+    if count(start) > length - min(20, length // 4):
+        start = next((at for at in range(start, last, 2) if count(at) <= length // 2), last)
+    if count(start) >= length:
+        with pytest.raises(TutorialError, match="no older messages"):
+            conversation._truncate_to_context(messages, 0, lambda: False)
+    else:
+        expected = conversation._prompt_ids(messages[start:]), start
+        assert conversation._truncate_to_context(messages, 0, lambda: False) == expected
+
+
+def long_history(turns: int) -> Conversation:
+    conversation = fake_conversation(WORDS, max_new_tokens=10, context_length=200)
+    conversation.messages = [Message(role, "Hello") for role in ("user", "assistant") * turns]
+    return conversation
+
+
+@pytest.fixture
+def tokenized(monkeypatch):
+    """The number of messages in each prompt that is made."""
+    counted = []
+
+    def counting(tok, messages):
+        counted.append(len(messages))
+        return prompt_ids(tok, messages)
+
+    monkeypatch.setattr(conversation_module, "prompt_ids", counting)
+    return counted
+
+
+def test_a_history_of_4_000_turns_is_tokenized_twice_in_all(tokenized):
+    conversation = long_history(4000)
+    say(conversation, "And now?")
+    assert conversation.truncated_messages > 7900 and len(conversation.messages) == 8002
+    assert len(tokenized) <= 2 + math.log2(4000) + 1 and sum(tokenized) < 2.1 * 8000
+
+
+@pytest.mark.parametrize("after", [0, 1, 4])
+def test_stop_ends_the_truncation(monkeypatch, after):
+    conversation = long_history(100)
+    answer, n_before, calls = conversation.say("And now?"), len(conversation.messages), []
+
+    def counting(*arguments):
+        calls.append(arguments)
+        if len(calls) == after:
+            conversation.stop()
+        return prompt_ids(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(conversation_module, "prompt_ids", counting)
+        if after == 0:
+            conversation.stop()
+        assert "".join(answer) == "" and answer.finish_reason == stats(conversation).finish_reason == "stopped"
+    assert len(calls) == after
+    assert len(conversation.messages) == n_before + 2 and conversation.messages[-2].content == "And now?"
+    assert conversation.truncated_messages == 0 and "".join(conversation.regenerate()) == WORDS
 
 
 def test_a_truncated_message_that_is_edited_is_in_the_prompt_again():
