@@ -93,7 +93,9 @@ def lab(session: nox.Session) -> None:
     timed(session, "fetch", *HELPERS, "fetch", success_codes=[0, 1])
     report(session)
     first = "--LabApp.default_url=/lab/tree/notebooks/00_quickstart.ipynb"  # with --no-browser too
-    session.run(PYTHON, "-m", "jupyterlab", first, "--ServerApp.root_dir=.", "--ip=127.0.0.1", *session.posargs)
+    # JupyterLab would ask PyPI for its updates, and offer news: its documentation, "Announcements".
+    quiet = ("--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate", "--LabApp.news_url=None")
+    session.run(PYTHON, "-m", "jupyterlab", first, *quiet, "--ServerApp.root_dir=.", "--ip=127.0.0.1", *session.posargs)
 
 
 @session

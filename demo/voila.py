@@ -7,7 +7,7 @@ from voila.app import Voila
 
 STYLE = "<style>.jp-OutputArea { zoom: 1.4; max-width: 860px; margin: auto }</style>"
 # Voilà's template loads icons from the internet, which nothing here uses; this header makes the browser skip them.
-ONLY_FROM_HERE = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"
+ONLY_FROM_HERE = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-ancestors 'self'"
 
 
 def only_the_chat_box(_handler, notebook, cwd):
@@ -49,5 +49,10 @@ c.Voila.tornado_settings = {
     "headers": {"Content-Security-Policy": ONLY_FROM_HERE},
     "allow_remote_access": False,
 }
+# Each page has a kernel with a model of its own.  Kernels share what OpenVINO maps into memory, the file of the weights
+# and the libraries: 244 of 779 MiB for the embedded model.  One whose page is closed ends after this time.
+c.MappingKernelManager.cull_idle_timeout = 120  # seconds
+c.MappingKernelManager.cull_interval = 30
+c.MappingKernelManager.cull_connected = False
 # Voilà 0.5.13 opens its page without the token.  It appends a slash to this address; the & separates the two.
 Voila.connection_url = property(lambda app: f"{app.display_url}&")

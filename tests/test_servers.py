@@ -6,10 +6,8 @@ import dataclasses
 import http.client
 import ipaddress
 import re
-import runpy
 import sys
 import time
-import types
 import urllib.request
 import uuid
 from collections.abc import Iterator
@@ -27,22 +25,6 @@ sys.path.insert(0, str(ROOT / "tests" / "browser"))
 import servers
 
 
-def commands(name: str, *posargs: str) -> list[list[str]]:
-    """Return the commands of `nox -s name -- posargs` without running them, and without nox."""
-    nox = types.ModuleType("nox")
-    nox.options, nox.Session = types.SimpleNamespace(), object
-    nox.session = lambda *function, **_: function[0] if function else lambda function: function
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "nox", nox)
-        tasks = runpy.run_path(str(ROOT / "noxfile.py"))
-    ran: list[list[str]] = []
-    session = types.SimpleNamespace(posargs=posargs, run=lambda *argv, **_: ran.append(list(argv)))
-    session.log = session.warn = session.error = lambda *_: None
-    tasks[name].__globals__["install"] = lambda *_: None
-    tasks[name](session)
-    return ran
-
-
 @dataclasses.dataclass(frozen=True)
 class Served:
     """A running server: `private` is a path that needs the token, `shown` its status with the token."""
@@ -53,12 +35,15 @@ class Served:
     shown: int
     opened: str  # the address that a browser was told to open
 
-    def status(self, path: str, token: str = "", **headers: str) -> int:
-        """Return the status of the response; a redirection to a log-in page is not followed."""
+    def get(self, path: str, token: str = "", **headers: str) -> http.client.HTTPResponse:
+        """Return the response; a redirection to a log-in page is not followed."""
         headers |= {"Authorization": f"token {token}"} if token else {}
         connection = http.client.HTTPConnection(urlsplit(self.url).netloc, timeout=30)
         connection.request("GET", path, headers=headers)
-        return connection.getresponse().status
+        return connection.getresponse()
+
+    def status(self, path: str, token: str = "", **headers: str) -> int:
+        return self.get(path, token, **headers).status
 
 
 OPEN = """
@@ -82,7 +67,7 @@ def server(request, tmp_path_factory) -> Iterator[Served]:
     browser = f"{Path(sys.executable).as_posix()} {(folder / 'open.py').as_posix()} {opened.as_posix()} %s"
     option = {"lab": "--ServerApp.browser", "demo": "--Voila.browser"}[request.param]
     root = ["--allow-root"] if request.param == "lab" else []
-    argv = [sys.executable, *commands(request.param, f"{option}={browser}", f"--port={port}", *root)[-1][1:]]
+    argv = [sys.executable, *servers.commands(request.param, f"{option}={browser}", f"--port={port}", *root)[-1][1:]]
     url, log = f"http://127.0.0.1:{port}", folder / "server.log"
     with servers.running(argv, url + public, servers.environment(folder), log):
         for _ in range(240):
@@ -99,6 +84,12 @@ def test_a_server_requires_its_token(server):
     assert server.status(server.private, token="0" * 48) == 403
     assert server.status(server.private, token=server.token) == server.shown
     assert server.status("/") in (302, 403), "anybody on this machine gets a page, and with Voilà a kernel"
+
+
+def test_no_page_of_a_different_origin_may_show_it_in_a_frame(server):
+    for path, token in [("/", ""), (server.private, ""), (server.private, server.token)]:
+        policy = server.get(path, token).headers["Content-Security-Policy"]
+        assert "frame-ancestors 'self'" in policy, path
 
 
 def test_a_foreign_host_name_is_refused(server):

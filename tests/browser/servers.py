@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import secrets
 import socket
 import subprocess
 import sys
 import time
+import types
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+import pytest
 
 from helpers.settings import ROOT
 
@@ -50,10 +54,23 @@ def environment(folder: Path) -> dict[str, str]:
     environ = os.environ | {name: str(folder / name.lower()) for name in names}
     environ |= {"PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1"}
     environ.pop("PYTEST_CURRENT_TEST", None)  # the kernel would take itself for a part of a test
-    news = folder / "jupyterlab_settings_dir" / "@jupyterlab" / "apputils-extension"
-    news.mkdir(parents=True)
-    (news / "notification.jupyterlab-settings").write_text('{"fetchNews": "false", "checkForUpdates": false}')
-    return environ
+    return environ | {"OFFLINE_LOG": str(folder / "outward.log")}  # what it tried all the same
+
+
+def commands(name: str, *posargs: str) -> list[list[str]]:
+    """Return the commands of `nox -s name -- posargs` without running them, and without nox."""
+    nox = types.ModuleType("nox")
+    nox.options, nox.Session = types.SimpleNamespace(), object
+    nox.session = lambda *function, **_: function[0] if function else lambda function: function
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "nox", nox)
+        tasks = runpy.run_path(str(ROOT / "noxfile.py"))
+    ran: list[list[str]] = []
+    session = types.SimpleNamespace(posargs=posargs, run=lambda *argv, **_: ran.append(list(argv)))
+    session.log = session.warn = session.error = lambda *_: None
+    tasks[name].__globals__["install"] = lambda *_: None
+    tasks[name](session)
+    return ran
 
 
 def free_port() -> int:
@@ -87,11 +104,13 @@ def running(argv: list[str], url: str, environ: dict[str, str], log: Path) -> It
 
 
 @contextmanager
-def jupyterlab(folder: Path) -> Iterator[Server]:
+def jupyterlab(folder: Path, program: str = "jupyterlab") -> Iterator[Server]:
+    """JupyterLab as `nox -s lab` starts it, on the notebooks of folder/work; or Notebook 7, `program` "notebook"."""
     environ = environment(folder)
     work, token, port = folder / "work", secrets.token_hex(16), free_port()
     work.mkdir()
-    argv = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}"]
+    options = [option for option in commands("lab")[-1][3:] if "root_dir" not in option and "default_url" not in option]
+    argv = [sys.executable, "-m", program, *options, "--no-browser", "--allow-root", f"--port={port}"]
     argv += ["--ServerApp.port_retries=0", f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={work}"]
     server = Server(f"http://127.0.0.1:{port}", token, work, Path(environ["JUPYTER_RUNTIME_DIR"]))
     with running(argv, f"{server.url}/api", environ, folder / "lab.log"):

@@ -167,39 +167,6 @@ def test_a_saved_conversation_continues_and_an_exported_one_can_be_read(chat, mo
     assert "2 messages" in errors and loaded.messages[:2] == conversation.messages and len(loaded.messages) == 4
 
 
-NAMES = ["{folder}", "a\0b", "x" * 300, "~nobody-of-this-name/x", "no/such/folder"]
-
-
-@pytest.mark.parametrize("command", ["save", "export", "load"])
-@pytest.mark.parametrize("name", NAMES, ids=ascii)
-def test_a_name_that_cannot_be_a_file_is_refused_and_the_chat_continues(chat, monkeypatch, tmp_path, command, name):
-    monkeypatch.chdir(tmp_path)
-    conversation = fake_conversation()
-    out, errors = chat(conversation, "Hello", f"/{command} {name.format(folder=tmp_path)}", "And now?")
-    assert out == "Hello\nAnd now?\n" and len(conversation.messages) == 4
-    assert re.search("cannot be (written|read)|no home folder|is not a saved conversation", errors)
-    assert "ended with an error" not in errors and list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("command", ["save", "export"])
-def test_a_full_disk_leaves_the_old_file_and_the_chat_continues(chat, small_disk, command):
-    conversation, file = fake_conversation(), small_disk / "chat"
-    file.write_text("mine", encoding="utf-8")
-    (small_disk / "rest").write_bytes(bytes(2**20 - 2 * 4096))
-    out, errors = chat(conversation, "Hello " * 2000, f"/{command} {file}", "And now?")
-    assert "The disk filled up" in errors and out.endswith("And now?\n") and len(conversation.messages) == 4
-    assert file.read_text(encoding="utf-8") == "mine"
-
-
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no devices among the files")
-@pytest.mark.parametrize("command", ["save", "export", "load"])
-def test_a_pipe_or_a_device_is_not_a_file(chat, tmp_path, command):
-    """A file would take its place, or reading would never end."""
-    os.mkfifo(pipe := tmp_path / "pipe")
-    out, errors = chat(fake_conversation(), "Hello", f"/{command} {pipe}", "And now?")
-    assert "it is not a file" in errors and out == "Hello\nAnd now?\n" and pipe.is_fifo()
-
-
 @pytest.mark.parametrize("closed", [["stdin"], ["stdout"], ["stderr"], ["stdin", "stdout", "stderr"]])
 def test_closed_streams_end_the_chat_quietly(chat, monkeypatch, closed):
     run = terminal.run
