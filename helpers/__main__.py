@@ -1,7 +1,13 @@
 """Run the tutorial's steps from a terminal: python -m helpers doctor | models | fetch | export | check | ask | chat."""
 
+import errno
+import io
 import json
+import os
+import signal
 import sys
+import traceback
+from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Annotated
 
@@ -14,7 +20,7 @@ except ModuleNotFoundError:  # not the Python that was set up, or none was set u
     )
 
 from helpers import catalog, settings
-from helpers.errors import TutorialError
+from helpers.errors import TutorialError, cause_of, printable, redact
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 Model = Annotated[str | None, typer.Option("--model", help="A name from `python -m helpers models`.")]
@@ -90,7 +96,7 @@ def export(
     if new:
         fetch(choice.spec, choice.checkpoint_dir)
     argv = export.command(choice, tuple(flags) if flags else None)
-    print(export.shell_command(argv), flush=True)
+    print(printable(export.shell_command(argv)), flush=True)
     export.run(argv)
     if new and sound and choice.spec.source != "random":  # whose answers mean nothing
         from helpers.checks.export_check import check
@@ -162,18 +168,58 @@ def chat(
     terminal.run(load_conversation(choice, sampling, max_new_tokens, system=system, context_length=context_length))
 
 
-def main() -> int:
-    """Run the command line.  A TutorialError is printed without a traceback, with exit code 1."""
+def prepare_streams() -> None:
+    """Let stdin, stdout and stderr take any text.  Raises TutorialError when stdout was closed, as by >&-."""
+    closed = [name for name in ("stdin", "stdout", "stderr") if getattr(sys, name) is None]
+    for name in closed:  # in this order, so that no file of ours becomes, say, the stdout of a child
+        setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # by lines, so that a full disk shows before the work is done
+            stream.reconfigure(errors="replace", line_buffering=True)
+    if "stdout" in closed or ("stdin" in closed and "chat" in sys.argv[1:2]):
+        raise TutorialError(f"This command needs the standard streams, and {closed[0]} is closed.", "Do not close it.")
+
+
+def run() -> int:
+    """Run the command line and return its exit code; what the reader can change is a message without a traceback."""
     try:
+        prepare_streams()
         app(prog_name="python -m helpers", standalone_mode=True)
-    except TutorialError as error:
-        print(error, file=sys.stderr)
-        return 1
     except SystemExit as end:
         if end.code == 130:  # typer's exit code for Ctrl-C
-            print("Interrupted. No incomplete file is in use; run the command again to continue.", file=sys.stderr)
-        raise
-    return 0
+            warn("Interrupted. No incomplete file is in use; run the command again to continue.")
+        return end.code or 0
+    except TutorialError as error:
+        warn(error)
+    except Exception as error:
+        if isinstance(error, OSError) and error.filename is None and error.errno in (errno.ENOSPC, errno.EBADF):
+            warn(f"The output cannot be written: {error.strerror}.")
+        elif cause := cause_of(error):
+            warn(cause)
+        else:
+            warn("".join(traceback.format_exception(error)) + "This is a fault of the tutorial; please report it.")
+    return 1
+
+
+def warn(text: object) -> None:
+    """Print to stderr, as far as there is one."""
+    with suppress(OSError):
+        print(printable(redact(str(text))), file=sys.stderr)
+
+
+def main() -> int:
+    """Run the command line; SIGTERM and SIGHUP end it as Ctrl-C does, with all processes that it has started."""
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number and signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores SIGHUP, and that stays so
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
+    code = run()
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        warn(f"The output cannot be written: {error.strerror}.")
+        sys.stdout, code = None, code or 1  # otherwise Python tries again at its end
+    return code
 
 
 if __name__ == "__main__":

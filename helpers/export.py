@@ -112,7 +112,7 @@ def _run(argv: list[str], log: Path, scratch: Path) -> tuple[int, float]:
     environment = os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1", "COLUMNS": "100"}
     environment |= dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(scratch))
     # With -m instead of the script: that works when the scripts' folder is not on PATH, and in this very Python.
-    module = [sys.executable, "-m", "optimum.commands.optimum_cli", *argv[1:]]
+    module = [sys.executable, "-P", "-m", "optimum.commands.optimum_cli", *argv[1:]]
     line, phase, code = ProgressLine(), "starting", None
     start = since = time.perf_counter()
     with log.open("wb") as stream, log.open(encoding="utf-8", errors="replace") as output:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 from helpers import catalog
-from helpers.errors import TutorialError
+from helpers.errors import TutorialError, printable
 from helpers.files import atomic_write_text, existing_parent
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -54,7 +54,10 @@ class Settings:
 def load(path: Path = SETTINGS_FILE, environ: Mapping[str, str] = os.environ) -> Settings:
     """Return the defaults with the values of `path`, if it exists, and of `environ`.  Raises TutorialError."""
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        data = path.read_bytes() if path.exists() else b""
+        if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+            raise TutorialError(f"{path.name} is saved as UTF-16.", "Save it as UTF-8; editors ask when you save as.")
+        table = tomllib.loads(data.decode("utf-8-sig"))  # Notepad begins UTF-8 with a byte-order mark
     except OSError as error:  # a folder of that name, or no permission
         raise TutorialError(f"{path.name} cannot be read: {error.strerror}.", "Correct that, or delete it.") from error
     except (ValueError, RecursionError) as error:
@@ -76,6 +79,8 @@ def check(settings: Settings) -> Settings:
     for name, value in [*table.items(), *values]:
         if not isinstance(value, str):
             raise TutorialError(f"The setting {name} has {value!r}, not text.", 'Put it in quotes: device = "CPU".')
+        if printable(value) != value:
+            raise TutorialError(f"The setting {name} has control characters: {value!r}.", "Delete them.")
     if settings.format not in settings.spec.flags:
         what = f"There is no weight format {settings.format!r} for {settings.model}."
         raise TutorialError(what, f"Choose one of: {', '.join(settings.spec.flags)}.")

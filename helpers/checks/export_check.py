@@ -15,7 +15,7 @@ from helpers.errors import TutorialError, check_token_ids
 from helpers.files import GIB, MALFORMED, atomic_write_text, read_json
 from helpers.generate import PromptCache, generate
 from helpers.generate.sampling import log_softmax, single_thread
-from helpers.load import load_model
+from helpers.load import load_model, load_tokenizer
 from helpers.settings import Settings, display_path
 from helpers.tokenize import prompt_ids
 
@@ -91,10 +91,9 @@ def incremental_logprobs(model, answer: ReferenceAnswer) -> np.ndarray:
 def checkpoint_answers(folder: Path) -> list[ReferenceAnswer]:
     """Return the checkpoint's greedy answers to QUESTIONS, computed by PyTorch in the precision of its file."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
-    options = {"local_files_only": True, "trust_remote_code": False}
-    tok = AutoTokenizer.from_pretrained(folder, **options)
+    tok, options = load_tokenizer(folder), {"local_files_only": True, "trust_remote_code": False}
     model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", **options)
     answers = []
     for question in QUESTIONS:

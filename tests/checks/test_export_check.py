@@ -72,6 +72,7 @@ def lone(sound, tmp_path):
 
 
 @pytest.mark.model
+@pytest.mark.weekly
 def test_a_sound_export_passes_with_a_margin(sound):
     _, findings = sound
     assert states(findings) == ALL_OK and not any(finding.hint for finding in findings)
@@ -143,6 +144,7 @@ def alone(small, answers):
     return write
 
 
+@pytest.mark.weekly
 def test_a_sound_export_passes_with_its_checkpoint_then_with_its_answers_then_alone(small, monkeypatch):
     first = check(small)
     assert states(first) == ALL_OK and not any(finding.hint for finding in first)

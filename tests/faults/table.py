@@ -100,6 +100,31 @@ ELSEWHERE = [  # (fault, test)
         "A password with a character that an address cannot have",
         "test_errors.py::test_a_password_that_libraries_would_cut_is_refused_with_its_cure",
     ),
+    (
+        "Passwords and tokens in all variables and forms of an address",
+        "test_security.py::test_no_form_of_an_address_discloses_a_part_of_its_secret",
+    ),
+    (
+        "A password in pip's configuration file",
+        "test_security.py::test_a_secret_in_pips_configuration_is_not_disclosed",
+    ),
+    (
+        "Closed standard streams, and output to a full disk",
+        "test_main.py::test_closed_and_full_streams_are_a_sentence_or_silence_and_code_1",
+    ),
+    (
+        "A console of cp1252, cp437 or ASCII",
+        "test_main.py::test_a_console_shows_a_substitute_for_what_it_lacks",
+    ),
+    (
+        "SIGTERM or SIGHUP during an export",
+        "test_export.py::test_a_signal_ends_optimum_cli_and_its_children_too",
+    ),
+    ("settings.toml with a byte-order mark", "test_settings.py::test_a_file_of_any_editor_is_read"),
+    (
+        "A file pip.py or optimum.py in the current folder",
+        "checkpoint/test_fetch.py::test_a_pip_in_the_current_folder_is_not_run",
+    ),
     ("Control codes in an error", "test_errors.py::test_no_error_sends_a_terminal_commands"),
     (
         "A folder without a manifest",
@@ -126,6 +151,42 @@ ELSEWHERE = [  # (fault, test)
     (
         "Logits that are not finite numbers",
         "generate/test_loop.py::test_logits_that_are_not_finite_are_an_error_and_not_cached",
+    ),
+    (
+        "A head that is scaled, capped or summed",
+        "load/test_graph.py::test_a_head_that_cannot_be_sliced_keeps_all_positions",
+    ),
+    ("Experts, whose matrices have three axes", "load/test_graph.py::test_matrices_of_experts_are_not_fused"),
+    ("A context length under another name", "load/test_config.py::test_the_context_length_has_many_names"),
+    (
+        "A configuration whose values are of wrong types",
+        "load/test_config.py::test_a_value_of_another_type_or_size_is_refused_by_name",
+    ),
+    (
+        "EOS tokens that only config.json names",
+        "generate/test_loop.py::test_eos_token_ids_are_those_of_the_generation_config_else_of_the_config",
+    ),
+    ("Any of 22 architectures", "generate/test_architectures.py::test_greedy_decoding_is_that_of_pytorch"),
+    ("A prompt beyond longrope's first angles", "generate/test_architectures.py::test_longrope_prefilled_in_chunks"),
+    (
+        "A text that crosses longrope's limit in both directions",
+        "generate/test_architectures.py::test_longrope_with_a_cache_that_is_shortened_and_grows_again",
+    ),
+    (
+        "A tokenizer.json with a class of another kind",
+        "load/test_model.py::test_the_tokenizer_is_what_tokenizer_json_says_whatever_its_class",
+    ),
+    (
+        "A chat template that strips, rewrites or drops words, or writes markers that are not special",
+        "test_templates.py::test_ids_equal_apply_chat_template_where_nobody_typed_a_marker",
+    ),
+    ("A typed marker, whole or in halves", "test_templates.py::test_a_typed_marker_is_never_a_control_token"),
+    ("A chat template that fails", "test_tokenize.py::test_a_template_that_cannot_be_used_is_refused"),
+    ("A chat template that runs for hours", "test_tokenize.py::test_a_template_that_runs_for_hours_is_ended"),
+    ("A chat template that leaves a message out", "test_pains.py::test_a_template_that_leaves_a_message_out_is_named"),
+    (
+        "A tokenizer that removes spaces from the text",
+        "test_decode.py::test_spaces_that_the_tokenizer_removes_are_removed_from_the_stream_too",
     ),
     (
         "Ctrl-C while a token is computed",
