@@ -115,6 +115,7 @@ def _run(argv: list[str], log: Path, scratch: Path) -> tuple[int, float]:
     module = [sys.executable, "-P", "-m", "optimum.commands.optimum_cli", *argv[1:]]
     line, phase, code = ProgressLine(), "starting", None
     start = since = time.perf_counter()
+    log.unlink(missing_ok=True)  # it may be of a different user
     with log.open("wb") as stream, log.open(encoding="utf-8", errors="replace") as output:
         process = subprocess.Popen(
             module, cwd=ROOT, env=environment, stdout=stream, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL

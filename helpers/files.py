@@ -185,7 +185,7 @@ def atomic_directory(target: Path, report: Report = print, keep: bool = False) -
         return
     with translate_os_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(target.with_name(f".{target.name}.lock"))
+        lock = FileLock(target.with_name(f".{target.name}.lock"), mode=0o666)  # whoever may write here may lock
         try:
             held = lock.acquire(timeout=0)
         except Timeout:

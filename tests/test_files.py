@@ -114,6 +114,33 @@ def test_a_waiting_process_takes_over_after_a_kill(tmp_path, start):
     assert half_made(tmp_path) == ["model"] and names(tmp_path / "model") == {"first", "second"}
 
 
+SECOND_USER = """
+import os, sys
+from contextlib import suppress
+from pathlib import Path
+from helpers.files import atomic_directory
+target = Path(sys.argv[1])
+os.umask(0o077)
+with suppress(KeyError), atomic_directory(target):
+    raise KeyError
+for folder in target.parents[:-2]:
+    folder.chmod(0o755)
+target.parent.chmod(int(sys.argv[2], 8))
+os.seteuid(65534)
+with atomic_directory(target) as part:
+    (part / "of the second user").touch()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid(), reason="only root can be two users")
+@pytest.mark.parametrize("mode", ["777", "1777"])
+def test_a_second_user_of_a_shared_root_can_take_the_lock(tmp_path, mode):
+    argv = [sys.executable, "-c", SECOND_USER, str(tmp_path / "shared" / "model"), mode]
+    ran = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert names(tmp_path / "shared" / "model") == {"of the second user"}
+
+
 def test_a_folder_that_exists_is_never_touched(read_only):
     with atomic_directory(read_only) as part:
         assert part is None

@@ -14,12 +14,14 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 import types
 from pathlib import Path
 
 import connections
 import pytest
 from hub import PHI3, Hub, tiny_phi3
+from packaging.requirements import Requirement
 from remote_code import trap
 from test_errors import ADDRESSES, MALFORMED, VARIABLES
 from test_project import published
@@ -364,3 +366,61 @@ def test_a_log_in_page_behind_a_password_is_named_without_it(repository, walk, t
         ran = walk(hub, tmp_path, "fetch", "--model", PHI3.name, HF_ENDPOINT=secret)
     assert ran.code == 1 and "not a hub" in ran.output, ran.output
     assert CANARY not in ran.output, ran.output
+
+
+class Session:
+    """Stands in for nox's; pip-audit leaves `told`, {} for nothing, and exits with 0 or 1."""
+
+    def __init__(self, folder: Path, told: dict):
+        self.folder, self.told, self.logged = folder, told, []
+        self.install, self.create_tmp, self.log = print, lambda: folder, self.logged.append
+
+    def run(self, *argv, success_codes):
+        assert success_codes == [0, 1]
+        if self.told:
+            Path(argv[argv.index("--output") + 1]).write_text(json.dumps(self.told), encoding="utf-8")
+
+    def error(self, text):
+        raise RuntimeError(text)
+
+
+PINS = [line.split("==") for line in (ROOT / "constraints.txt").read_text("utf-8").splitlines() if "==" in line]
+AUDITED = [{"name": name, "version": version, "vulns": []} for name, version in PINS]
+BAD = {"name": "x", "version": "1", "vulns": [{"id": "CVE-1"}, {"id": "CVE-2"}]}
+
+
+@pytest.mark.parametrize(
+    "told, outcome",
+    [
+        ({"dependencies": AUDITED}, "0 vulnerabilities"),
+        ({"dependencies": [BAD, *AUDITED[1:]]}, "2 vulnerabilities are known.\nx 1: CVE-1\nx 1: CVE-2"),
+        ({}, "NOT AUDITED: 0 of"),
+        ({"dependencies": []}, "NOT AUDITED: 0 of"),
+        ({"dependencies": AUDITED[1:]}, "NOT AUDITED"),
+        ({"dependencies": [{"name": "x", "skip_reason": "not found"}, *AUDITED[1:]]}, "NOT AUDITED"),
+    ],
+)
+def test_an_audit_that_did_not_happen_fails(tmp_path, monkeypatch, told, outcome):
+    def session(function=None, **_):
+        return function or session
+
+    nox = types.SimpleNamespace(session=session, Session=Session, options=types.SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "nox", nox)
+    space = {"__file__": str(ROOT / "noxfile.py"), "__name__": "noxfile"}
+    exec((ROOT / "noxfile.py").read_text(encoding="utf-8"), space)
+    (tmp_path / "audit.json").write_text(json.dumps({"dependencies": AUDITED}), encoding="utf-8")  # of an earlier one
+    run = Session(tmp_path, told)
+    if "NOT" in outcome:
+        with pytest.raises(RuntimeError, match=outcome):
+            space["audit"](run)
+    else:
+        space["audit"](run)
+        assert outcome in run.logged[0]
+
+
+def test_what_builds_the_project_is_pinned_too():
+    requires = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["build-system"]["requires"]
+    (version,) = [version for name, version in PINS if name == "setuptools"]
+    assert len(requires) == 1 and version in Requirement(requires[0]).specifier
+    assert "999" not in Requirement(requires[0]).specifier
+    assert '"--build-constraint", "constraints.txt"' in (ROOT / "noxfile.py").read_text(encoding="utf-8")

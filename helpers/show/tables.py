@@ -8,7 +8,7 @@ from html import escape
 
 from IPython.display import HTML, Markdown
 
-from helpers.errors import TutorialError
+from helpers.errors import TutorialError, printable
 
 INERT = 'class="tex2jax_ignore mathjax_ignore"'  # JupyterLab would draw what stands between two $ as a formula
 CELL = 'style="text-align:left;white-space:pre-wrap"'
@@ -40,7 +40,7 @@ def facts(values: Mapping[str, object]) -> Marked:
 def _table(head: list, rows: list[Sequence]) -> Marked:
     if not rows:
         raise TutorialError("A table of no rows cannot be drawn.", "Pass at least one row.")
-    cells = [[f"{value:,.4g}" if isinstance(value, float) else str(value) for value in row] for row in [head, *rows]]
+    cells = [[f"{v:,.4g}" if isinstance(v, float) else printable(str(v)) for v in row] for row in [head, *rows]]
     html = ""
     for row, tag in zip(cells, ["th", *["td"] * len(rows)], strict=True):
         html += "<tr>" + "".join(f"<{tag} {CELL}>{escape(cell)}</{tag}>" for cell in row) + "</tr>" if row else ""

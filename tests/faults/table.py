@@ -125,6 +125,15 @@ ELSEWHERE = [  # (fault, test)
         "A file pip.py or optimum.py in the current folder",
         "checkpoint/test_fetch.py::test_a_pip_in_the_current_folder_is_not_run",
     ),
+    (
+        "A second user of a shared model root",
+        "test_files.py::test_a_second_user_of_a_shared_root_can_take_the_lock",
+    ),
+    (
+        "HTML, Markdown, formulas and control codes in a table",
+        "show/test_show.py::test_names_heads_and_values_of_any_table_are_inert",
+    ),
+    ("An audit without an index", "test_security.py::test_an_audit_that_did_not_happen_fails"),
     ("Control codes in an error", "test_errors.py::test_no_error_sends_a_terminal_commands"),
     (
         "A folder without a manifest",

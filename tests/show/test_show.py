@@ -11,13 +11,16 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from IPython.core.formatters import DisplayFormatter
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 from matplotlib.text import Text
+from payloads import PAYLOADS, TERMINAL
+from strategies import Found
 
 from helpers import show
-from helpers.errors import TutorialError, check_int
+from helpers.errors import TutorialError, check_int, printable
 from helpers.show import charts
 from helpers.show.charts import number
 
@@ -264,6 +267,31 @@ def test_what_stands_in_a_table_is_text():
     table = show.table({text: text} for text in HOSTILE[:1]), show.facts({text: text for text in HOSTILE})
     assert cells(table[0]) == [HOSTILE[:1], HOSTILE[:1]] and cells(table[1]) == [[text, text] for text in HOSTILE]
     assert all("tex2jax_ignore" in each.data for each in table), "JupyterLab would draw formulas"
+
+
+CELL = ("style", "text-align:left;white-space:pre-wrap")
+CELLS = {("table", ("class", "tex2jax_ignore mathjax_ignore")), ("tr",), ("th", CELL), ("td", CELL)}
+SIGNS = [
+    "& < > \" ' ` * _ [ ] ! $ | \\",
+    "https://xss.example",
+    "$x$ \\(y\\) $$z$$",
+    "---",
+    "a\n| b |\n\tc",
+    "&lt;b&gt;",
+]
+
+
+@pytest.mark.parametrize("texts", [PAYLOADS, TERMINAL, SIGNS], ids=["HTML", "terminal", "Markdown"])
+def test_names_heads_and_values_of_any_table_are_inert(texts):
+    """Only cells and their fixed attributes, so that nothing runs or loads; no format but HTML and plain text."""
+    tables = {text * 2: show.table([{text: text}]) for text in texts}
+    tables[f"key{''.join(map(str, texts))}"] = show.facts({"key": "".join(texts)})
+    for text, shown in tables.items():
+        found = Found(shown.data)
+        assert {(tag, *attributes.items()) for tag, attributes in found.tags} <= CELLS
+        assert "".join(found.words) == printable(text)
+        assert not set(repr(shown) + shown.data) & set("\x00\x07\x08\r\x1b\x7f\x9b\x9d\u202e\u2066")
+        assert {*DisplayFormatter().format(shown)[0]} == {"text/html", "text/plain"}
 
 
 def test_a_source_is_the_source_itself():
