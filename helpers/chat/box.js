@@ -302,11 +302,8 @@ class View {
   request(type, what, fields = {}, done = () => {}) {
     if (this.gone) return this.notify("");
     const id = Math.random().toString(36).slice(2);
-    const wait = () => {
-      const busy = this.kernel?.status === "busy";
-      this.notify(`${busy ? "The kernel is running another cell" : "The kernel has not replied yet"}; ${what} waits.`, true);
-    };
-    const timer = setTimeout(wait, WAIT_SHOWN_AFTER);
+    const why = () => (this.kernel?.status === "busy" ? "is running another cell" : "has not replied yet");
+    const timer = setTimeout(() => this.notify(`The kernel ${why()}; ${what} waits.`, true), WAIT_SHOWN_AFTER);
     this.waiting.set(id, { type, timer, done });
     this.model.send({ type, id, ...fields });
   }

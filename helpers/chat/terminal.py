@@ -15,6 +15,11 @@ from helpers.chat.messages import stats_line
 from helpers.errors import TutorialError, printable
 from helpers.files import atomic_write_text
 
+try:
+    from msvcrt import kbhit
+except ImportError:  # not on Windows
+    kbhit = None
+
 HELP = """\
 /regenerate    generate the last answer again
 /undo          restore what the last /regenerate or /clear removed
@@ -23,7 +28,7 @@ HELP = """\
 /export FILE   write the conversation as Markdown
 /bye           quit; so do Ctrl-D and, at the prompt, Ctrl-C. While an answer is generated, Ctrl-C stops it.
 Put a space before a message that begins with /."""
-PASTE_SECONDS = 0.05  # within which a terminal sends the next line of what was pasted
+PASTE_SECONDS = 0.05  # within which a terminal that does not mark a paste sends the next line of it
 
 
 def run(conversation: Conversation) -> None:
@@ -58,23 +63,12 @@ def _read(interactive: bool) -> str:
                 return message
             raise EOFError
         message = input("\n> ")
-        with suppress(EOFError):  # of a message that was read
-            while _line_is_waiting():
+        with suppress(EOFError, OSError, ValueError):  # the end of stdin, or no file of the operating system
+            while kbhit() if kbhit else select([sys.stdin], [], [], PASTE_SECONDS)[0]:
                 message += "\n" + input()
         return message
     except OSError as error:
         raise TutorialError(f"Standard input cannot be read: {error.strerror}.") from error
-
-
-def _line_is_waiting() -> bool:
-    """Return whether stdin has a line already: the next one of a paste, where the terminal does not mark its end."""
-    if os.name == "nt":
-        import msvcrt
-
-        return msvcrt.kbhit()
-    with suppress(OSError, ValueError):  # not a file of the operating system
-        return bool(select([sys.stdin], [], [], PASTE_SECONDS)[0])
-    return False
 
 
 def print_answer(answer: Answer) -> None:

@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 from fakes import WORDS, fake_conversation
 
+from helpers.chat import conversation as conversation_module
 from helpers.chat import terminal
 from helpers.chat.conversation import Answer
 from helpers.errors import TutorialError
 from helpers.settings import ROOT
+from helpers.tokenize import prompt_ids
 
 CONTROL = re.compile("[\0-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
@@ -91,6 +93,21 @@ def test_ctrl_c_at_the_prompt_quits(chat, interrupt, monkeypatch):
 def test_ctrl_c_stops_the_answer_and_not_the_chat(chat, interrupt):
     out, errors = chat(fake_conversation("One", interrupt, " two three"), "Hello", "Again")
     assert out == "One two\nOne two\n" and errors.count("stopped]") == 2
+
+
+def test_ctrl_c_while_the_prompt_is_made_stops_the_answer(chat, interrupt, monkeypatch):
+    calls = []
+
+    def make(*arguments):
+        calls.append(arguments)
+        if len(calls) == 1:
+            interrupt()
+        return prompt_ids(*arguments)
+
+    monkeypatch.setattr(conversation_module, "prompt_ids", make)
+    conversation = fake_conversation(WORDS)
+    out, errors = chat(conversation, "Hello", "Again")
+    assert out == f"\n{WORDS}\n" and errors.count("stopped]") == 1 and len(conversation.messages) == 4
 
 
 def test_a_second_ctrl_c_quits(chat, interrupt, monkeypatch):
@@ -191,6 +208,7 @@ import sys
 if "without readline" in sys.argv:
     sys.modules["readline"] = None
 from fakes import fake_conversation
+from helpers.chat import conversation as conversation_module
 from helpers.chat import terminal
 conversation = fake_conversation("Yes.", max_new_tokens=9)
 try:
