@@ -102,4 +102,4 @@ def xray(tok, message: Message) -> list[dict]:
 
 def _token(tok, token_id: int, probability: float) -> dict:
     text, kind = token_label(tok, token_id)
-    return {"id": token_id, "text": text, "kind": kind, "probability": round(probability, 4)}
+    return {"id": token_id, "text": text, "kind": kind, "probability": round(max(0.0, probability), 4)}  # NaN becomes 0

@@ -573,6 +573,13 @@ def test_a_cell_that_is_run_again_replaces_its_boxes(monkeypatch, cell):
     assert [box.comm is None for box in out] == [cell == "the same"] * 2 and freed(died) == (cell == "the same")
 
 
+def test_an_xray_of_probabilities_that_are_no_numbers_is_answered(box, page):
+    box.settings.repetition_penalty.value = 1e-320  # makes logits infinite
+    say(box)
+    assert box.conversation.messages[1].tokens
+    json.dumps(page.ask("xray", number=1), allow_nan=False)
+
+
 def test_an_answer_in_progress_does_not_keep_the_program_alive(box):
     hold(box)
     before = set(threading.enumerate())
