@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from math import isfinite
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -21,7 +20,6 @@ from helpers.errors import TutorialError
 Report = Callable[[str], None]
 GIB = 1024**3
 MANIFEST = "tutorial_manifest.json"  # how the folder was made, and the size and hash of each of its files
-LEGACY_MANIFEST = "tutorial_export.json"  # its name in earlier versions, which wrote it for exports only
 # What a checkpoint must have beside its weights, what optimum-cli must write (it reports success without the
 # tokenizers when it could not write them), and what our loader reads.
 CHECKPOINT_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
@@ -43,12 +41,8 @@ def write_manifest(folder: Path, **facts: object) -> None:
 
 def read_manifest(folder: Path) -> dict:
     """Return the manifest of `folder`, or {} when there is none that can be used."""
-    return _read_manifest(folder / MANIFEST) or _read_manifest(folder / LEGACY_MANIFEST)
-
-
-def _read_manifest(file: Path) -> dict:
     with suppress(OSError, TutorialError, *MALFORMED):
-        manifest = read_json(file)
+        manifest = read_json(folder / MANIFEST)
         if all(entry["bytes"] >= 0 and entry["sha256"] for entry in manifest.get("files", {}).values()):
             return manifest
     return {}
@@ -65,17 +59,12 @@ def read_json(file: Path) -> dict:
 def parse_json(data: bytes) -> dict:
     """Return the JSON object in `data`.  Raises ValueError for anything else, however malformed."""
 
-    def refuse(text: str) -> None:
-        raise ValueError(f"{text[:9]} is no number")
-
-    def number(text: str) -> float:
-        return value if isfinite(value := float(text)) else refuse(text)
-
     def integer(text: str) -> int:  # transformers writes int(1e30) for "no limit"
-        return int(text) if len(text) < 40 else refuse(text)
+        return int(text if len(text) < 40 else "no number")
 
     try:
-        found = json.loads(data.decode("utf-8"), parse_constant=refuse, parse_float=number, parse_int=integer)
+        found = json.loads(data.decode("utf-8"), parse_int=integer)
+        json.dumps(found, allow_nan=False)  # NaN and 1e999, which are no JSON
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
     if not isinstance(found, dict):
@@ -99,7 +88,7 @@ def reuse(folder: Path, name: str, required: Iterable[str], step: str, report: R
     """
     if wrong := find_damaged(folder, required):
         raise damaged_error(name, wrong)
-    if not _read_manifest(folder / MANIFEST).get("files"):
+    if not read_manifest(folder).get("files"):
         with suppress(TutorialError):  # a read-only folder does without
             write_manifest(folder, **{"adopted": True} | read_manifest(folder))
             report(f"{name} had no valid {MANIFEST}. Its files are complete, so one was written.")
@@ -138,7 +127,7 @@ def damaged_error(folder: str, wrong: dict[str, str], hint_command: str = "") ->
 def _content(folder: Path) -> list[Path]:
     """Return the files of `folder` in order, without the manifest; [] when there is no folder."""
     files = folder.iterdir() if folder.is_dir() else ()
-    return sorted(file for file in files if file.is_file() and file.name not in (MANIFEST, LEGACY_MANIFEST))
+    return sorted(file for file in files if file.is_file() and file.name != MANIFEST)
 
 
 def _hash(file: Path, kind="sha256") -> str:
@@ -304,10 +293,11 @@ class ProgressLine:
 
     def __init__(self) -> None:
         self.live = sys.stdout.isatty() or "ipykernel" in sys.modules
-        self.width = 0
+        self.width, self.text = 0, ""
 
     def update(self, text: str) -> None:
-        if self.live:
+        if self.live and text != self.text:
+            self.text = text
             print("\r" + text.ljust(self.width), end="", flush=True)
             self.width = len(text)
 

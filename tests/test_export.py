@@ -19,7 +19,7 @@ from helpers import catalog, export
 from helpers.catalog import PHICOOKBOOK_INT4, SMOLLM2_INT4
 from helpers.errors import TutorialError
 from helpers.export import command, diagnose, run, shell_command
-from helpers.files import EXPORT_FILES, LEGACY_MANIFEST, LOAD_FILES, MANIFEST, find_damaged, read_manifest
+from helpers.files import EXPORT_FILES, LOAD_FILES, MANIFEST, find_damaged, read_manifest
 from helpers.settings import Settings
 
 FILES = {f"openvino_{part}.{kind}" for part in ("model", "tokenizer", "detokenizer") for kind in ("xml", "bin")}
@@ -329,7 +329,7 @@ def test_an_export_without_a_usable_command_is_taken_if_it_is_complete(stands_in
     run(argv, lambda _: None)
     (target / MANIFEST).unlink()
     if made_by:
-        (target / LEGACY_MANIFEST).write_text(json.dumps({"command": made_by}), encoding="utf-8")
+        (target / MANIFEST).write_text(json.dumps({"command": made_by}), encoding="utf-8")
     assert run([*argv[:-1], "--sym", argv[-1]], lambda _: None) == target
     assert read_manifest(target)["adopted"] is True
     (target / MANIFEST).unlink()

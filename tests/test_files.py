@@ -20,7 +20,6 @@ from tiny import half_made
 
 from helpers.errors import TutorialError
 from helpers.files import (
-    LEGACY_MANIFEST,
     MALFORMED,
     MANIFEST,
     ProgressLine,
@@ -238,7 +237,6 @@ def test_a_manifest_has_the_facts_and_the_size_and_hash_of_each_file(folder):
         file.name: {"bytes": len(file.read_bytes()), "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
         for file in folder.iterdir()
     }
-    (folder / LEGACY_MANIFEST).touch()  # not listed, nor is the manifest itself
     for seconds in (1.5, 2):
         write_manifest(folder, command=["é"], seconds=seconds)
         assert read_manifest(folder) == {"files": files, "command": ["é"], "seconds": seconds}
@@ -375,19 +373,6 @@ def test_a_manifest_that_cannot_be_used_is_replaced_if_the_files_are_complete(fo
     assert reuse(folder, "./made", ["config.json"], "export", said.append) == folder and len(said) == 3
     change(folder / "w.safetensors")
     assert find_damaged(folder, [], hashes=True) == {"w.safetensors": "changed"}
-
-
-def test_the_manifest_of_an_earlier_version_counts_and_is_taken_over(folder):
-    write_manifest(folder, command=["x"])
-    (folder / MANIFEST).rename(folder / LEGACY_MANIFEST)
-    noted = read_manifest(folder)
-    change(folder / "w.safetensors")  # after the earlier version wrote its hashes
-    reuse(folder, "./made", ["config.json"], "export", lambda _: None)
-    assert read_manifest(folder) == noted | {"adopted": True}
-    (folder / MANIFEST).unlink()
-    (folder / "config.json").write_bytes(b"{}")
-    with pytest.raises(TutorialError, match="config.json is of a different size"):
-        reuse(folder, "./made", ["config.json"], "export", print)
 
 
 def test_a_damaged_folder_is_an_error_and_stays_as_it_is(folder):

@@ -1,74 +1,35 @@
 """Download a checkpoint from the Hugging Face hub at a pinned revision: resumable, bounded, each file checked."""
 
 import hashlib
+import os
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import NamedTuple
 
+from helpers import files
 from helpers.catalog import Model
 from helpers.errors import HUB_LOGIN_HINT, NETWORK_HINT, TutorialError, check_addresses
-from helpers.files import (
-    GIB,
-    LEGACY_MANIFEST,
-    MALFORMED,
-    MANIFEST,
-    ProgressLine,
-    check_hash,
-    parse_json,
-    translate_os_errors,
-)
 
 WANTED = ["*.json", "*.jinja", "*.safetensors", "tokenizer.model", "LICENSE*"]  # data, no code, no pickle
 LISTING_LIMIT = 2**24  # bytes; Phi-3's has 5 KB
 SLOWEST, WINDOW = 1024, 60  # bytes a second over so many seconds; at that rate Phi-3 takes 80 days
 MIRROR_HINT = "Is HF_ENDPOINT a complete mirror of the hub?"
-VARIABLES_HINT = (
-    "Check HF_ENDPOINT, HF_TOKEN (it is ASCII), HF_HUB_DOWNLOAD_TIMEOUT (it is in seconds), HTTP_PROXY, HTTPS_PROXY,\n"
-    "ALL_PROXY, and NO_PROXY, in which the hub's client takes no brackets and no ranges of IPv6 addresses."
-)
+VARIABLES_HINT = "Check HF_ENDPOINT, HF_TOKEN (ASCII), HF_HUB_DOWNLOAD_TIMEOUT (seconds), the *_PROXY, and NO_PROXY, "
+VARIABLES_HINT += "in which the hub's client takes no brackets and no ranges of IPv6 addresses."
 
 
-@dataclass(frozen=True)
-class Entry:
-    """A file as the hub lists it; `sha256` for large files, git's hash, `blob_id`, for the others."""
+class Entry(NamedTuple):
+    """A file as the hub lists it; it has the `sha256` of large files, and git's own hash of the others."""
 
     name: str
     size: int  # bytes
     sha256: str
-    blob_id: str
-
-    def check(self, file: Path) -> None:
-        """Raise TutorialError unless `file` has this hash; it is deleted then, so that the next run takes a new one."""
-        header = b"blob %d\0" % file.stat().st_size  # git hashes it before the content
-        git = lambda: hashlib.sha1(header, usedforsecurity=False)  # noqa: E731
-        try:
-            check_hash(file, *((self.sha256,) if self.sha256 else (self.blob_id, git)))
-        except TutorialError:
-            file.unlink()
-            raise
-
-
-class _Progress:
-    """One live line for all files."""
-
-    def __init__(self, total: int):
-        self.line, self.done, self.total, self.restarts = ProgressLine(), 0, total, 0
-
-    def update(self, count: int) -> None:
-        """Add `count` bytes; a negative count when the server restarts an interrupted file."""
-        before, self.done = self.done, self.done + count
-        self.restarts += count < 0
-        if self.restarts > 3:
-            what = "The connection broke several times, and the server restarted the file each time."
-            hint = "Try a different network, or set HF_ENDPOINT to a mirror that resumes. Then run this again."
-            raise TutorialError(what, hint)
-        if not before or before >> 20 != self.done >> 20:
-            self.line.update(f"downloading {self.done / 2**20:.0f} of {self.total / 2**20:.0f} MiB")
+    git: str
 
 
 def from_hub(model: Model, part: Path) -> None:
@@ -84,49 +45,51 @@ def from_hub(model: Model, part: Path) -> None:
             shutil.rmtree(path)
         elif path.name not in names or path.is_symlink() or path.stat().st_nlink > 1:
             path.unlink()
-    progress = _Progress(sum(entry.size for entry in entries))
+    line, done, total = files.ProgressLine(), 0, sum(entry.size for entry in entries) >> 20
+
+    def report(size: int) -> None:
+        line.update(f"downloading {done + size >> 20} of {total} MiB")
+
     for entry in entries:
-        with _translate(model), translate_os_errors(part):
-            _download(model, entry, part / entry.name, progress)
-    progress.line.finish("downloaded")
+        with _translate(model), files.translate_os_errors(part):
+            _download(model, entry, part / entry.name, report)
+        done += entry.size
+    line.finish("downloaded")
 
 
 def listing(model: Model, timeout: float | None = None) -> list[Entry]:
     """Return the hub's entries of the files that we download.  Raises TutorialError where it has none, or no hub is."""
-    with (
-        _translate(model),
-        _get(f"api/models/{model.origin}/revision/{model.revision}?blobs=true", model, timeout=timeout) as response,
-    ):
+    path = f"api/models/{model.origin}/revision/{model.revision}?blobs=true"
+    with _translate(model), _get(path, model, timeout=timeout) as response:
         data = b"".join(_chunks(response, LISTING_LIMIT, "its list of files"))
         host = response.url.netloc.decode()
     try:
-        info = parse_json(data)
+        info = files.parse_json(data)
         entries = [_entry(each) for each in info["siblings"] if _is_wanted(each["rfilename"], model.trust_remote_code)]
         _check_commit(info["sha"], model)
-    except MALFORMED as error:
+    except files.MALFORMED as error:
         raise TutorialError(f"{host} answers, but it is not a hub.", HUB_LOGIN_HINT) from error
     if not any(entry.name.endswith(".safetensors") for entry in entries):
         hint = "Choose a different model. A pickle (pytorch_model.bin) can run code, so it is not downloaded."
         raise TutorialError(f"{model.origin} has no weights as safetensors.", hint)
-    if (gib := sum(entry.size for entry in entries) / GIB) > 2 * model.checkpoint_gib + 1:
+    if (gib := sum(entry.size for entry in entries) / files.GIB) > 2 * model.checkpoint_gib + 1:
         what = f"The hub lists {gib:,.1f} GiB for {model.origin}, which has {model.checkpoint_gib} GiB."
         raise TutorialError(what, MIRROR_HINT)
     return entries
 
 
 def _entry(listed: dict) -> Entry:
-    """Return what the hub's JSON says of one file.  Raises one of MALFORMED."""
-    sha256, blob_id = (listed.get("lfs") or {}).get("sha256", ""), listed.get("blobId") or ""
-    if type(listed["size"]) is not int or listed["size"] < 0 or not re.fullmatch("[0-9a-f]*", f"{sha256}{blob_id}"):
-        raise ValueError("no size, or no hash")
-    if not sha256 and not blob_id:
+    hashes = str((listed.get("lfs") or {}).get("sha256", "")), str(listed.get("blobId") or "")
+    if type(listed["size"]) is not int or listed["size"] < 0:
+        raise ValueError("no size")
+    if not any(hashes):
         raise TutorialError(f"This hub gives no hash of {listed['rfilename']}, so it cannot be checked.", MIRROR_HINT)
-    return Entry(listed["rfilename"], listed["size"], sha256, blob_id)
+    return Entry(listed["rfilename"], listed["size"], *hashes)
 
 
 def _is_wanted(name: str, code: bool = False) -> bool:
     """Return whether `name` is data at the top of the repository: a plain name, which leads nowhere else."""
-    plain = re.fullmatch(r"[A-Za-z0-9_][\w.-]{0,99}", name, re.ASCII) and name not in (MANIFEST, LEGACY_MANIFEST)
+    plain = re.fullmatch(r"[A-Za-z0-9_][\w.-]{0,99}", name, re.ASCII) and name != files.MANIFEST
     return bool(plain) and any(fnmatch(name, kind) for kind in WANTED + ["*.py"] * code)
 
 
@@ -136,45 +99,38 @@ def _check_commit(commit: str, model: Model) -> None:
         raise TutorialError(what, MIRROR_HINT)
 
 
-def _download(model: Model, entry: Entry, file: Path, progress: _Progress) -> None:
-    """Download what `file` lacks, then check its hash."""
+def _download(model: Model, entry: Entry, file: Path, report: Callable[[int], None]) -> None:
+    """Download what `file` lacks, then check its hash; call `report` with its size meanwhile."""
     from httpx import ReadError, ReadTimeout, RemoteProtocolError
 
-    if file.exists() and file.stat().st_size > entry.size:  # of a different revision
-        file.unlink()
     file.touch()
-    progress.update(kept := file.stat().st_size)
+    if file.stat().st_size > entry.size:  # of a different revision
+        os.truncate(file, 0)
     failures = 0
     while (start := file.stat().st_size) < entry.size:
+        path = f"{model.origin}/resolve/{model.revision}/{entry.name}"
         try:
-            _append(model, entry, file, start, progress)
-        except (ReadError, ReadTimeout, RemoteProtocolError):
-            grown = file.stat().st_size - start
-            failures = 0 if grown > WINDOW * SLOWEST else failures + 1
+            with _get(path, model, start) as response, file.open("ab") as stream:
+                if whole := response.status_code == 200:
+                    stream.truncate(0)
+                for chunk in _chunks(response, entry.size - start * (not whole), entry.name):
+                    stream.write(chunk)
+                    report(stream.tell())
+        except (ReadError, ReadTimeout, RemoteProtocolError):  # it broke off; again, unless that brings nothing
+            failures = 0 if file.stat().st_size - start > WINDOW * SLOWEST else failures + 1
             if failures > 3:
                 raise
             time.sleep(1)
+        else:
+            if (size := file.stat().st_size) < entry.size:
+                raise OSError(f"{entry.name} ends after {size:,} of {entry.size:,} bytes")
+    header = b"blob %d\0" % file.stat().st_size  # git hashes it before the content
+    git = (entry.git, lambda: hashlib.sha1(header, usedforsecurity=False))
     try:
-        entry.check(file)
+        files.check_hash(file, *((entry.sha256,) if entry.sha256 else git))
     except TutorialError:
-        if not kept:
-            raise
-        progress.update(-entry.size)  # what an earlier run left was of a different file
-        _download(model, entry, file, progress)
-
-
-def _append(model: Model, entry: Entry, file: Path, start: int, progress: _Progress) -> None:
-    with _get(f"{model.origin}/resolve/{model.revision}/{entry.name}", model, start) as response:
-        with file.open("ab") as stream:
-            if start and response.status_code == 200:  # it sends the whole file again
-                stream.truncate(0)
-                progress.update(-start)
-                start = 0
-            for chunk in _chunks(response, entry.size - start, entry.name):
-                stream.write(chunk)
-                progress.update(len(chunk))
-        if file.stat().st_size < entry.size:
-            raise OSError(f"{entry.name} ends after {file.stat().st_size:,} of {entry.size:,} bytes")
+        file.unlink()  # otherwise the next run would take it as complete
+        raise
 
 
 @contextmanager

@@ -216,7 +216,7 @@ def _files(folder: Path, required: Iterable[str], notebook: str, command: str, t
         yield "note", f"{name} does not exist yet.", f"Run notebook {notebook}, or: {command}"
     elif wrong := files.find_damaged(folder, required, hashes=thorough):
         raise files.damaged_error(name, wrong, command)
-    elif (folder / MANIFEST).exists() and files.read_manifest(folder).get("files"):
+    elif files.read_manifest(folder).get("files"):
         yield "ok", f"{name} is complete: every file has the {'hash' if thorough else 'size'} that its manifest lists."
     else:
         message = f"{name} has no valid {MANIFEST}: an earlier version made the folder, or it was copied by hand. "

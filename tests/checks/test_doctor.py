@@ -28,7 +28,7 @@ from helpers.checks.doctor import examine
 from helpers.checks.finding import Finding, format_findings
 from helpers.errors import TutorialError
 from helpers.export import SCRATCH_FACTOR
-from helpers.files import GIB, LEGACY_MANIFEST, MANIFEST
+from helpers.files import GIB, MANIFEST
 from helpers.settings import ROOT, Settings
 
 TOPICS = ["python", "versions", "devices", "memory", "disk", "folders", "checkpoint", "export"]
@@ -425,14 +425,12 @@ def test_a_damaged_folder_is_a_problem_with_the_command_that_makes_it_again(copi
         assert finding.hint == f"Delete that folder, then: python -m helpers {command}"
 
 
-@pytest.mark.parametrize("manifest", [None, "{", "{}", LEGACY_MANIFEST])
-def test_a_folder_without_a_manifest_or_with_an_earlier_one_is_a_note(copied, manifest):
+@pytest.mark.parametrize("manifest", [None, "{", "{}"])
+def test_a_folder_without_a_manifest_is_a_note(copied, manifest):
     """It was copied by hand, or made by an earlier version.  Files that the loader or the export need must be there."""
     for folder, probe in {copied.model_dir: doctor._export, copied.checkpoint_dir: doctor._checkpoint}.items():
-        file = (folder / MANIFEST).rename(folder / LEGACY_MANIFEST)
-        if manifest != LEGACY_MANIFEST:
-            file.unlink()
-            (folder / MANIFEST).write_text(manifest, encoding="utf-8") if manifest else None
+        (folder / MANIFEST).unlink()
+        (folder / MANIFEST).write_text(manifest, encoding="utf-8") if manifest else None
         finding = last(probe, copied, False)
         assert finding.state == "note" and f"has no valid {MANIFEST}: an earlier version" in finding.message
         assert "To write the manifest, run: python -m helpers" in finding.hint

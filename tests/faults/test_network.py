@@ -176,7 +176,7 @@ HEAD = {"id": PHI3.origin, "sha": PHI3.revision}
         fault("A hub whose file is shorter than listed", "too short", None, "ends after"),
         fault("A hub that redirects to itself", "circle", None, "redirects"),
         fault("A hub that redirects to a server that does not answer", "gone elsewhere", None, "refused"),
-        fault("A hub that breaks off and restarts each time", "breaks", None, "restarted the file", weekly=True),
+        fault("A hub that breaks off and restarts each time", "breaks", None, "closed connection", weekly=True),
     ],
 )
 def test_a_faulty_hub(outcome, repository, fetch_from, tmp_path, ill, answer, words):
