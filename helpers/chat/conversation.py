@@ -23,6 +23,8 @@ from helpers.load.config import context_length as longest_context
 from helpers.load.config import eos_token_ids, vocabulary_size
 from helpers.tokenize import omitted_messages, prompt_ids
 
+FIRST_TURNS = 64  # of the newest, how many are taken first when a prompt is made
+
 
 def require_idle(busy: bool) -> None:
     """Raise TutorialError if `busy`: a conversation has one answer at a time."""
@@ -170,16 +172,20 @@ class Conversation:
         the prompt fills at most half of the context: whenever the beginning of a prompt changes, all of it has to be
         prefilled, so it is better to truncate rarely and by much.  When `stopped` returns True, there are no ids.
         """
-        starts = range(self.truncated_messages if self.truncated_messages < len(messages) else 0, len(messages), 2)
+        first = self.truncated_messages if self.truncated_messages < len(messages) else 0
         space = self.context_length - min(self.max_new_tokens, self.context_length // 4) - kept_tokens
+        starts, start, half = range(first, len(messages), 2), first, self.context_length // 2
 
         def ids_from(start: int) -> list[int]:
             return [] if stopped() else self._prompt_ids(messages[start:])
 
-        ids, start = ids_from(starts[0]), starts[0]
+        # The fewer messages, the fewer tokens: these two searches find what trying each number would find.  The first
+        # takes some turns, twice as many, and so on, because the whole history may be far too long.
+        n = min(FIRST_TURNS, len(starts))
+        while 0 < len(ids := ids_from(starts[-n])) <= max(space, half) and n < len(starts):
+            n = min(2 * n, len(starts))
         if len(ids) > space:
-            # The fewer messages, the fewer tokens, so a binary search finds what trying all would find.
-            half = self.context_length // 2
+            starts = starts[-n:]
             start = starts[bisect_left(starts[:-1], True, key=lambda start: len(ids_from(start)) <= half)]
             ids = ids_from(start)
         if len(ids) + kept_tokens >= self.context_length:
@@ -188,7 +194,7 @@ class Conversation:
                 "older messages are left to remove.",
                 "Shorten the message, or the system message.",
             )
-        return (ids, start) if ids else (ids, starts[0])
+        return (ids, start) if ids else (ids, first)
 
 
 class Answer:
