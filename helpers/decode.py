@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from functools import cache
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache, partial
+from os.path import commonprefix
 from unicodedata import category
 
 from helpers.errors import TutorialError, check_token_ids
@@ -24,10 +25,30 @@ def stream_decode(tok, ids: Iterable[int], skip_special_tokens: bool = True, sto
     if isinstance(stop, str) or not all(isinstance(word, str) and word for word in stop):
         raise TutorialError(f"stop cannot be {stop!r}.", 'Use a list of non-empty strings: ["…"].')
     ids = ids if isinstance(ids, Iterable) else check_token_ids(ids)
-    return _stop_at(stop, _decode_incrementally(tok, ids, skip_special_tokens))
+    if not getattr(tok, "clean_up_tokenization_spaces", False):
+        return _stop_at(stop, _decode_incrementally(tok, tok.decode, ids, skip_special_tokens))
+    decode = partial(tok.decode, clean_up_tokenization_spaces=False)
+    return _stop_at(stop, _clean_up(tok, _decode_incrementally(tok, decode, ids, skip_special_tokens)))
 
 
-def _decode_incrementally(tok, ids: Iterable[int], skip_special_tokens: bool) -> Iterator[str]:
+def _clean_up(tok, texts: Iterable[str]) -> Iterator[str]:
+    """Yield what tok.clean_up_tokenization makes of `texts`, which removes spaces, as the one in "it 's" or "x !".
+
+    It looks at a few characters from a space on, so the text from the first space of the last 8 on may still change.
+    """
+    text, yielded = "", 0
+    for piece in texts:
+        text += piece
+        space = text.find(" ", max(0, len(text) - 8))
+        settled = text if space < 0 else text[:space]
+        certain = len(commonprefix([tok.clean_up_tokenization(settled), tok.clean_up_tokenization(text)]))
+        if certain > yielded:
+            yield tok.clean_up_tokenization(text)[yielded:certain]
+            yielded = certain
+    yield tok.clean_up_tokenization(text)[yielded:]
+
+
+def _decode_incrementally(tok, decode: Callable, ids: Iterable[int], skip_special_tokens: bool) -> Iterator[str]:
     """Yield, id by id, the text that no later id can change.
 
     Only a window of the last ids is decoded, so each token takes the same time.  Four ids before the current one are
@@ -44,10 +65,10 @@ def _decode_incrementally(tok, ids: Iterable[int], skip_special_tokens: bool) ->
         if BYTE_TOKEN.fullmatch(token):
             continue  # tok.decode takes a run of byte tokens as one: an invalid byte at its end changes all of it
         # Without a last character that may be incomplete.
-        yield tok.decode(window).removesuffix(REPLACEMENT_CHARACTER)[yielded:]
+        yield decode(window).removesuffix(REPLACEMENT_CHARACTER)[yielded:]
         window = window[-4:]
-        yielded = len(tok.decode(window).removesuffix(REPLACEMENT_CHARACTER))
-    yield tok.decode(window)[yielded:]
+        yielded = len(decode(window).removesuffix(REPLACEMENT_CHARACTER))
+    yield decode(window)[yielded:]
 
 
 def _stop_at(stop: Sequence[str], texts: Iterable[str]) -> Iterator[str]:

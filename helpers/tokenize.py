@@ -1,103 +1,218 @@
-"""Messages → prompt ids: only the chat template produces special tokens, never the content of a message."""
+"""Messages → prompt ids: only the chat template produces control tokens, never the content of a message."""
 
 from __future__ import annotations
 
+import ctypes
 import json
 import re
+import secrets
+from collections.abc import Callable
+from contextlib import suppress
 from functools import lru_cache
+from itertools import accumulate, count
+from threading import Thread
 
 from helpers.errors import TutorialError
 
 ROLES = ("system", "user", "assistant")
+TEMPLATE_SECONDS = 10.0  # a template comes with the model, and may loop for hours
+TEMPLATE_CHARACTERS = 1_000_000  # that a template may write beside the contents of the messages
 Messages = list[dict[str, str]]  # each with "role" and "content"
 
 
 def prompt_ids(tok, messages: Messages, add_generation_prompt: bool = True) -> list[int]:
     """Return the ids of `messages` in the format of the tokenizer's chat template.
 
-    They are those of tok.apply_chat_template, except that special tokens in the content of a message become ordinary
-    text.  Raises TutorialError for messages or a tokenizer that cannot be used.
+    They are those of tok.apply_chat_template, except that control tokens in the content of a message become ordinary
+    text.  Raises TutorialError for messages or a template that cannot be used.
     """
-    return [index for index, _ in prompt_tokens(tok, messages, add_generation_prompt)]
+    masked, _, reveal = _render_masked(tok, messages, add_generation_prompt)
+    twin, renamed = twin_tokenizer(tok)
+    text = "".join(renamed.get(piece, piece) for piece in _split(masked, renamed))
+    return twin.encode(text.translate(reveal), add_special_tokens=False).ids
 
 
 def prompt_tokens(tok, messages: Messages, add_generation_prompt: bool = True) -> list[tuple[int, int | None]]:
-    """Return each id of the prompt with its author: the number of a message, or None for the template.
+    """Return each id of prompt_ids with its author: the number of a message, or None for the template.
 
-    A token with characters of two authors belongs to that of its first character.
+    A token with characters of two authors belongs to that of its first character.  Where a template changes the words
+    of a message, other than at their ends, all authors are None.
     """
-    parts = template_parts(tok, messages, add_generation_prompt)
-    text = "".join(part for part, _ in parts)
-    authors = [author for part, author in parts for _ in part]  # of each character
-
-    def ordinary(start: int, end: int) -> list[tuple[int, int | None]]:
-        encoded = without_special_tokens(tok).encode(text[start:end], add_special_tokens=False)
-        return [(index, authors[start + at]) for index, (at, _) in zip(encoded.ids, encoded.offsets, strict=True)]
-
-    # First tokenize everything with special tokens, to find those of the template and the white space that some of
-    # them absorb.  The text between two of those is then tokenized as ordinary text.
-    encoded = tok(text, add_special_tokens=False, return_offsets_mapping=True)
-    special = {index for index, token in tok.added_tokens_decoder.items() if token.special}
-    tokens, done = [], 0
-    for index, (start, end) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True):
-        if index in special and authors[start] is None:
-            tokens += [*ordinary(done, start), (index, None)]
-            done = end
-    return tokens + ordinary(done, len(text))
+    masked, prompt, reveal = _render_masked(tok, messages, add_generation_prompt)
+    authors = _authors(tok, messages, add_generation_prompt, prompt)  # of each character
+    twin, renamed = twin_tokenizer(tok)
+    pieces = _split(masked, renamed)
+    starts = accumulate(map(len, pieces), initial=0)
+    places = []  # where each character of the renamed text stands in the prompt
+    for piece, start in zip(pieces, starts, strict=False):
+        places += [start] * len(renamed[piece]) if piece in renamed else range(start, start + len(piece))
+    encoded = twin.encode("".join(renamed.get(p, p) for p in pieces).translate(reveal), add_special_tokens=False)
+    starts = (min(start, len(places) - 1) for start, _ in encoded.offsets)
+    return [(index, authors[places[start]]) for index, start in zip(encoded.ids, starts, strict=True)]
 
 
-@lru_cache(maxsize=4)
-def without_special_tokens(tok):
-    """Return a tokenizers.Tokenizer that is a copy of `tok` without special tokens: it takes everything as text.
+def control_tokens(tok) -> frozenset[str]:
+    """Return the added tokens that give a prompt its structure: special ones, and those that the chat template writes.
 
-    split_special_tokens=True is not enough, because it ignores added tokens that are not special, as Phi-3's </s>.
+    Others, such as Gemma's <table>, are ordinary text that has an id of its own.
     """
+    return _control_tokens(tok, _template_source(tok))
+
+
+@lru_cache(maxsize=8)
+def _control_tokens(tok, source: str) -> frozenset[str]:
+    written = source
+    for roles in (["user"], ["user", "assistant"], ["system", "user"]):
+        with suppress(TutorialError):  # a template may refuse a role
+            written += _render(tok, [{"role": role, "content": " "} for role in roles], True)
+    added = [token for token in tok.added_tokens_decoder.values() if token.content.strip()]
+    return frozenset(token.content for token in added if token.special or token.content in written)
+
+
+def twin_tokenizer(tok):
+    """Return a tokenizers.Tokenizer like `tok` whose control tokens have secret names, and {name: secret name}.
+
+    A control token that somebody typed is then nothing but text; those of the template are renamed before it encodes.
+    """
+    return _twin_tokenizer(tok, control_tokens(tok))
+
+
+@lru_cache(maxsize=8)
+def _twin_tokenizer(tok, control: frozenset[str]):
     from tokenizers import Tokenizer
 
-    config = json.loads(tok.backend_tokenizer.to_str())
-    return Tokenizer.from_str(json.dumps(config | {"added_tokens": [], "truncation": None, "padding": None}))
+    config, secret, renamed = json.loads(tok.backend_tokenizer.to_str()), secrets.token_hex(8), {}
+    for token in config["added_tokens"]:
+        if token["content"] in control:
+            renamed[token["content"]] = token["content"] = f"\ue000{secret}{token['id']:x}\ue001"
+    model = config["model"]
+    vocabulary = model.get("vocab")
+    if isinstance(vocabulary, dict):
+        model["vocab"] = {renamed.get(text, text): index for text, index in vocabulary.items()}
+    elif vocabulary:  # unigram
+        model["vocab"] = [[renamed.get(text, text), score] for text, score in vocabulary]
+    if model.get("unk_token") in renamed:
+        model["unk_token"] = renamed[model["unk_token"]]
+    config |= {"truncation": None, "padding": None, "post_processor": None}
+    return Tokenizer.from_str(json.dumps(config)), renamed
 
 
-def template_parts(tok, messages: Messages, add_generation_prompt: bool = True) -> list[tuple[str, int | None]]:
-    """Return the rendered prompt in parts (text, author): the number of a message, or None for the template.
+def _split(masked: str, renamed: dict[str, str]) -> list[str]:
+    """Return `masked` in pieces: control tokens, and the text between them."""
+    longest_first = sorted(renamed, key=len, reverse=True)
+    return re.split(f"({'|'.join(map(re.escape, longest_first))})", masked) if renamed else [masked]
 
-    The template is rendered with placeholders instead of the contents, so that no content can be taken for a part of
-    it.  Raises TutorialError when the parts do not add up to the prompt that the template renders with the contents.
+
+def _render_masked(tok, messages: Messages, add_generation_prompt: bool) -> tuple[str, str, dict[int, str]]:
+    """Return the rendered prompt without any control token that was typed, the prompt itself, and how to reveal it.
+
+    In the content of the messages, each character with which a control token begins is replaced by a private one, so
+    that all control tokens left are the template's: masked.translate(reveal) is the prompt.  Templates look for tags
+    such as </think> in an answer; where they do, those tags are left.
     """
     _check_messages(tok, messages)
-    prompt = _render(tok, messages, [message["content"] for message in messages], add_generation_prompt)
-    skeleton = _render(tok, messages, [f"\0{number}\0" for number in range(len(messages))], add_generation_prompt)
-    pieces = re.split("\0(\\d+)\0", skeleton)  # in turns: text of the template, the number of a message
-    if missing := set(range(len(messages))) - set(map(int, pieces[1::2])):
-        number = min(missing)
-        raise TutorialError(
-            f"This model's chat template leaves out message {number}, with the role {messages[number]['role']}.",
-            "Put its text into a message of the user.",
-        )
+    prompt, source = _render(tok, messages, add_generation_prompt), _template_source(tok)
+    used = set(prompt + source)
+    free = (chr(n) for n in count(0xF0000) if chr(n) not in used)
+    hide = {ord(first): next(free) for first in sorted({token.lstrip()[0] for token in control_tokens(tok)})}
+    reveal = {ord(private): chr(first) for first, private in hide.items()}
+    special = {token.content for token in tok.added_tokens_decoder.values() if token.special}
+    tags = sorted({*re.findall(r"</?\w+>|\[/?\w+\]", source)} - special)
+    for kept in ([], tags):
+        contents = [
+            _translate(message["content"], hide, kept if message["role"] == "assistant" else []) for message in messages
+        ]
+        masked = _render(tok, _with_contents(messages, contents), add_generation_prompt)
+        if masked.translate(reveal) == prompt:
+            return masked, prompt, reveal
+    raise TutorialError(
+        "This model's chat template changes a message because of a control token in it.",
+        f"Remove it from the message. Control tokens: {' '.join(sorted(control_tokens(tok))[:12])}",
+    )
+
+
+def _translate(text: str, hide: dict[int, str], kept: list[str]) -> str:
+    if not kept:
+        return text.translate(hide)
+    pieces = re.split(f"({'|'.join(map(re.escape, kept))})", text)  # in turns: text, a kept tag
+    return "".join(piece if at % 2 else piece.translate(hide) for at, piece in enumerate(pieces))
+
+
+def omitted_messages(tok, messages: Messages) -> list[int]:
+    """Return the numbers of the messages that the chat template leaves out, as some do with the system message."""
+    placeholders = _with_contents(messages, [f"\0{number}\0" for number in range(len(messages))])
+    with suppress(TutorialError):  # a template that refuses them says so
+        text = _render(tok, placeholders, add_generation_prompt=True)
+        return [number for number in range(len(messages)) if f"\0{number}\0" not in text]
+    return []
+
+
+def _authors(tok, messages: Messages, add_generation_prompt: bool, prompt: str) -> list[int | None]:
+    """Return the author of each character of `prompt`: the number of a message, or None for the template.
+
+    The template is rendered with placeholders instead of the contents; the contents are then put into their places.
+    """
+    placeholders = _with_contents(messages, [f"\0{number}\0" for number in range(len(messages))])
+    pieces = re.split("\0(\\d+)\0", _render(tok, placeholders, add_generation_prompt))
     for change in (str, str.strip):  # most templates insert the content unchanged, some strip it
         contents = [change(message["content"]) for message in messages]
         parts = [(contents[int(piece)], int(piece)) if at % 2 else (piece, None) for at, piece in enumerate(pieces)]
         if "".join(text for text, _ in parts) == prompt:
-            return parts
-    raise TutorialError(
-        "This model's chat template changes the content of a message, so that it cannot be told from the template.",
-        "Use tok.apply_chat_template, and remove special tokens from the content yourself.",
-    )
+            return [author for text, author in parts for _ in text]
+    return [None] * len(prompt)
 
 
-def _render(tok, messages: Messages, contents: list[str], add_generation_prompt: bool) -> str:
+def _with_contents(messages: Messages, contents: list[str]) -> Messages:
+    return [{"role": message["role"], "content": text} for message, text in zip(messages, contents, strict=True)]
+
+
+def _template_source(tok) -> str:
+    return tok.chat_template if isinstance(tok.chat_template, str) else "\n".join(tok.chat_template.values())
+
+
+def _render(tok, messages: Messages, add_generation_prompt: bool) -> str:
     from jinja2 import TemplateError, TemplateSyntaxError
 
-    changed = [{"role": message["role"], "content": text} for message, text in zip(messages, contents, strict=True)]
+    plain = _with_contents(messages, [message["content"] for message in messages])
     try:
-        return tok.apply_chat_template(changed, tokenize=False, add_generation_prompt=add_generation_prompt)
+        text = _with_time_limit(
+            lambda: tok.apply_chat_template(plain, tokenize=False, add_generation_prompt=add_generation_prompt)
+        )
+    except TemplateSyntaxError as error:
+        hint = "Delete the model's folder, then: python -m helpers export"
+        raise TutorialError(f"The model's chat template is damaged: {error}", hint) from error
     except TemplateError as error:
-        if isinstance(error, TemplateSyntaxError):
-            message, hint = "is damaged", "Delete the model's folder, then: python -m helpers export"
-        else:
-            message = "refuses these messages"
-            hint = "Most require user and assistant in turns, and at most one system message, at the start."
-        raise TutorialError(f"The model's chat template {message}: {error}", hint) from error
+        hint = "Most require user and assistant in turns, and at most one system message, at the start."
+        raise TutorialError(f"The model's chat template refuses these messages: {error}", hint) from error
+    except Exception as error:  # a template can raise anything
+        problem = str(error) or type(error).__name__
+        raise TutorialError(f"The model's chat template fails: {problem}", "Choose another model.") from error
+    if len(text) > TEMPLATE_CHARACTERS + 10 * sum(len(message["content"]) for message in messages):
+        problem = f"The model's chat template makes {len(text):,} characters of these messages."
+        raise TutorialError(problem, "Choose another model.")
+    return text
+
+
+def _with_time_limit(render: Callable[[], str]) -> str:
+    """Return what `render` returns.  Raises TimeoutError after TEMPLATE_SECONDS, and ends it at its next bytecode."""
+    outcome: list[tuple[str, BaseException | None]] = []
+
+    def run() -> None:
+        try:
+            outcome.append((render(), None))
+        except BaseException as error:
+            outcome.append(("", error))
+
+    thread = Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(TEMPLATE_SECONDS)
+    if thread.is_alive():
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit))
+        raise TimeoutError(f"it did not end within {TEMPLATE_SECONDS:.0f} s.")
+    text, error = outcome[0]
+    if error:
+        raise error
+    return text
 
 
 def _check_messages(tok, messages: Messages) -> None:

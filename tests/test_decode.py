@@ -163,3 +163,20 @@ def test_a_label_shows_white_space_and_the_kind_of_the_token(tok):
     assert any(kind == "part" and text.startswith("E8") for text, kind in labels), "the first byte of 語"
     assert token_label(tok, tok.eos_token_id) == (tok.eos_token, "control")
     assert token_label(tok, len(tok) + 40) == ("", "text")
+
+
+@more
+@given(text=st.text(" .?!,'nmstvreda", max_size=30), n=st.integers(1, 4))
+@example("x != y", 1)
+@example("it 's fine , isn 't it ?", 2)
+@example("a  ' s b", 1)
+def test_spaces_that_the_tokenizer_removes_are_removed_from_the_stream_too(tok, text, n):
+    """Llama 3 has clean_up_tokenization_spaces=true: the text of the ids so far becomes shorter at its end."""
+    kept, tok.clean_up_tokenization_spaces = tok.clean_up_tokenization_spaces, True
+    try:
+        ids = tok(text, add_special_tokens=False)["input_ids"] * n
+        pieces = list(stream_decode(tok, ids))
+        assert "".join(pieces) == tok.decode(ids, skip_special_tokens=True)
+        assert len(pieces) > 1 or len(text) * n < 30, "nothing was streamed"
+    finally:
+        tok.clean_up_tokenization_spaces = kept

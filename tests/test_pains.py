@@ -6,19 +6,19 @@ Below stand the proofs that belong to no other test file.
 from __future__ import annotations
 
 import ast
+import copy
 import re
 import tomllib
 from functools import cache
 
 import pytest
+from fakes import WORDS, fake_conversation, tokenizer
 from loaded import load
+from tiny import TEMPLATE
 
 from helpers import export, settings
-from helpers.checkpoint.random_weights import phi3_tokenizer
-from helpers.errors import TutorialError
 from helpers.metrics.quality import REFERENCE
 from helpers.settings import ROOT
-from helpers.tokenize import prompt_ids
 
 LINK = re.compile(r"\[[^\]]+\]\((https://github.com/[\w.-]+/[\w.-]+/(?:issues|pull)/\d+)\)")
 
@@ -88,6 +88,7 @@ def test_no_compiled_model_is_kept_unless_cache_dir_is_set(phi3_folder, tmp_path
     assert list((tmp_path / "kept").iterdir()), "OpenVINO does not keep one: this test is no longer needed"
 
 
+@pytest.mark.weekly
 def test_phi3_agrees_with_pytorch_beyond_its_sliding_window(phi3_folder, tmp_path_factory):
     """Attention reaches back 2,047 tokens.  Beyond them, the export agrees with PyTorch, and not without the window."""
     import torch
@@ -112,13 +113,15 @@ def test_phi3_agrees_with_pytorch_beyond_its_sliding_window(phi3_folder, tmp_pat
     assert with_window[2100:].mean() > without[2100:].mean() + 0.004
 
 
-def test_a_template_that_leaves_a_message_out_is_an_error():
-    tok = phi3_tokenizer()
-    tok.chat_template = tok.chat_template.replace("in messages %}", "in messages if message.role != 'system' %}")
-    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}]
-    assert prompt_ids(tok, messages[1:])
-    with pytest.raises(TutorialError, match="leaves out message 0, with the role system"):
-        prompt_ids(tok, messages)
+def test_a_template_that_leaves_a_message_out_is_named():
+    conversation, tok = fake_conversation(WORDS), copy.copy(tokenizer())
+    conversation.tok, conversation.system = tok, "Be brief."
+    for template, named in (TEMPLATE, False), (TEMPLATE.replace("in messages", "in messages[1:]"), True):
+        tok.chat_template = template
+        answer = conversation.say("Hello")
+        assert "".join(answer) == WORDS
+        sentence = "This model's chat template leaves out message 0, with the role system."
+        assert any(sentence in warning for warning in answer.warnings()) is named
 
 
 def test_there_is_no_output_widget_and_no_gradio():

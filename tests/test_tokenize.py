@@ -1,14 +1,16 @@
 """Prompt ids are those of the chat template, and special tokens in a message never become special tokens."""
 
+import threading
+
 import pytest
 from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 
-from helpers import settings
+from helpers import settings, tokenize
 from helpers.checkpoint.random_weights import phi3_tokenizer
 from helpers.errors import TutorialError
-from helpers.tokenize import ROLES, prompt_ids, prompt_tokens, template_parts
+from helpers.tokenize import ROLES, prompt_ids, prompt_tokens
 
 more = effort(max_examples=80)
 # Special tokens of both models and parts of them, and white space on which Python and the tokenizers disagree.
@@ -62,7 +64,7 @@ def test_whatever_people_type_the_special_tokens_are_those_of_the_template(tok, 
     if tok.bos_token == "<|im_start|>":
         # Not `prompt` itself: this vocabulary lacks a few bytes of unassigned characters.
         assert text == tok.decode(tok(prompt, add_special_tokens=False)["input_ids"])
-    else:  # Phi-3's special tokens absorb white space, and each part of ordinary text starts with a space
+    else:  # Phi-3's special tokens absorb white space
         assert "".join(text.split()) == "".join(prompt.replace("\u2581", " ").split())
 
 
@@ -73,8 +75,7 @@ def test_each_token_has_its_author(tok, messages):
     authors = [number for _, number in tokens if number is not None]
     assert authors == sorted(authors)
     assert all(author is None for index, author in tokens if index in special_tokens(tok).values())
-    parts = template_parts(tok, messages)
-    assert [text for text, number in parts if number is not None] == [message["content"] for message in messages]
+    assert [index for index, _ in tokens] == prompt_ids(tok, messages)
 
 
 def test_the_authors_of_a_short_prompt(tok):
@@ -130,32 +131,68 @@ def test_a_template_that_strips_the_content_is_supported(tok, with_template):
     )
 
 
-def test_a_template_that_repeats_and_reorders_the_content_is_supported(tok, with_template):
+def test_the_authors_of_a_template_that_repeats_and_reorders_the_content(tok, with_template):
     with_template("{{ messages[1].content }}, {{ messages[0].content }}, {{ messages[1].content }}")
-    parts = template_parts(tok, [{"role": "user", "content": "a, "}, {"role": "user", "content": "b"}])
-    assert [number for _, number in parts if number is not None] == [1, 0, 1]
+    tokens = prompt_tokens(tok, [{"role": "user", "content": "Hello there"}, {"role": "user", "content": "Good day"}])
+    authors = [number for _, number in tokens if number is not None]
+    assert [n for at, n in enumerate(authors) if at == 0 or n != authors[at - 1]] == [1, 0, 1]
+
+
+def test_a_template_that_changes_words_hides_the_authors(tok, with_template):
+    with_template("{{ messages[0].content | upper }}")
+    assert {author for _, author in prompt_tokens(tok, [{"role": "user", "content": "abc"}])} == {None}
 
 
 @pytest.mark.parametrize(
     ("template", "words"),
     [
         (None, "no chat template"),
-        ("{{ messages[0].content | upper }}", "changes the content"),
+        (
+            "{{ 'x' if '<|end|>' in messages[0].content or '<|im_end|>' in messages[0].content }}",
+            "a control token in it",
+        ),
         ("{{ raise_exception('by turns, please') }}", "by turns, please"),
         ("{{ messages[0].content", "template is damaged"),
+        ("{{ 1 / 0 }}", "fails: division by zero"),
+        ("{{ range(1000000) }}", "fails: Range too big"),
+        ("{{ messages[0].nothing.at_all }}", "refuses these messages"),
+        ("{{ messages + 1 }}", "fails: can only"),
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "fails: maximum recursion"),
+        ("{% include 'other' %}", "template (fails|refuses)"),
+        ("{{ 'x' * 30000000 }}", "makes 30,000,000 characters"),
     ],
 )
 def test_a_template_that_cannot_be_used_is_refused(tok, with_template, template, words):
     with_template(template)
+    control = "<|im_end|>" if tok.bos_token == "<|im_start|>" else "<|end|>"
     with pytest.raises(TutorialError, match=words):
+        prompt_ids(tok, [{"role": "user", "content": f"x{control}"}])
+
+
+@pytest.mark.parametrize(
+    "form", ["{{ n }}", "{% set a = n * n %}", "{% for m in messages %}{{ m.content }}{% endfor %}"]
+)
+def test_a_template_that_runs_for_hours_is_ended(with_template, tok, monkeypatch, form):
+    rounds = "{% for n in range(99999) %}" * 3 + form + "{% endfor %}" * 3
+    with_template(rounds)
+    monkeypatch.setattr(tokenize, "TEMPLATE_SECONDS", 0.2)
+    before = set(threading.enumerate())
+    with pytest.raises(TutorialError, match="did not end within"):
         prompt_ids(tok, [{"role": "user", "content": "x"}])
+    for thread in set(threading.enumerate()) - before:
+        thread.join(60)
+        assert not thread.is_alive(), "it still runs"
 
 
-def test_an_added_token_that_is_not_special_is_ordinary_text_in_a_message_too():
+@pytest.mark.parametrize("written", [True, False])
+def test_an_added_token_is_a_control_token_where_the_template_writes_it(written):
+    """As DeepSeek-R1's <｜User｜>; Gemma's <table>, which no template writes, keeps its id wherever it stands."""
     from tokenizers import AddedToken
 
     tok = phi3_tokenizer()
     tok.add_tokens([AddedToken("<odd>", special=False)])
+    if written:
+        tok.chat_template = "<odd>" + tok.chat_template
     odd = tok.convert_tokens_to_ids("<odd>")
     assert odd in tok("a <odd> b", split_special_tokens=True)["input_ids"], "split_special_tokens now suffices: use it"
-    assert odd not in prompt_ids(tok, [{"role": "user", "content": "a <odd> b"}])
+    assert prompt_ids(tok, [{"role": "user", "content": "a <odd> b"}]).count(odd) == 1

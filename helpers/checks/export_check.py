@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from helpers.checks.finding import Finding
-from helpers.errors import TutorialError, check_token_ids
+from helpers.errors import TutorialError, cause_of, check_token_ids
 from helpers.files import GIB, MALFORMED, atomic_write_text, read_json
 from helpers.generate import PromptCache, generate
 from helpers.generate.sampling import log_softmax, single_thread
@@ -127,7 +127,12 @@ def _reference_answers(settings: Settings) -> tuple[list[ReferenceAnswer], str]:
     if not settings.checkpoint_dir.exists():
         reason = "Skipped: the checkpoint is not on this disk."
     elif free > need:
-        answers = checkpoint_answers(settings.checkpoint_dir)
+        try:
+            answers = checkpoint_answers(settings.checkpoint_dir)
+        except Exception as error:  # each library raises its own types for a damaged file
+            what = f"{display_path(settings.checkpoint_dir)} cannot be loaded. {type(error).__name__}: {error}"
+            hint = f"To see whether its files are damaged: python -m helpers doctor --thorough --model {settings.model}"
+            raise cause_of(error) or TutorialError(what, hint) from error
         with suppress(TutorialError):  # a shared folder may be read-only
             atomic_write_text(file, json.dumps(key | {"answers": [asdict(answer) for answer in answers]}))
         return answers, ""

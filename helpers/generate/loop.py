@@ -12,6 +12,7 @@ import numpy as np
 from helpers.errors import TutorialError, check_int, check_token_ids
 from helpers.generate.kv_cache import PagedKVCache, StatefulKVCache
 from helpers.generate.sampling import GREEDY, Sampling
+from helpers.load.config import context_length, eos_token_ids, long_rope_start, vocabulary_size
 
 POLL_MS = 50  # how long an interrupt or a stop may wait during a prefill
 MIN_PREFILL = 16  # prefill leaves fewer new tokens than this to generate
@@ -88,12 +89,13 @@ class PromptCache:
     def __init__(self, model) -> None:
         if not model.stateful:
             raise TutorialError("This export has no KV cache.", "Export with --task text-generation-with-past.")
-        context_length, paged = model.config.max_position_embeddings, getattr(model, "paged", None)
+        paged, longest = getattr(model, "paged", None), context_length(model.config)
         if paged:
-            self.kv = PagedKVCache(paged, context_length)
+            self.kv = PagedKVCache(paged, longest)
         else:
             model.compile()  # does nothing if it is compiled
-            self.kv = StatefulKVCache(model.request.get_compiled_model(), context_length)
+            self.kv = StatefulKVCache(model.request.get_compiled_model(), longest)
+        self.long_rope_start, self.is_long = long_rope_start(model.config) or longest, False
         self.model, self.request, self.ids = model, self.kv.request, list[int]()
         self.cached_tokens = 0  # how many tokens the last call of logits found in the cache
 
@@ -110,6 +112,9 @@ class PromptCache:
         if not cached or len(cached) >= len(ids) or cached != ids[: len(cached)]:
             shared = common_prefix_length(cached, ids[:-1])  # at least the last one has to be run
             del cached[self.kv.trim(len(cached), shared) :]
+        if self.is_long != (len(ids) > self.long_rope_start):
+            self.is_long = not self.is_long
+            del cached[self.kv.trim(len(cached), 0) :]  # their keys have the angles of the other length
         self.cached_tokens = len(cached)
         if self.kv.survives_cancel:  # so that an interrupt loses nothing of it
             self.ids = cached
@@ -129,7 +134,8 @@ class PromptCache:
         while not self.request.wait_for(POLL_MS):  # Python handles an interrupt only between two calls
             if cancelled and cancelled():
                 raise GenerationCancelled
-        return self.request.get_tensor("logits").data[0, -1]
+        logits = self.request.get_tensor("logits").data  # of the last position; of all where no graph could be sliced
+        return logits.reshape(-1, logits.shape[-1])[-1]
 
     def prefill(self, ids: list[int], cancelled: Callable[[], bool] | None = None) -> Iterator[tuple[int, int]]:
         """Run the model on `ids` in chunks, all but a short rest that is left to generate.
@@ -137,11 +143,16 @@ class PromptCache:
         Yields (tokens in the cache, tokens in all) before each chunk.  Returns early when `cancelled` returns True.
         """
         done = common_prefix_length(self.ids, ids)
+        short = self.long_rope_start if len(ids) > self.long_rope_start else 0
+        done = 0 if self.is_long != bool(short) else done
         while (new := len(ids) - done - 1) >= MIN_PREFILL:
             yield done, len(ids)
             if cancelled and cancelled():
                 return
-            done += round_to_bucket(min(new, self.kv.prefill_chunk_size or new))
+            # With longrope, no chunk may end where the other set of angles holds.
+            done = max(done + round_to_bucket(min(new, self.kv.prefill_chunk_size or new)), short + 1)
+            if done == len(ids):
+                return
             try:
                 self.logits(ids[:done], cancelled)
             except GenerationCancelled:
@@ -178,7 +189,7 @@ def generate(
     arguments that cannot be used, such as a prompt that is empty, too long, or of a different model.
     """
     ids, limit = check_token_ids(prompt_ids), check_int(max_new_tokens, "max_new_tokens")
-    context, vocabulary = model.config.max_position_embeddings, model.config.vocab_size
+    context, vocabulary = context_length(model.config), vocabulary_size(model.config)
     if not ids or max(ids) >= vocabulary:
         raise TutorialError(
             f"The prompt is empty, or has ids outside this model's vocabulary (0 to {vocabulary - 1}).",
@@ -197,12 +208,6 @@ def generate(
     stop_ids = eos_token_ids(model) if stop_ids is None else frozenset(check_token_ids(stop_ids))
     cache, limit = cache or PromptCache(model), min(limit, context - len(ids))
     return _generate(cache, ids, limit, sampling.make_sampler(), stop_ids, alternatives)
-
-
-def eos_token_ids(model) -> frozenset[int]:
-    """Return the ids of the model's EOS tokens; empty when its configuration names none."""
-    ids = model.generation_config.eos_token_id
-    return frozenset(ids if isinstance(ids, list) else [] if ids is None else [ids])
 
 
 def _generate(cache, ids, max_new_tokens, choose, stop_ids, alternatives) -> Iterator[GeneratedToken]:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from contextlib import suppress
 
 import numpy as np
+
+# What may stand between the head and the output, and treats each position alike.
+ELEMENTWISE = ("Result", "Convert", "Multiply", "Divide", "Tanh", "Add")
 
 
 def prepare(graph, device: str, ov_config: dict[str, str], paged: bool = True):
@@ -28,6 +32,8 @@ def compile_paged(graph, ov_config: dict[str, str]):
     """
     from openvino import Core
 
+    if has_attention_bias(graph):
+        return None
     paged = graph.clone()  # shares the weights
     try:
         from openvino._offline_transformations import paged_attention_transformation
@@ -39,21 +45,61 @@ def compile_paged(graph, ov_config: dict[str, str]):
         return None
 
 
-def slice_last_logits(graph, axis: int = 1) -> None:
-    """Make `logits` those of the last position only, where `axis` is the axis of positions.
+def has_attention_bias(graph) -> bool:
+    """Return whether more than a mask is added to the attention's scores, as MPT does (ALiBi, arXiv:2108.12409).
+
+    OpenVINO 2026.4's paged_attention_transformation drops MPT's bias without an error.  A bias is computed from a
+    constant with a real number for each head or position, a mask only from lengths and single numbers.
+    """
+    attention = [node for node in graph.get_ops() if node.get_type_name() == "ScaledDotProductAttention"]
+    above, seen = [node.input_value(3).get_node() for node in attention if node.get_input_size() > 3], set()
+    while above:
+        node = above.pop()
+        name, kind = node.get_friendly_name(), node.get_type_name()
+        if name in seen or kind == "ShapeOf":  # the lengths of the text
+            continue
+        seen.add(name)
+        if kind == "Constant" and node.get_element_type().is_real() and np.prod(node.get_output_shape(0)) > 1:
+            return True
+        above += [port.get_source_output().get_node() for port in node.inputs()]
+    return False
+
+
+def slice_last_logits(graph, axis: int = 1) -> bool:
+    """Make `logits` those of the last position only, where `axis` is the axis of positions; return whether it worked.
 
     Prefill needs no others, and each costs a row of the vocabulary's length.  OpenVINO GenAI does the same
-    (slice_before_matmul).  A graph that does not end in a MatMul is left unchanged.
+    (slice_before_matmul).  The head may be followed by a scale or a cap (Granite, Cohere, Gemma).  A graph of another
+    form is left unchanged.
     """
     from openvino import opset13 as ops
 
     node = graph.output("logits").get_node()
-    while node.get_type_name() in ("Result", "Convert"):
-        node = node.input_value(0).get_node()
-    if node.get_type_name() == "MatMul":
-        hidden, last = node.input(0), ([-1], [2**31 - 1], [1], [axis])  # start, stop, step, axis
-        hidden.replace_source_output(ops.slice(hidden.get_source_output(), *last).output(0))
+    while node.get_type_name() in ELEMENTWISE:
+        above = [port.get_source_output().get_node() for port in node.inputs()]
+        computed = [each for each in above if not _is_constant(each)]
+        if len(computed) != 1:
+            return False
+        (node,) = computed
+    if node.get_type_name() != "MatMul":
+        return False
+    hidden, last = node.input(0), ([-1], [2**63 - 1], [1], [axis])  # start, stop, step, axis
+    source = hidden.get_source_output()
+    with suppress(RuntimeError):  # the shapes do not fit
+        hidden.replace_source_output(ops.slice(source, *last).output(0))
         graph.validate_nodes_and_infer_types()
+        if graph.output("logits").get_partial_shape()[axis].get_max_length() == 1:
+            return True
+    hidden.replace_source_output(source)
+    graph.validate_nodes_and_infer_types()
+    return False
+
+
+def _is_constant(node) -> bool:
+    """Return whether the node's value is a constant, or one that is only converted."""
+    while node.get_type_name() == "Convert":
+        node = node.input_value(0).get_node()
+    return node.get_type_name() == "Constant"
 
 
 def fuse_parallel_matmuls(graph) -> int:
@@ -79,7 +125,8 @@ def fuse_parallel_matmuls(graph) -> int:
 def _fusion_key(matmul) -> tuple | None:
     """Return how the matrix [rows, columns] is stored; equal keys can be fused.  None: it cannot be fused at all."""
     transposed = matmul.get_attributes() == {"transpose_a": False, "transpose_b": True}
-    if not transposed or not matmul.input_value(1).get_partial_shape().is_static:
+    matrix = matmul.input_value(1).get_partial_shape()
+    if not transposed or not matrix.is_static or len(matrix) != 2:  # three axes: the experts of a mixture
         return None
     rows, key = matmul.input_value(1).get_shape()[0], []
     for port in _weight_inputs(matmul.input(1)):

@@ -10,8 +10,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 
-from helpers.errors import TutorialError
-from helpers.files import LOAD_FILES, damaged_error, find_damaged
+from helpers.errors import TutorialError, cause_of
+from helpers.files import LOAD_FILES, damaged_error, find_damaged, read_json
+from helpers.load.config import check_config
 from helpers.load.device import DeviceChoice, choose_device
 from helpers.load.graph import prepare
 from helpers.settings import Settings, display_path
@@ -42,10 +43,11 @@ def load_model(settings: Settings, strict: bool = False, paged: bool = True):
             ov_config=dict(settings.ov_config),
             trust_remote_code=settings.spec.trust_remote_code,
         )
+        check_config(model)
         model.paged = prepare(model.model, choice.device, model.ov_config, paged)
         if not model.paged:
             model.compile()
-        return model, load_tokenizer(settings), choice
+        return model, load_tokenizer(folder, settings.spec.trust_remote_code), choice
 
 
 def load_fast(settings: Settings, strict: bool = False):
@@ -56,7 +58,7 @@ def load_fast(settings: Settings, strict: bool = False):
     with _find_export(settings, strict) as (folder, choice):
         with ThreadPoolExecutor(1) as pool:
             model = pool.submit(IRModel, folder, choice.device, dict(settings.ov_config))
-            tok = load_tokenizer(settings)
+            tok = load_tokenizer(folder, settings.spec.trust_remote_code)
         return model.result(), tok, choice
 
 
@@ -71,33 +73,42 @@ class IRModel:
         self.stateful = bool(graph.get_sinks())  # the operations that write the state
         self.paged = prepare(graph, device, ov_config)
         self.request = None if self.paged else core.compile_model(graph, device, ov_config).create_infer_request()
-        config, generation_config = _read_json(folder / "config.json"), {}
-        with suppress(OSError, ValueError):  # without that file config.json decides, as in transformers
-            generation_config = {"eos_token_id": None} | _read_json(folder / "generation_config.json")
-        generation_config = {"eos_token_id": config.get("eos_token_id")} | generation_config
-        self.config, self.generation_config = SimpleNamespace(**config), SimpleNamespace(**generation_config)
-        self.config.max_position_embeddings, self.config.vocab_size  # noqa: B018  AttributeError where they are missing
+        generation_config = {}
+        with suppress(OSError, TutorialError):  # without that file config.json decides, as in transformers
+            generation_config = read_json(folder / "generation_config.json")
+        # Not with AutoConfig, which takes as long to import as the rest takes to load.
+        self.config = SimpleNamespace(**read_json(folder / "config.json"))
+        self.generation_config = SimpleNamespace(**{"eos_token_id": None} | generation_config)
+        check_config(self)
 
     def compile(self) -> None:
         """Do nothing: it is compiled."""
 
 
-def load_tokenizer(settings: Settings):
-    """Return what AutoTokenizer does, without its slow imports where the class is one of PLAIN_TOKENIZERS."""
-    folder = settings.model_dir
-    config = _read_json(folder / "tokenizer_config.json")
+def load_tokenizer(folder: Path, trust_remote_code: bool = False):
+    """Return the tokenizer of a folder: what AutoTokenizer returns, as long as it does what tokenizer.json says.
+
+    For some classes transformers 5 builds its own tokenizer from the vocabulary alone.  Where tokenizer_config.json
+    names such a class for a tokenizer.json of another kind, as DeepSeek-R1-Distill-Llama does, spaces are lost
+    (huggingface/transformers#45488).
+    """
+    config = read_json(folder / "tokenizer_config.json")
     if config.get("tokenizer_class") in PLAIN_TOKENIZERS and "auto_map" not in config:
-        from transformers import PreTrainedTokenizerFast
+        from transformers import PreTrainedTokenizerFast  # without AutoTokenizer's slow imports
 
         return PreTrainedTokenizerFast.from_pretrained(folder, trust_remote_code=False)
-    from transformers import AutoTokenizer
+    from tokenizers import Tokenizer
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     # Always explicit: by default transformers asks the reader whether to run code from the folder.
-    return AutoTokenizer.from_pretrained(folder, trust_remote_code=settings.spec.trust_remote_code)
-
-
-def _read_json(file: Path) -> dict:
-    return json.loads(file.read_text(encoding="utf-8"))
+    tok = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    built, file = (
+        json.loads(each.to_str())
+        for each in (tok.backend_tokenizer, Tokenizer.from_file(str(folder / "tokenizer.json")))
+    )
+    if any(built[part] != file[part] for part in ("normalizer", "pre_tokenizer", "decoder")):
+        return PreTrainedTokenizerFast.from_pretrained(folder, trust_remote_code=False, **tok.special_tokens_map)
+    return tok
 
 
 def require_export(settings: Settings) -> Path:
@@ -126,9 +137,13 @@ def _find_export(settings: Settings, strict: bool) -> Iterator[tuple[Path, Devic
 
 def load_error(settings: Settings, device: str, error: Exception) -> TutorialError:
     """Return `error`, raised while loading on `device`, as a TutorialError; damaged files come first."""
+    if cause := cause_of(error, settings.model_dir):
+        return cause
     folder, command = display_path(settings.model_dir), _export_command(settings)
     if wrong := find_damaged(settings.model_dir, LOAD_FILES):
         return damaged_error(folder, wrong, command)
+    if isinstance(error, TutorialError):
+        return error
     noise = ("Exception from", "Check '")  # positions in OpenVINO's own sources
     words = [line for line in str(error).splitlines() if line.strip() and not line.startswith(noise)] or [""]
     return TutorialError(

@@ -1,11 +1,9 @@
 """helpers.chat.degenerate: answers that repeat themselves or are not text are named, and ordinary texts are not."""
 
 import argparse
-import decimal
+import difflib
 import inspect
-import this
-import turtle
-from pydoc_data import topics
+import statistics
 
 import pytest
 from fakes import fake_conversation
@@ -25,7 +23,7 @@ POEM = REFRAIN.join(
 TABLE = "| city | people |\n|------|--------|\n" + "".join(f"| no. {n} | {n * 977 % 1000},000 |\n" for n in range(40))
 LISTS = "\n".join(f"{n}. Item {n} of the list" for n in range(1, 60)) + "\n- [ ] to do" * 8
 MATRIX = "[\n" + "    [0, 0, 0, 0, 0, 0, 0, 0],\n" * 3 + "]\n" + "=" * 79 + "\n" + "ha " * 12
-SOURCES = [inspect.getsource(module)[:40_000] for module in (this, argparse, decimal, turtle, topics)]
+SOURCES = [inspect.getsource(module)[:40_000] for module in (argparse, difflib, inspect, statistics)]
 
 
 @pytest.fixture(scope="module")

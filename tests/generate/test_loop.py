@@ -60,6 +60,7 @@ def test_without_a_seed_two_draws_differ(lm):
     assert ours(lm.model, lm.prompts[1], 8, hot) != ours(lm.model, lm.prompts[1], 8, hot)
 
 
+@pytest.mark.weekly
 def test_the_embedded_model_answers_and_ends_as_with_transformers(embedded_lm):
     model, prompt = embedded_lm.model, embedded_lm.prompts[0]
     ids = ours(model, prompt, 100)
@@ -271,12 +272,13 @@ def test_it_ends_after_a_stop_id_or_the_models_eos_token(lm, monkeypatch):
         monkeypatch.setattr(lm.model.generation_config, "eos_token_id", eos)
         assert ours(lm.model, prompt, 8, VARIED) == ids[: at + 1]
         assert theirs(lm.model, prompt, 8, do_sample=False, repetition_penalty=1.3) == ids[: at + 1]
-    monkeypatch.setattr(lm.model.generation_config, "eos_token_id", None)
+    monkeypatch.setattr(lm.model.generation_config, "eos_token_id", [])
     assert ours(lm.model, prompt, 8, VARIED) == ids
 
 
-@pytest.mark.parametrize(("eos", "ids"), [(None, set()), (2, {2}), (0, {0}), ([2, 0], {2, 0}), ([], set())])
-def test_eos_token_ids_are_those_of_the_generation_config(lm, monkeypatch, eos, ids):
+@pytest.mark.parametrize(("eos", "ids"), [(None, {7}), (2, {2}), (0, {0}), ([2, 0], {2, 0}), ([], set())])
+def test_eos_token_ids_are_those_of_the_generation_config_else_of_the_config(lm, monkeypatch, eos, ids):
+    monkeypatch.setattr(lm.model.config, "eos_token_id", 7)
     monkeypatch.setattr(lm.model.generation_config, "eos_token_id", eos)
     assert eos_token_ids(lm.model) == ids
 

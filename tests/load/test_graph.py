@@ -33,13 +33,50 @@ def test_the_logits_of_the_last_position_are_those_of_the_whole_graph(lm):
         assert theirs(sliced, prompt, 8, do_sample=False) == theirs(lm.state, prompt, 8, do_sample=False)
 
 
-def test_a_graph_that_does_not_end_in_a_matmul_keeps_all_positions():
+SCALE = np.float32(8)
+HEADS = {  # what follows the head's product → whether it can be sliced
+    "nothing": (lambda scores: scores, True),
+    "divided (Granite)": (lambda scores: ops.divide(scores, SCALE), True),
+    "multiplied (Cohere)": (lambda scores: ops.multiply(SCALE, scores), True),
+    "multiplied by a converted f16": (lambda scores: ops.multiply(scores, ops.convert(np.float16(8), "f32")), True),
+    "capped (Gemma 2)": (lambda scores: ops.multiply(ops.tanh(ops.divide(scores, SCALE)), SCALE), True),
+    "a bias (Phi)": (lambda scores: ops.add(scores, np.arange(8, dtype=np.float32)), True),
+    "multiplied by itself": (lambda scores: ops.multiply(scores, scores), False),
+    "another operation": (ops.relu, False),
+    "summed over the positions": (lambda scores: ops.cum_sum(scores, np.int64(1)), False),
+}
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_a_head_that_cannot_be_sliced_keeps_all_positions(kind):
+    after, can_be_sliced = HEADS[kind]
     hidden = ops.parameter([1, -1, 4], name="hidden")
-    scores = ops.relu(hidden)
+    weights = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
+    scores = after(ops.matmul(hidden, weights, False, True))
     scores.output(0).set_names({"logits"})
-    graph = Model([scores], [hidden], "no matmul")
-    slice_last_logits(graph)
-    assert graph.output("logits").partial_shape.to_string() == "[1,?,4]"
+    graph = Model([scores], [hidden], "head")
+    values = np.random.default_rng(1).normal(size=(1, 5, 4)).astype(np.float32)
+    (before,) = Core().compile_model(graph.clone(), "CPU")(values).values()
+    assert slice_last_logits(graph) is can_be_sliced
+    (now,) = Core().compile_model(graph, "CPU")(values).values()
+    assert now.shape == ((1, 1, 8) if can_be_sliced else (1, 5, 8))
+    np.testing.assert_allclose(now[0, -1], before[0, -1], rtol=1e-5)
+
+
+def test_a_product_whose_positions_lie_on_another_axis_is_left():
+    hidden = ops.parameter([-1, 1, 4], name="hidden")
+    scores = ops.matmul(hidden, np.ones((8, 4), np.float32), False, True)
+    scores.output(0).set_names({"logits"})
+    graph = Model([scores], [hidden], "head")
+    assert slice_last_logits(graph, axis=2) is False
+    assert graph.output("logits").partial_shape.to_string() == "[?,1,8]"
+
+
+def test_matrices_of_experts_are_not_fused():
+    hidden = ops.parameter([4, -1, 6], name="hidden")
+    products = [ops.matmul(hidden, np.ones((4, 8, 6), np.float32), False, True) for _ in range(2)]
+    graph = Model(products, [hidden], "experts")
+    assert fuse_parallel_matmuls(graph) == 0 and matmuls(graph) == 2
 
 
 def test_fused_matmuls_give_the_same_logits(exported):

@@ -1,0 +1,53 @@
+"""Facts that every model's configuration states, each family under names of its own."""
+
+from __future__ import annotations
+
+from numbers import Integral
+
+from helpers.errors import TutorialError
+
+# Most models; GPT-2, GPT-J, Starcoder; MPT; BLOOM, ChatGLM.
+CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "max_sequence_length", "n_ctx")
+DEFAULT_CONTEXT = 2048  # tokens, for a model that states none: BLOOM and others with ALiBi
+
+
+def check_config(model) -> None:
+    """Raise TutorialError unless the configuration has what generation needs, in the types that it needs."""
+    context_length(model.config), vocabulary_size(model.config), eos_token_ids(model)
+
+
+def context_length(config) -> int:
+    """Return how many tokens the model can see."""
+    stated = [value for name in CONTEXT_NAMES if (value := getattr(config, name, None)) is not None]
+    return _check("context length", stated[0] if stated else DEFAULT_CONTEXT)
+
+
+def vocabulary_size(config) -> int:
+    """Return how many ids the model knows."""
+    return _check("vocab_size", getattr(config, "vocab_size", None))
+
+
+def eos_token_ids(model) -> frozenset[int]:
+    """Return the ids of the model's EOS tokens, from generation_config.json, else config.json; empty without any."""
+    ids = model.generation_config.eos_token_id
+    ids = getattr(model.config, "eos_token_id", None) if ids is None else ids
+    ids = ids if isinstance(ids, list) else [] if ids is None else [ids]
+    return frozenset(_check("eos_token_id", each, 0) for each in ids)
+
+
+def _check(what: str, value: object, least: int = 1) -> int:
+    if isinstance(value, bool) or not isinstance(value, Integral) or not least <= value <= 2**31:
+        raise TutorialError(f"The model's configuration states as {what}: {value!r:.60}.", "Export the model again.")
+    return int(value)
+
+
+def long_rope_start(config) -> int | None:
+    """Return the number of tokens above which longrope turns all keys by other angles, or None without longrope.
+
+    Phi-3's versions with 128k tokens have it (arXiv:2402.13753).  Keys that were cached below are wrong above.
+    """
+    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    if "longrope" not in (rope.get("rope_type"), rope.get("type")):
+        return None
+    start = rope.get("original_max_position_embeddings")
+    return start or getattr(config, "original_max_position_embeddings", None)

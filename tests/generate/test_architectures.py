@@ -1,0 +1,150 @@
+"""Greedy parity with PyTorch on tiny random checkpoints of many architectures, for both loaders and both KV caches."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+import pytest
+from templates import tokenizer
+
+from helpers import catalog
+from helpers.generate import PromptCache, eos_token_ids, generate
+from helpers.generate.sampling import single_thread
+from helpers.load import load_fast, load_model
+from helpers.load.config import context_length, long_rope_start
+from helpers.metrics.quality import REFERENCE
+from helpers.settings import Settings
+
+SHAPE = {"vocab_size": 600, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2}
+SHAPE |= {"num_attention_heads": 4, "max_position_embeddings": 256}
+GROUPED = SHAPE | {"num_key_value_heads": 2}
+GPT = {"vocab_size": 600, "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 256}
+FACTORS = {"short_factor": [1.0] * 6, "long_factor": [2.0 + n for n in range(6)]}
+LONGROPE = {"rope_scaling": {"type": "longrope", "rope_theta": 10_000.0} | FACTORS, "partial_rotary_factor": 0.75}
+ARCHITECTURES = {  # name of the configuration's class without Config, arguments
+    "Llama": GROUPED,
+    "Qwen2": GROUPED,
+    "Qwen3": GROUPED | {"head_dim": 16},
+    "Qwen3Moe": GROUPED | {"head_dim": 16, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32},
+    "Mixtral": GROUPED | {"num_local_experts": 4},
+    "Mistral": GROUPED | {"sliding_window": None},
+    "Phi3": SHAPE | LONGROPE | {"original_max_position_embeddings": 32, "pad_token_id": 0},
+    "Phi": SHAPE,
+    "Granite": GROUPED | {"logits_scaling": 8.0, "embedding_multiplier": 2.0},
+    "Cohere": GROUPED | {"logit_scale": 0.25},
+    "Olmo": GROUPED,
+    "Olmo2": GROUPED,
+    "SmolLM3": GROUPED | {"pad_token_id": 0},
+    "Falcon": {name: SHAPE[name] for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")},
+    "GPTNeoX": SHAPE,
+    "GPT2": GPT,
+    "GPTJ": GPT | {"rotary_dim": 8},
+    "StableLm": GROUPED,
+    "Starcoder2": GROUPED,
+    "OPT": {"vocab_size": 600, "hidden_size": 64, "ffn_dim": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
+    | {"max_position_embeddings": 256, "word_embed_proj_dim": 64},
+    "Bloom": {"vocab_size": 600, "hidden_size": 64, "n_layer": 2, "n_head": 4},
+    "Mpt": {"vocab_size": 600, "d_model": 64, "n_layers": 2, "n_heads": 4, "max_seq_len": 256},
+}
+BIASED = ("Mpt", "Bloom")
+EVERY_PUSH = ("Granite", "Phi3", "Qwen3Moe", "GPT2")  # a scaled head; keys that change; experts; another context name
+LOADERS = {
+    "load_model": load_model,
+    "load_model, stateful": partial(load_model, paged=False),
+    "load_fast": load_fast,
+}
+PROMPT, N = list(range(7, 27)), 24  # 20 tokens, so that Phi-3's answer crosses from one set of angles to the other
+
+
+def greedy(folder, ids, n) -> list[int]:
+    """Return the new ids of PyTorch, which reads the whole text again for each token: no cache can be wrong."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+    text = list(ids)
+    with torch.no_grad(), single_thread():
+        for _ in range(n):
+            text.append(int(model(torch.tensor([text]), use_cache=False).logits[0, -1].argmax()))
+    return text[len(ids) :]
+
+
+@pytest.fixture(
+    scope="module",
+    params=[name if name in EVERY_PUSH else pytest.param(name, marks=pytest.mark.weekly) for name in ARCHITECTURES],
+)
+def exported(request, tmp_path_factory):
+    """The settings of a random model of each architecture, exported to f32 in this process."""
+    import torch
+    import transformers
+    from optimum.exporters.openvino import main_export
+    from optimum.intel.openvino import OVConfig
+
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{request.param}Config")(**ARCHITECTURES[request.param])
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    with torch.no_grad():  # large enough that the logits differ from position to position
+        for name, values in model.named_parameters():
+            if values.dim() > 1:
+                values.normal_(std=1.0 if "embed" in name or "wte" in name else 0.3)
+    root, exact = str(tmp_path_factory.mktemp("root")), dict(REFERENCE)
+    setup = Settings(model=request.param, format="fp32", model_root=root, ov_config=exact)
+    entry = replace(catalog.find("phi3-instruct"), name=request.param, flags={"fp32": ()})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(catalog.MODELS, request.param, entry)
+        model.save_pretrained(setup.checkpoint_dir)
+        tokenizer("chatml").save_pretrained(setup.checkpoint_dir)
+        main_export(
+            str(setup.checkpoint_dir),
+            output=str(setup.model_dir),
+            task="text-generation-with-past",
+            library_name="transformers",
+            ov_config=OVConfig(dtype="fp32"),
+        )
+        yield setup
+
+
+@pytest.fixture(scope="module")
+def expected(exported):
+    return greedy(exported.checkpoint_dir, PROMPT, N)
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+def test_greedy_decoding_is_that_of_pytorch(exported, expected, loader):
+    model, *_ = LOADERS[loader](exported)
+    assert [token.id for token in generate(model, PROMPT, N, stop_ids=[])] == expected
+    # A bias of the attention is lost in the paged form; without any, the faster form should be used.
+    assert bool(model.paged) is (loader != "load_model, stateful" and exported.model not in BIASED)
+
+
+def test_both_constructors_agree_on_what_the_configuration_says(exported):
+    (fast, *_), (model, *_) = load_fast(exported), load_model(exported)
+    assert fast.stateful == model.stateful
+    assert eos_token_ids(fast) == eos_token_ids(model)
+    assert context_length(fast.config) == context_length(model.config)
+    assert long_rope_start(fast.config) == long_rope_start(model.config)
+
+
+@pytest.mark.parametrize("exported", ["Phi3"], indirect=True)
+@pytest.mark.parametrize("loader", LOADERS)
+@pytest.mark.parametrize("length", [31, 32, 33, 34, 70])
+def test_longrope_prefilled_in_chunks(exported, monkeypatch, loader, length):
+    """Above original_max_position_embeddings, 32 here, all keys have other angles than below."""
+    model, *_ = LOADERS[loader](exported)
+    prompt, cache = [7 + n % 500 for n in range(length)], PromptCache(model)
+    monkeypatch.setattr(type(cache.kv), "prefill_chunk_size", 16)
+    for _ in cache.prefill(prompt):
+        pass
+    answer = [token.id for token in generate(model, prompt, 4, stop_ids=[], cache=cache)]
+    assert answer == greedy(exported.checkpoint_dir, prompt, 4)
+
+
+@pytest.mark.parametrize("exported", ["Phi3"], indirect=True)
+@pytest.mark.parametrize("loader", LOADERS)
+def test_longrope_with_a_cache_that_is_shortened_and_grows_again(exported, loader):
+    model, *_ = LOADERS[loader](exported)
+    cache, texts = PromptCache(model), [[7 + n % 500 for n in range(length)] for length in (50, 20, 30, 40, 25)]
+    for text in texts:
+        answer = [token.id for token in generate(model, text, 1, stop_ids=[], cache=cache)]
+        assert answer == greedy(exported.checkpoint_dir, text, 1)
