@@ -23,6 +23,7 @@ EMBEDDED = {"TUTORIAL_MODEL": "smollm2-instruct", "TUTORIAL_DEVICE": "CPU"}
 NBVAL = ("-q", "--nbval", "--nbval-current-env", "--nbval-cell-timeout=600", "-p", "no:cacheprovider")
 NOTEBOOKS = sorted(str(path) for path in Path("notebooks").glob("*.ipynb"))
 COMPRESS = "09_compress.ipynb"  # compresses for minutes: strict once a week; every push runs it on the tiny Phi-3
+UNTIMED = ("01_export.ipynb", "04_tokenize.ipynb")  # measure no time, and may run beside each other
 # Two workers with one thread each: PyTorch's and OpenVINO's thread pools would otherwise compete for the same cores.
 PARALLEL = ("--numprocesses=2", "--dist=loadfile")
 session = nox.session(venv_backend="none")  # nox would create an environment of 2 GB for each session
@@ -45,14 +46,14 @@ def report(session: nox.Session) -> None:
     session.log(f"{time.perf_counter() - started:7.1f} s  in all")
 
 
-def run_strict(session: nox.Session, what: str, notebooks: list[str]) -> None:
+def run_strict(session: nox.Session, what: str, notebooks: list[str], *options: str) -> None:
     """Run notebooks with nbval, comparing each output, while every attempt to leave this machine is refused."""
     outward = ROOT / ".nox" / "outward.txt"
     outward.parent.mkdir(exist_ok=True)
     outward.unlink(missing_ok=True)
     offline = EMBEDDED | {"PYTHONPATH": str(ROOT / "tests" / "offline"), "HF_HUB_OFFLINE": "1"}
     offline |= {"OFFLINE_LOG": str(outward)}
-    timed(session, what, PYTHON, "-m", "pytest", *NBVAL, *notebooks, env=offline)
+    timed(session, what, PYTHON, "-m", "pytest", *NBVAL, *options, *notebooks, env=offline)
     if outward.exists():
         session.error(f"A notebook tried to connect to another machine:\n{outward.read_text()}")
 
@@ -80,8 +81,9 @@ def install(session: nox.Session, *extras: str) -> None:
         light = ("--no-deps", "--index-url", CPU_TORCH, "--retries", "0", "--timeout", "10", "torch")
         if session.run(*pip, *light, success_codes=[0, 1], silent=True):
             session.log("PyTorch's CPU index cannot be reached. Installing the larger build from PyPI.")
+    # Of 15,000 files a page imports a few thousand; Python compiles those when it first imports them.
     build = ("--build-constraint", "constraints.txt")  # what builds this project comes from the index too
-    session.run(*pip, *build, "--editable", f".[{','.join(extras)}]")
+    session.run(*pip, *build, "--no-compile", "--editable", f".[{','.join(extras)}]")
     stamp.write_text(json.dumps({"digest": digest, "extras": extras}))
     spent.append(("install", time.perf_counter() - start))
 
@@ -94,9 +96,12 @@ def lab(session: nox.Session) -> None:
     timed(session, "fetch", *HELPERS, "fetch", success_codes=[0, 1])
     report(session)
     first = "--LabApp.default_url=/lab/tree/notebooks/00_quickstart.ipynb"  # with --no-browser too
-    # JupyterLab would ask PyPI for its updates, and offer news: its documentation, "Announcements".
+    # JupyterLab would ask PyPI for its updates, and ask whether it may fetch news.  Its documentation, "Announcements",
+    # has these options; demo/jupyter disables the extension that asks.
     quiet = ("--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate", "--LabApp.news_url=None")
-    session.run(PYTHON, "-m", "jupyterlab", first, *quiet, "--ServerApp.root_dir=.", "--ip=127.0.0.1", *session.posargs)
+    paths = filter(None, [str(ROOT / "demo" / "jupyter"), os.environ.get("JUPYTER_CONFIG_PATH")])
+    options = (first, *quiet, "--ServerApp.root_dir=.", "--ip=127.0.0.1", *session.posargs)
+    session.run(PYTHON, "-m", "jupyterlab", *options, env={"JUPYTER_CONFIG_PATH": os.pathsep.join(paths)})
 
 
 @session
@@ -122,7 +127,10 @@ def tests(session: nox.Session) -> None:
     spent.append(("from a fresh clone to the first answer", sum(seconds for _, seconds in spent)))
     if browser:
         timed(session, "find or download a browser", PYTHON, "tests/browser/browsers.py")
-    run_strict(session, "notebooks, strict, no network", [path for path in NOTEBOOKS if COMPRESS not in path])
+    strict = [path for path in NOTEBOOKS if COMPRESS not in path]
+    untimed = [path for path in strict if path.endswith(UNTIMED)]
+    run_strict(session, "notebooks that measure no time, strict", untimed, *PARALLEL)
+    run_strict(session, "other notebooks, strict", [path for path in strict if path not in untimed], "--durations=40")
     pytest = (PYTHON, "-m", "pytest", "-q", "-m", "not weekly", "--durations=15")
     lane = "tests/pages/test_phi3_lane.py"  # its notebooks measure times: not beside other tests
     unit = (*pytest, *PARALLEL, "--ignore=tests/browser", f"--ignore={lane}", *posargs)
@@ -158,7 +166,7 @@ def screenshots(session: nox.Session) -> None:
 @session
 def lint(session: nox.Session) -> None:
     """Check the style of the Python files."""
-    install(session, "lab", "test")
+    install(session, "lab", "demo", "test")  # as tests, which follows: one installation for both
     session.run(PYTHON, "-m", "ruff", "check", ".")
     session.run(PYTHON, "-m", "ruff", "format", "--check", ".")
 

@@ -107,6 +107,7 @@ def test_an_attempt_is_logged_even_if_the_program_hides_it(log):
     assert "example.invalid" in log.read_text(encoding="utf-8")
 
 
+@pytest.mark.weekly
 def test_the_libraries_load_without_a_network(log):
     ran = python("-c", "import helpers, optimum.intel, openvino, nncf")
     assert ran.returncode == 0, ran.stderr
@@ -195,6 +196,7 @@ def test_system_calls_that_leave_this_machine_are_recognized(line, leaves):
 
 
 @pytest.mark.model
+@pytest.mark.weekly
 def test_the_embedded_model_answers_without_a_network():
     environ = {name: value for name, value in os.environ.items() if name not in ("HF_HUB_OFFLINE", "TUTORIAL_MODEL")}
     argv = ["-m", "helpers", "ask", "What is the capital of France?", "--model", "smollm2-instruct"]

@@ -6,15 +6,19 @@ import shutil
 import xml.etree.ElementTree as ET
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
 import pytest
+from hypothesis import example, given
+from strategies import reshaped
 from tiny import EMBEDDED
 
 from helpers import export, generate
 from helpers.checks import export_check
 from helpers.checks.export_check import ANSWERS_FILE, check
+from helpers.errors import TutorialError
 from helpers.settings import Settings
 
 TOPICS = ["tokenizer", "checkpoint", "cache", "device"]
@@ -291,3 +295,36 @@ def test_a_tokenizer_that_loses_spaces_or_gives_different_ids_is_a_problem(expor
     tok._tokenizer = type(tok._tokenizer).from_str(json.dumps(recipe))
     lossy = export_check._check_tokenizer(tok, prompts, answers, "again")
     assert (lossy.state, lossy.hint) == ("problem", "again") and lossy.message.startswith("The text ")
+
+
+SAVED = {"revision": Settings().spec.revision, "questions": list(export_check.QUESTIONS), "tokens": export_check.TOKENS}
+SAVED |= {"answers": [{"prompt_ids": [1, 2], "ids": [3], "logprobs": [-0.5]}]}
+
+
+@given(saved=reshaped(SAVED))
+@example(saved=SAVED)
+def test_saved_answers_of_an_unexpected_shape_are_not_used(tmp_path_factory, saved):
+    choice = Settings(model_root=str(tmp_path_factory.getbasetemp() / "saved"))
+    choice.model_dir.parent.mkdir(parents=True, exist_ok=True)
+    choice.model_dir.with_name(ANSWERS_FILE).write_text(json.dumps(saved), encoding="utf-8")
+    answers, skipped = export_check._reference_answers(choice)
+    assert bool(answers) != bool(skipped) or answers == [] == saved["answers"]
+    for answer in answers:
+        assert all(type(index) is int for index in answer.prompt_ids + answer.ids)
+        assert all(type(value) is float for value in answer.logprobs)
+
+
+@pytest.mark.parametrize(
+    "error, words",
+    [(KeyError("layers"), "cannot be loaded. KeyError: 'layers'\\nTo see"), (MemoryError(), "too little free memory")],
+)
+def test_a_checkpoint_that_cannot_be_loaded_is_named(tmp_path, monkeypatch, error, words):
+    def fail(folder):
+        raise error
+
+    choice = Settings(model_root=str(tmp_path))
+    choice.checkpoint_dir.mkdir(parents=True)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=2**40))
+    monkeypatch.setattr(export_check, "checkpoint_answers", fail)
+    with pytest.raises(TutorialError, match=words):
+        export_check._reference_answers(choice)

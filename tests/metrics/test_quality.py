@@ -62,6 +62,7 @@ def test_a_window_is_no_longer_than_the_context():
     assert seen == [8, 8, 3]
 
 
+@pytest.mark.weekly
 def test_the_embedded_model_predicts_our_text_better_than_the_same_tokens_sorted(embedded_lm):
     ids = embedded_lm.tok(quality.evaluation_text(), add_special_tokens=False)["input_ids"][:128]
     model = load(embedded_lm.folder, **quality.REFERENCE)
