@@ -5,11 +5,11 @@ import os
 import re
 import shutil
 import time
+from collections import namedtuple
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import NamedTuple
 
 from helpers import files
 from helpers.catalog import Model
@@ -23,13 +23,8 @@ VARIABLES_HINT = "Check HF_ENDPOINT, HF_TOKEN (ASCII), HF_HUB_DOWNLOAD_TIMEOUT (
 VARIABLES_HINT += "in which the hub's client takes no brackets and no ranges of IPv6 addresses."
 
 
-class Entry(NamedTuple):
-    """A file as the hub lists it; it has the `sha256` of large files, and git's own hash of the others."""
-
-    name: str
-    size: int  # bytes
-    sha256: str
-    git: str
+# A file as the hub lists it: size in bytes, the sha256 of large files, and git's own hash of the others.
+Entry = namedtuple("Entry", "name size sha256 git")
 
 
 def from_hub(model: Model, part: Path) -> None:
