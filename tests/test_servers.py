@@ -67,9 +67,9 @@ def server(request, tmp_path_factory) -> Iterator[Served]:
     browser = f"{Path(sys.executable).as_posix()} {(folder / 'open.py').as_posix()} {opened.as_posix()} %s"
     option = {"lab": "--ServerApp.browser", "demo": "--Voila.browser"}[request.param]
     root = ["--allow-root"] if request.param == "lab" else []
-    argv = [sys.executable, *servers.commands(request.param, f"{option}={browser}", f"--port={port}", *root)[-1][1:]]
+    (_, *argv), variables = servers.command(request.param, f"{option}={browser}", f"--port={port}", *root)
     url, log = f"http://127.0.0.1:{port}", folder / "server.log"
-    with servers.running(argv, url + public, servers.environment(folder), log):
+    with servers.running([sys.executable, *argv], url + public, servers.environment(folder) | variables, log):
         for _ in range(240):
             if opened.exists() and opened.read_text():
                 break

@@ -2,7 +2,7 @@
 // No library, no network.  The HTML of answers is made safe in Python; all other text is set as text.
 
 const WAIT_SHOWN_AFTER = 400; // milliseconds without a reply
-const GONE = { restarting: "was restarted:", autorestarting: "died and was restarted:" };
+const GONE = { restarting: "was restarted:", autorestarting: "was restarted:" }; // by a person, and after it died
 Object.assign(GONE, { dead: "has died: restart it, then", terminating: "was shut down: start it, then" });
 const STICKY = 24; // pixels from the log's end within which it scrolls with the answer
 const NOTE_SHOWN = 4000; // milliseconds
@@ -100,7 +100,8 @@ class Card {
     Object.assign(this, { view, number, role, shown: "" });
     const user = role === "user";
     const label = `${user ? "Your message" : "Answer"}, number ${number + 1}`; // tells its buttons from the others
-    const copy = makeButton("Copy", () => copyText(this.message.text).then(() => view.notify("Copied.")));
+    const text = () => this.message?.text ?? this.body.innerText; // a draft whose kernel is gone has no other
+    const copy = makeButton("Copy", () => copyText(text()).then(() => view.notify("Copied.")));
     this.toggle = user ? makeButton("Edit", () => this.edit()) : makeButton("X-ray", () => this.toggleXray());
     this.stats = make("div", { className: "stats" });
     this.body = make("div", { className: "body" });

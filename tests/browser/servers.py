@@ -57,20 +57,21 @@ def environment(folder: Path) -> dict[str, str]:
     return environ | {"OFFLINE_LOG": str(folder / "outward.log")}  # what it tried all the same
 
 
-def commands(name: str, *posargs: str) -> list[list[str]]:
-    """Return the commands of `nox -s name -- posargs` without running them, and without nox."""
+def command(name: str, *posargs: str) -> tuple[list[str], dict[str, str]]:
+    """Return the last command of `nox -s name -- posargs`, and its variables, without running it, and without nox."""
     nox = types.ModuleType("nox")
     nox.options, nox.Session = types.SimpleNamespace(), object
     nox.session = lambda *function, **_: function[0] if function else lambda function: function
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "nox", nox)
         tasks = runpy.run_path(str(ROOT / "noxfile.py"))
-    ran: list[list[str]] = []
-    session = types.SimpleNamespace(posargs=posargs, run=lambda *argv, **_: ran.append(list(argv)))
+    ran: list[tuple[list[str], dict[str, str]]] = []
+    run = lambda *argv, env=None, **_: ran.append((list(argv), env or {}))  # noqa: E731
+    session = types.SimpleNamespace(posargs=posargs, run=run)
     session.log = session.warn = session.error = lambda *_: None
     tasks[name].__globals__["install"] = lambda *_: None
     tasks[name](session)
-    return ran
+    return ran[-1]
 
 
 def free_port() -> int:
@@ -106,10 +107,11 @@ def running(argv: list[str], url: str, environ: dict[str, str], log: Path) -> It
 @contextmanager
 def jupyterlab(folder: Path, program: str = "jupyterlab") -> Iterator[Server]:
     """JupyterLab as `nox -s lab` starts it, on the notebooks of folder/work; or Notebook 7, `program` "notebook"."""
-    environ = environment(folder)
+    (_, _, _, *options), variables = command("lab")
+    environ = environment(folder) | variables
     work, token, port = folder / "work", secrets.token_hex(16), free_port()
     work.mkdir()
-    options = [option for option in commands("lab")[-1][3:] if "root_dir" not in option and "default_url" not in option]
+    options = [option for option in options if "root_dir" not in option and "default_url" not in option]
     argv = [sys.executable, "-m", program, *options, "--no-browser", "--allow-root", f"--port={port}"]
     argv += ["--ServerApp.port_retries=0", f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={work}"]
     server = Server(f"http://127.0.0.1:{port}", token, work, Path(environ["JUPYTER_RUNTIME_DIR"]))

@@ -3,10 +3,12 @@
 import re
 import shutil
 
+import psutil
 import pytest
 from chat_page import Box
 from conftest import BOX, SETUP, write_notebook
 from playwright.sync_api import expect
+from servers import voila
 
 from helpers.settings import ROOT
 
@@ -14,7 +16,8 @@ from helpers.settings import ROOT
 def open_page(new_page, server, name):
     page, guard = new_page(server)
     # The rest comes when the cells have run.
-    page.goto(f"{server.url}/voila/render/{name}?token={server.token}", wait_until="commit")
+    response = page.goto(f"{server.url}/voila/render/{name}?token={server.token}", wait_until="commit")
+    assert "frame-ancestors 'self'" in response.headers["content-security-policy"]
     box = Box(page)
     expect(box.message).to_be_visible(timeout=240_000)  # a model is loaded, on a machine that may be busy
     return page, guard, box
@@ -63,6 +66,22 @@ def test_only_the_box_is_shown(demo):
     outputs = page.locator(".jp-OutputArea-output").filter(visible=True)
     expect(outputs).to_have_count(1)
     expect(outputs.get_by_role("log", name="Conversation")).to_be_visible()
+
+
+def test_a_kernel_ends_after_its_page_and_not_before(new_page, tmp_path):
+    assert "cull_idle_timeout" in (ROOT / "demo" / "voila.py").read_text(encoding="utf-8")
+    short = ["--MappingKernelManager.cull_idle_timeout=2", "--MappingKernelManager.cull_interval=1"]
+    with voila(tmp_path, "--Voila.config_file_paths=demo", *short) as server:
+        write_notebook(server.work / "fake.ipynb", SETUP, BOX)
+        page, guard, box = open_page(new_page, server, "fake.ipynb")
+        page.wait_for_timeout(6000)
+        box.ask("still here?")
+        expect(box.answers).to_have_text(["still here?"])
+        guard.check()
+        page.context.close()  # as a crash of the browser does, and unlike a page that ends its kernel
+        commands = {each: " ".join(each.cmdline()) for each in psutil.Process().children(recursive=True)}
+        kernels = [each for each, line in commands.items() if "ipykernel" in line and str(tmp_path) in line]
+        assert len(kernels) == 1 and psutil.wait_procs(kernels, timeout=60)[1] == []
 
 
 @pytest.mark.model

@@ -202,6 +202,17 @@ ELSEWHERE = [  # (fault, test)
         "generate/test_loop.py::test_after_an_interrupt_in_a_run_the_ids_are_the_same",
     ),
     ("Ctrl-C in the chat", "test_main.py::test_an_interrupt_stops_the_answer_and_ends_the_chat_at_the_prompt"),
+    ("Closed standard streams in the chat", "chat/test_terminal.py::test_closed_streams_end_the_chat_quietly"),
+    (
+        "An answer that standard output has no room for",
+        "chat/test_terminal.py::test_an_answer_that_cannot_be_printed_is_in_the_conversation",
+    ),
+    (
+        "A kernel that is restarted while the chat box answers",
+        "browser/test_box_kernel.py::test_after_a_restart_it_says_so_and_unlocks_its_controls",
+    ),
+    ("A kernel that dies behind the chat box", "browser/test_box_kernel.py::test_after_its_kernel_died_it_says_so"),
+    ("An interrupted kernel", "browser/test_box_kernel.py::test_interrupting_the_kernel_stops_the_answer"),
 ]
 
 
