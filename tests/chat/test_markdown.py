@@ -1,59 +1,14 @@
 """helpers.chat.markdown: whatever the text, its HTML has only these elements, attributes and addresses."""
 
 import re
-from html.parser import HTMLParser
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from payloads import PAYLOADS
+from strategies import ALLOWED, BITS, Found
 
 from helpers.chat.markdown import render
-
-PLAIN = {"p", "br", "hr", "em", "strong", "del", "code", "blockquote", "ul", "li", "h3", "h4", "h5", "h6"}
-PLAIN |= {"table", "thead", "tbody", "tr"}
-ALLOWED = {tag: {} for tag in PLAIN} | {
-    "a": {"href": r"(?:https?://|mailto:)[!-~]+", "target": "_blank", "rel": "noopener noreferrer"},
-    "ol": {"start": "[0-9]{1,9}"},
-    "pre": {"class": "highlight"},
-    "span": {"class": "[a-z]{1,2}[a-z0-9]?"},  # Pygments' short names of kinds of tokens
-    "th": {"style": "text-align:(?:left|center|right)"},
-    "td": {"style": "text-align:(?:left|center|right)"},
-}
-
-
-class Found(HTMLParser):
-    """What is in `html`: start tags with their attributes, the text, and what should not be there."""
-
-    def __init__(self, html: str):
-        super().__init__()
-        self.tags, self.words, self.forbidden = [], [], []
-        self.feed(html)
-        self.close()
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        rules = ALLOWED.get(tag)
-        if rules is None or len(attrs) != len(dict(attrs)):
-            self.forbidden.append((tag, attrs))
-        else:
-            self.forbidden += [
-                (tag, name, value)
-                for name, value in attrs
-                if name not in rules or not re.fullmatch(rules[name], value or "", re.IGNORECASE)
-            ]
-
-    def handle_data(self, data):
-        self.words.append(data)
-
-    def handle_comment(self, data):
-        self.forbidden.append(("comment", data))
-
-    handle_decl = unknown_decl = handle_pi = handle_comment
-
-    @property
-    def text(self) -> str:
-        return "".join(self.words).strip()
 
 
 def links(html: str) -> list[str]:
@@ -84,42 +39,6 @@ def test_no_prefix_of_a_hostile_text_does_anything(payload):
 
 
 CHARACTERS = st.characters(codec=None)  # halves of surrogate pairs too
-BITS = [
-    "[",
-    "](",
-    ")",
-    "<",
-    ">",
-    "`",
-    "```",
-    "\n",
-    "\n\n",
-    "|",
-    "---",
-    "*",
-    "_",
-    "~~",
-    "#",
-    "!",
-    "&",
-    ";",
-    ":",
-    '"',
-    "'",
-]
-BITS += [
-    "javascript:",
-    "https://x.yz",
-    "<img src=x onerror=y>",
-    "<script>",
-    "<!--",
-    "-->",
-    "    ",
-    "\\",
-    "- ",
-    "1. ",
-    "> ",
-]
 
 
 @given(st.text(CHARACTERS) | st.lists(st.sampled_from(BITS) | st.text(CHARACTERS, max_size=3)).map("".join))
