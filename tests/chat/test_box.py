@@ -59,7 +59,7 @@ def box():
     box = ChatBox(fake_conversation(WORDS))
     yield box
     box.stop()
-    box.conversation.model.go.release(10**6)
+    box.conversation.model.go.release(10**4)
     assert box.wait(20)
 
 
