@@ -40,10 +40,8 @@ def pip(choice: Settings) -> ProbeResult:
     name, version = (spec.origin, spec.revision) if spec.source == "wheel" else ("pip", "")
     check_addresses()
     check_addresses(settings := pip_configuration())
-    shown = {name.rpartition(".")[2]: value for name, value in settings.items() if re.search(SHOWN, name)}
-    configured = (
-        redact(f" Configured: {'; '.join('='.join(each) for each in shown.items())}.", settings) if shown else ""
-    )
+    shown = "; ".join(f"{key}={value}" for key, value in settings.items() if re.search(SHOWN, key))
+    configured = redact(f" Configured: {shown}.", settings) if shown else ""
     # Only with -vv does pip say why an index gave nothing.
     output = run_pip("index", "versions", name, "-vv", "--timeout", str(TIMEOUT), "--retries", "0", "--no-input")
     offered = re.findall(r"^Available versions: (.+)", output, re.MULTILINE)
@@ -51,8 +49,7 @@ def pip(choice: Settings) -> ProbeResult:
         yield "ok", f"pip finds {name} {version}".rstrip() + f".{configured}"
         return
     reasons = re.findall(r"Could not fetch URL \S+ (.+?)(?: for url: \S+)? - skipping", output) or offered
-    reason = reasons[-1] if reasons else output.strip().rpartition("\n")[2].removeprefix("ERROR: ")
-    reason = redact(reason, settings)
+    reason = redact(reasons[-1] if reasons else output.strip().rpartition("\n")[2].removeprefix("ERROR: "), settings)
     state = "problem" if version and not choice.checkpoint_dir.exists() else "note"
     hint = NETWORK_HINT.format(mirror="PIP_INDEX_URL", more=".")
     yield state, f"pip does not find {name} {version}".rstrip() + f": {reason}.{configured}", hint
