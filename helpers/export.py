@@ -14,6 +14,7 @@ import psutil
 
 from helpers import files
 from helpers.catalog import TASK
+from helpers.checkpoint.tokenizer import restore_tokenizer
 from helpers.errors import TutorialError
 from helpers.files import EXPORT_FILES, GIB, ProgressLine, Report, find_damaged
 from helpers.settings import ROOT, Settings, display_path
@@ -86,6 +87,7 @@ def run(argv: list[str], report: Report = print) -> Path:
         if code != 0 or wrong or files.is_disk_full_message(text):
             raise diagnose(code, text, argv, wrong) from RuntimeError(text[-2000:])
         shutil.rmtree(scratch)
+        restore_tokenizer(_source(argv), part)
         files.write_manifest(part, command=argv, seconds=round(seconds, 1))
     size = sum(file.stat().st_size for file in target.iterdir()) / 1e6
     report(f"{name} is complete: {size:.0f} MB in {seconds:.0f} s.")
@@ -102,8 +104,12 @@ def _flags(argv: object) -> list[str] | None:
 
 def _scratch_gib(argv: list[str]) -> float:
     """Return the GiB that an export needs while it runs: for a 16-bit graph and the compressed one beside it."""
-    source = ROOT / argv[argv.index("--model") + 1] if "--model" in argv else ROOT / "no folder"
-    return SCRATCH_FACTOR * sum(file.stat().st_size for file in source.glob("*.safetensors")) / GIB
+    return SCRATCH_FACTOR * sum(file.stat().st_size for file in _source(argv).glob("*.safetensors")) / GIB
+
+
+def _source(argv: list[str]) -> Path:
+    """Return the folder of the checkpoint, which does not exist where the command names a model of the hub."""
+    return ROOT / argv[argv.index("--model" if "--model" in argv else "-m") + 1]
 
 
 def _run(argv: list[str], log: Path, scratch: Path) -> tuple[int, float]:

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
+from helpers.checkpoint.tokenizer import load_tokenizer
 from helpers.checks.finding import Finding
 from helpers.errors import TutorialError, cause_of, check_token_ids
 from helpers.files import GIB, MALFORMED, atomic_write_text, read_json
 from helpers.generate import PromptCache, generate
 from helpers.generate.sampling import log_softmax, single_thread
-from helpers.load import load_model, load_tokenizer
+from helpers.load import load_model
 from helpers.settings import Settings, display_path
 from helpers.tokenize import prompt_ids
 

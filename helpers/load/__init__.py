@@ -1,6 +1,6 @@
 """03: load an exported model on a device of this machine."""
 
 from helpers.load.device import DeviceChoice, choose_device
-from helpers.load.model import load_fast, load_model, load_tokenizer, require_export
+from helpers.load.model import load_fast, load_model, require_export
 
-__all__ = ["DeviceChoice", "choose_device", "load_fast", "load_model", "load_tokenizer", "require_export"]
+__all__ = ["DeviceChoice", "choose_device", "load_fast", "load_model", "require_export"]

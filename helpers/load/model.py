@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 
+from helpers.checkpoint.tokenizer import load_tokenizer
 from helpers.errors import TutorialError, cause_of
 from helpers.files import LOAD_FILES, damaged_error, find_damaged, read_json
 from helpers.load.config import check_config
@@ -17,7 +17,6 @@ from helpers.load.device import DeviceChoice, choose_device
 from helpers.load.graph import prepare
 from helpers.settings import Settings, display_path
 
-PLAIN_TOKENIZERS = ("PreTrainedTokenizerFast", "TokenizersBackend")  # add nothing to what tokenizer.json says
 # With HF_HUB_OFFLINE=1, optimum-intel 2.1 warns about each local folder that it could not look it up on the Hub.
 logging.getLogger("optimum.intel.openvino.modeling_base").addFilter(
     lambda record: "Could not infer whether" not in record.getMessage()
@@ -83,32 +82,6 @@ class IRModel:
 
     def compile(self) -> None:
         """Do nothing: it is compiled."""
-
-
-def load_tokenizer(folder: Path, trust_remote_code: bool = False):
-    """Return the tokenizer of a folder: what AutoTokenizer returns, as long as it does what tokenizer.json says.
-
-    For some classes transformers 5 builds its own tokenizer from the vocabulary alone.  Where tokenizer_config.json
-    names such a class for a tokenizer.json of another kind, as DeepSeek-R1-Distill-Llama does, spaces are lost
-    (huggingface/transformers#45488).
-    """
-    config = read_json(folder / "tokenizer_config.json")
-    if config.get("tokenizer_class") in PLAIN_TOKENIZERS and "auto_map" not in config:
-        from transformers import PreTrainedTokenizerFast  # without AutoTokenizer's slow imports
-
-        return PreTrainedTokenizerFast.from_pretrained(folder, trust_remote_code=False)
-    from tokenizers import Tokenizer
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
-
-    # Always explicit: by default transformers asks the reader whether to run code from the folder.
-    tok = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    built, file = (
-        json.loads(each.to_str())
-        for each in (tok.backend_tokenizer, Tokenizer.from_file(str(folder / "tokenizer.json")))
-    )
-    if any(built[part] != file[part] for part in ("normalizer", "pre_tokenizer", "decoder")):
-        return PreTrainedTokenizerFast.from_pretrained(folder, trust_remote_code=False, **tok.special_tokens_map)
-    return tok
 
 
 def require_export(settings: Settings) -> Path:

@@ -5,14 +5,18 @@ import shutil
 from dataclasses import replace
 
 import numpy as np
+import openvino_tokenizers
 import pytest
+from openvino import Core
 from tokenizers import Tokenizer
+from transformers import AutoTokenizer
 
+from helpers.checkpoint.tokenizer import load_tokenizer, restore_tokenizer
 from helpers.errors import TutorialError
 from helpers.files import LOAD_FILES
 from helpers.generate import PromptCache, Sampling, eos_token_ids, generate
 from helpers.generate.kv_cache import StatefulKVCache
-from helpers.load.model import load_error, load_fast, load_model, load_tokenizer, require_export
+from helpers.load.model import load_error, load_fast, load_model, require_export
 from helpers.metrics.quality import REFERENCE
 from helpers.metrics.timing import kv_bytes_per_token
 from helpers.settings import Settings
@@ -126,6 +130,28 @@ def test_the_tokenizer_is_what_tokenizer_json_says_whatever_its_class(copied, na
         assert ids == authority.encode(text, add_special_tokens=False).ids
         assert tok.decode(ids) == text
     assert (tok.bos_token_id, tok.eos_token_id) == (1, 2) and tok.chat_template
+
+
+def test_an_export_whose_tokenizer_transformers_has_built_itself_gets_that_of_the_checkpoint(
+    copied, checkpoint, tmp_path
+):
+    source, folder = shutil.copytree(checkpoint, tmp_path / "source"), copied.model_dir
+    file = source / "tokenizer_config.json"
+    config = json.loads(file.read_text(encoding="utf-8")) | {"tokenizer_class": "LlamaTokenizerFast"}
+    file.write_text(json.dumps(config), encoding="utf-8")
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    restore_tokenizer(source, folder)
+    assert before == {path: path.read_bytes() for path in folder.iterdir()}, "it was right"
+    AutoTokenizer.from_pretrained(source).save_pretrained(folder)  # as optimum-cli does
+    lossy = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    text = "Where do you live?"
+    assert lossy.decode(lossy.encode(text).ids) != text, "transformers is mended: delete restore_tokenizer"
+    restore_tokenizer(source, folder)
+    tok, core = load_tokenizer(folder), Core()
+    core.add_extension(openvino_tokenizers._ext_path)
+    ids = tok(text, add_special_tokens=False)["input_ids"]
+    assert tok.decode(ids) == text
+    assert core.compile_model(folder / "openvino_tokenizer.xml", "CPU")([text])["input_ids"].tolist() == [ids]
 
 
 def test_a_missing_device_is_replaced_by_the_cpu_unless_strict(exported, settings):

@@ -1,0 +1,49 @@
+"""The tokenizer of a checkpoint or an export: what its tokenizer.json says, whatever class is named beside it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from helpers.files import read_json
+
+PLAIN = ("PreTrainedTokenizerFast", "TokenizersBackend")  # add nothing to what tokenizer.json says
+# For some classes transformers 5 builds these itself, from the vocabulary alone.  Where tokenizer_config.json names one
+# for a tokenizer.json of another kind, as in DeepSeek-R1-Distill-Llama, spaces are lost (its issue 45488).
+PARTS = ("normalizer", "pre_tokenizer", "decoder")
+
+
+def load_tokenizer(folder: Path, trust_remote_code: bool = False):
+    """Return the tokenizer of a folder: what AutoTokenizer returns, as long as it does what tokenizer.json says."""
+    config = read_json(folder / "tokenizer_config.json")
+    if config.get("tokenizer_class") in PLAIN and "auto_map" not in config:
+        from transformers import PreTrainedTokenizerFast  # without AutoTokenizer's slow imports
+
+        return PreTrainedTokenizerFast.from_pretrained(folder, trust_remote_code=False)
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    # Always explicit: by default transformers asks the reader whether to run code from the folder.
+    tok = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    if _parts(tok.backend_tokenizer) == _parts(folder):
+        return tok
+    return PreTrainedTokenizerFast.from_pretrained(folder, trust_remote_code=False, **tok.special_tokens_map)
+
+
+def restore_tokenizer(checkpoint: Path, export: Path) -> None:
+    """Put the checkpoint's tokenizer into its export, where the export got one that transformers has built itself."""
+    if not (checkpoint / "tokenizer.json").exists() or _parts(checkpoint) == _parts(export):
+        return
+    from openvino import save_model
+    from openvino_tokenizers import convert_tokenizer
+
+    tok = load_tokenizer(checkpoint)
+    tok.save_pretrained(export)
+    for model, name in zip(convert_tokenizer(tok, with_detokenizer=True), ("tokenizer", "detokenizer"), strict=True):
+        save_model(model, export / f"openvino_{name}.xml")
+
+
+def _parts(source) -> list:
+    from tokenizers import Tokenizer
+
+    rust = Tokenizer.from_file(str(source / "tokenizer.json")) if isinstance(source, Path) else source
+    return [json.loads(rust.to_str())[part] for part in PARTS]
