@@ -263,10 +263,13 @@ class View {
       if (!isSave(event)) event.stopPropagation();
       if (event.key === "Escape" && !event.defaultPrevented && this.model.get("busy")) this.stop();
     });
-    // Notebook 7 sees the keys before this element does, and leaves them alone while it has this attribute.
-    const data = this.el.dataset;
-    this.keys = (event) => (isSave(event) ? delete data.lmSuppressShortcuts : (data.lmSuppressShortcuts = "true"));
-    this.keys({});
+    // Notebook 7 sees the keys before this element does, and leaves them alone where their target has this attribute.
+    const name = "data-lm-suppress-shortcuts";
+    this.keys = (event) => {
+      const marked = [this.el, event.target].filter((node) => this.el.contains(node));
+      marked.forEach((node) => (isSave(event) ? node.removeAttribute(name) : node.setAttribute(name, "true")));
+    };
+    this.keys({ target: this.el });
     window.addEventListener("keydown", this.keys, true);
     this.changed = () => this.draw();
     this.received = (message) => {
