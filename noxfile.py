@@ -81,9 +81,11 @@ def install(session: nox.Session, *extras: str) -> None:
         light = ("--no-deps", "--index-url", CPU_TORCH, "--retries", "0", "--timeout", "10", "torch")
         if session.run(*pip, *light, success_codes=[0, 1], silent=True):
             session.log("PyTorch's CPU index cannot be reached. Installing the larger build from PyPI.")
-    # Of 15,000 files a page imports a few thousand; Python compiles those when it first imports them.
     build = ("--build-constraint", "constraints.txt")  # what builds this project comes from the index too
     session.run(*pip, *build, "--no-compile", "--editable", f".[{','.join(extras)}]")
+    # 15,000 files, which pip would compile on one core.  Some are templates and tests that no Python can compile.
+    libraries = str(VENV / ("Lib" if os.name == "nt" else "lib"))
+    session.run(PYTHON, "-W", "ignore", "-m", "compileall", "-qq", "-j", "0", libraries, success_codes=[0, 1])
     stamp.write_text(json.dumps({"digest": digest, "extras": extras}))
     spent.append(("install", time.perf_counter() - start))
 

@@ -115,8 +115,9 @@ def load_error(settings: Settings, device: str, error: Exception) -> TutorialErr
     folder, command = display_path(settings.model_dir), _export_command(settings)
     if wrong := find_damaged(settings.model_dir, LOAD_FILES):
         return damaged_error(folder, wrong, command)
-    if isinstance(error, TutorialError):
-        return error
+    if isinstance(error, TutorialError):  # the configuration has a value that cannot be used
+        message = f"{folder} cannot be loaded on {device}. {error.message}"
+        return TutorialError(message, f"Delete that folder, then: {command}")
     noise = ("Exception from", "Check '")  # positions in OpenVINO's own sources
     words = [line for line in str(error).splitlines() if line.strip() and not line.startswith(noise)] or [""]
     return TutorialError(

@@ -142,7 +142,7 @@ def test_two_formats_at_once(outcome, start, room):
     said = [process.communicate(timeout=300) for process in both]
     assert [process.returncode for process in both] == [0, 0], said
     assert only(room.model_dir.parent, "checkpoint", "int4", "int8")
-    done = [line.partition(":")[0] for out, _ in said for line in out.splitlines() if "is complete" in line]
+    done = [line.partition(":")[0] for out, _ in said for line in out.splitlines() if "is complete:" in line]
     assert len(done) == 2
     outcome(". ".join(done) + ".", "both are complete", 0)
 

@@ -199,7 +199,7 @@ def test_a_faulty_hub(outcome, repository, fetch_from, tmp_path, ill, answer, wo
         fault("A SOCKS proxy without its package", {"HTTP_PROXY": "socks5://127.0.0.1:9"}, "socksio"),
         fault("An address of the hub without http", {"HF_ENDPOINT": "nonsense"}, "missing an 'http://'"),
         fault("An address of the hub with ftp", {"HF_ENDPOINT": "ftp://127.0.0.1"}, "unsupported protocol"),
-        fault("A token that is not ASCII", {"HF_TOKEN": "gehéim☃"}, "HF_TOKEN (it is ASCII)"),
+        fault("A token that is not ASCII", {"HF_TOKEN": "gehéim☃"}, "HF_TOKEN (ASCII)"),
         fault("A timeout of the hub that is not a number", {"HF_HUB_DOWNLOAD_TIMEOUT": "soon"}, "'soon'"),
         fault("HF_HUB_OFFLINE is set", {"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE"),
     ],
