@@ -214,11 +214,14 @@ def main() -> int:
         if number and signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores SIGHUP, and that stays so
             signal.signal(number, lambda number, _: sys.exit(128 + number))
     code = run()
-    try:
-        sys.stdout.flush()
-    except OSError as error:
-        warn(f"The output cannot be written: {error.strerror}.")
-        sys.stdout, code = None, code or 1  # otherwise Python tries again at its end
+    for name in ("stdout", "stderr"):
+        try:
+            getattr(sys, name).flush()
+        except OSError as error:
+            if name == "stdout" and not code:
+                warn(f"The output cannot be written: {error.strerror}.")
+            setattr(sys, name, None)  # otherwise Python tries again at its end
+            code = code or 1
     return code
 
 

@@ -139,7 +139,7 @@ def _reference_answers(settings: Settings) -> tuple[list[ReferenceAnswer], str]:
         return answers, ""
     with suppress(OSError, TutorialError, *MALFORMED):  # no file, or not one of ours
         saved = read_json(file)
-        if saved == key | {"answers": saved["answers"]}:
+        if saved["answers"] and saved == key | {"answers": saved["answers"]}:
             # By position, because an earlier version gave the values other names.
             answers = [[*answer.values()] for answer in saved["answers"]]
             return [ReferenceAnswer(*map(check_token_ids, (p, i)), [float(x) for x in f]) for p, i, f in answers], ""
