@@ -264,9 +264,11 @@ class View {
       if (event.key === "Escape" && !event.defaultPrevented && this.model.get("busy")) this.stop();
     });
     // Notebook 7 sees the keys before this element does, and leaves them alone where their target has this attribute.
+    // The settings, which are widgets of ipywidgets, stand beside this element.
     const name = "data-lm-suppress-shortcuts";
     this.keys = (event) => {
-      const marked = [this.el, event.target].filter((node) => this.el.contains(node));
+      const box = this.el.closest(".widget-box") ?? this.el;
+      const marked = [box, this.el, event.target].filter((node) => box.contains(node));
       marked.forEach((node) => (isSave(event) ? node.removeAttribute(name) : node.setAttribute(name, "true")));
     };
     this.keys({ target: this.el });

@@ -6,7 +6,7 @@ from conftest import BOX, SETUP, write_notebook
 from playwright.sync_api import expect
 from servers import jupyterlab
 
-pytest.importorskip("notebook", reason="Notebook 7 is not installed")
+pytestmark = pytest.mark.weekly
 
 
 @pytest.fixture(scope="module")
