@@ -12,8 +12,8 @@ import numpy as np
 from helpers.errors import TutorialError
 
 RANGES = (
-    "temperature and top_k are 0 or more, 0 < top_p ≤ 1, repetition_penalty is above 0 (1 has no effect), and seed is "
-    "None or has at most 19 digits.  top_k and seed are integers."
+    "temperature and top_k are 0 or more, 0 < top_p ≤ 1, repetition_penalty is 0.000001 to 1,000,000 (1 has no "
+    "effect), and seed is None or has at most 19 digits.  top_k and seed are integers."
 )
 
 
@@ -36,7 +36,7 @@ class Sampling:
         numbers = (self.temperature, self.top_p, self.repetition_penalty)
         valid = all(isinstance(n, Integral) for n in integers) and all(isinstance(n, Real) for n in numbers)
         valid = valid and (self.temperature == 0 or 1e-6 <= self.temperature < np.inf)  # less makes logits infinite
-        valid = valid and self.top_k >= 0 and 0 < self.top_p <= 1 and 0 < self.repetition_penalty < np.inf
+        valid = valid and self.top_k >= 0 and 0 < self.top_p <= 1 and 1e-6 <= self.repetition_penalty <= 1e6
         if not (valid and -(2**63) <= integers[1] < 2**64):  # the seeds that PyTorch takes
             raise TutorialError(f"{self} cannot be used.", RANGES)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -110,11 +111,14 @@ def _find_export(settings: Settings, strict: bool) -> Iterator[tuple[Path, Devic
 
 def load_error(settings: Settings, device: str, error: Exception) -> TutorialError:
     """Return `error`, raised while loading on `device`, as a TutorialError; damaged files come first."""
+    folder, command = display_path(settings.model_dir), _export_command(settings)
+    # A damaged file can ask for any amount of memory.  In a folder that may not be read, all files look missing.
+    if os.access(settings.model_dir, os.R_OK | os.X_OK):
+        with suppress(OSError):
+            if wrong := find_damaged(settings.model_dir, LOAD_FILES):
+                return damaged_error(folder, wrong, command)
     if cause := cause_of(error, settings.model_dir):
         return cause
-    folder, command = display_path(settings.model_dir), _export_command(settings)
-    if wrong := find_damaged(settings.model_dir, LOAD_FILES):
-        return damaged_error(folder, wrong, command)
     if isinstance(error, TutorialError):  # the configuration has a value that cannot be used
         message = f"{folder} cannot be loaded on {device}. {error.message}"
         return TutorialError(message, f"Delete that folder, then: {command}")

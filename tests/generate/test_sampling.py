@@ -28,7 +28,7 @@ def test_the_seeds_that_pytorch_takes_can_be_used(seed):
         ("temperature", [-1, -1e-9, 9e-7, np.inf, np.nan, "1", None]),
         ("top_k", [-1, 1.5, None]),
         ("top_p", [0, 1.1, np.nan, None]),
-        ("repetition_penalty", [0, -1e-9, np.inf, np.nan, None]),
+        ("repetition_penalty", [0, -1e-9, 1e-320, 9e-7, 1.1e6, 1e300, np.inf, np.nan, None]),
         ("seed", [1.5, "1"]),
     ],
 )
@@ -38,8 +38,9 @@ def test_a_value_outside_its_range_is_refused(name, values):
             Sampling(**{name: value})
 
 
-def test_the_lowest_temperature_gives_finite_scores():
-    choose = Sampling(temperature=1e-6, seed=1).make_sampler()
+@pytest.mark.parametrize("penalty", [1e-6, 1, 1e6])
+def test_extreme_values_give_finite_scores(penalty):
+    choose = Sampling(temperature=1e-6, repetition_penalty=penalty, seed=1).make_sampler()
     chosen, scores = choose([0], np.array([-80, 80, 79], dtype=np.float32))
     assert chosen == 1 and np.isfinite(scores).all()
 

@@ -229,6 +229,13 @@ def test_a_damaged_file_is_named_by_both(copied):
             load(copied)
 
 
+def test_only_a_sound_export_runs_out_of_memory(copied):
+    assert "too little free memory" in load_error(copied, "CPU", MemoryError()).message
+    graph = copied.model_dir / "openvino_model.xml"
+    graph.write_bytes(graph.read_bytes()[:1000])
+    assert "openvino_model.xml is" in load_error(copied, "CPU", MemoryError()).message
+
+
 def test_an_error_of_openvino_is_told_by_its_own_message(copied):
     words = "Exception from src/a.cpp:1:\n\nCheck 'false' failed at src/b.cpp:2:\nNo such property\nand more\n"
     error = load_error(copied, "GPU.1", ValueError(words))
