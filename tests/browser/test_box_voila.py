@@ -88,6 +88,7 @@ def test_a_kernel_ends_after_its_page_and_not_before(new_page, tmp_path):
 
 
 @pytest.mark.model
+@pytest.mark.weekly
 def test_page_07_with_the_real_model(new_page, voila_server):
     """The published page, the embedded model: it streams, stops, answers, and says what that cost."""
     shutil.copy(ROOT / "notebooks" / "07_chat.ipynb", voila_server.work)

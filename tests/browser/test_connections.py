@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import pytest
 from conftest import BOX, SETUP, write_notebook
 from playwright.sync_api import expect
 from servers import environment
@@ -29,6 +30,7 @@ def test_jupyterlab_asks_for_neither_updates_nor_news(new_page, lab_server):
     assert outward(lab_server) == ""
 
 
+@pytest.mark.weekly
 def test_the_demo_asks_for_nothing(new_page, voila_server):
     write_notebook(voila_server.work / "quiet.ipynb", SETUP, BOX)
     _, guard, box = open_page(new_page, voila_server, "quiet.ipynb")

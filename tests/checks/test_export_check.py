@@ -93,10 +93,8 @@ def test_int8_keeps_more_than_int4(sound):
 
 
 @pytest.mark.model
-@pytest.mark.parametrize(
-    ("part", "how"),
-    [("layers.10.", "zero"), pytest.param("layers.25.self_attn", "shuffle", marks=pytest.mark.weekly)],
-)
+@pytest.mark.weekly
+@pytest.mark.parametrize(("part", "how"), [("layers.10.", "zero"), ("layers.25.self_attn", "shuffle")])
 def test_damaged_weights_are_found(lone, part, how):
     damage(lone.model_dir, part, how)
     findings = check(lone)

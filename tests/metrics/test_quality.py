@@ -164,6 +164,7 @@ def test_compare_returns_in_one_pass_what_pytorch_and_the_three_functions_do(win
     assert (itself.kl, itself.top1_agreement) == (0, 1)
 
 
+@pytest.mark.weekly
 def test_an_int4_export_is_close_to_its_checkpoint_in_pytorch(exported, checkpoint):
     """The weights of this model are small, and so is their quantization error."""
     from transformers import AutoModelForCausalLM

@@ -32,7 +32,7 @@ def verdicts_on_solutions(path: Path, **environ: str) -> list[str]:
 
 
 @pytest.mark.model
-@pytest.mark.weekly  # takes minutes; every push runs the solutions of most pages on the Phi-3 lane's tiny model
+@pytest.mark.weekly  # takes minutes
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
 def test_solutions_pass(path):
     assert verdicts_on_solutions(path) == ["solved"] * 3
