@@ -130,6 +130,7 @@ def test_importing_helpers_turns_telemetry_off(log, reader):
     assert not list(reader.rglob("*_cid")), "it has stored an id of the user"
 
 
+@pytest.mark.weekly
 @pytest.mark.parametrize("library", SENDERS)
 def test_without_helpers_telemetry_is_sent(log, reader, library):
     """Otherwise the test above would show nothing."""

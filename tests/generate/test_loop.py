@@ -110,6 +110,7 @@ def test_trimming_the_cache_gives_the_same_bits_again(lm, kind):
     assert np.array_equal(before, after)
 
 
+@pytest.mark.weekly
 def test_at_default_precision_trimming_costs_no_more_than_continuing(embedded_lm):
     """A u8 cache is rounded again when it is trimmed."""
     model, (prompt, tail) = embedded_lm.model, embedded_lm.prompts

@@ -37,6 +37,7 @@ def expected(model, ids) -> torch.Tensor:
         return model(torch.tensor([ids])).logits[0].float().log_softmax(-1)
 
 
+@pytest.mark.weekly
 def test_perplexity_is_exp_of_the_loss_that_transformers_computes(pair):
     ours, theirs = pair
     text = torch.tensor([IDS])
@@ -123,6 +124,7 @@ def test_too_short_a_text_is_refused(ids):
             measure(fake(lambda ids: np.zeros((len(ids), 50))), ids)
 
 
+@pytest.mark.weekly
 def test_a_model_that_returns_the_last_logits_only_is_refused(phi3_folder):
     from optimum.intel.openvino import OVModelForCausalLM
 
