@@ -26,7 +26,8 @@ class Entry(NamedTuple):
     @property
     def terms(self) -> list[str]:
         """The terms in bold, and an abbreviation in parentheses behind one."""
-        return re.findall(r"\*\*(.+?)\*\*", self.head) + re.findall(r"\((\w[\w-]*)\)", self.head)
+        head = self.head.replace("`", "")
+        return re.findall(r"\*\*(.+?)\*\*", head) + re.findall(r"\((\w[\w-]*)\)", head)
 
 
 def items(markdown: str) -> list[str]:

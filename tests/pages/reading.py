@@ -1,6 +1,7 @@
 """Reading times of pages, and the two rows of a contract that `nox -s outputs` fills."""
 
 import re
+import sys
 from pathlib import Path
 
 import nbformat
@@ -67,22 +68,33 @@ def running(seconds: float) -> str:
     return f"about {halves / 2:g} minute{'s' if halves > 2 else ''}"
 
 
+def row(page, name: str) -> str:
+    """Return the value of a row of the page's contract, or nothing."""
+    found = re.search(rf"^\| \*{name}\* \|(.*)\|$", page.cells[0].source, re.MULTILINE)
+    return found[1].strip() if found else ""
+
+
 def run_minutes(page) -> float:
     """Return the minutes that the contract's *Time to run* says."""
-    number, unit = re.search(r"\*Time to run\* \| about ([\d.]+) (second|minute)", page.cells[0].source).groups()
+    number, unit = re.match(r"about ([\d.]+) (second|minute)", row(page, "Time to run")).groups()
     return float(number) / (60 if unit == "second" else 1)
 
 
-def fill(page, row: str, value: str) -> None:
+def fill(page, name: str, value: str) -> None:
     """Put `value` into a row of the page's contract; raises ValueError where the contract has no such row."""
     contract = page.cells[0]
-    contract.source, found = re.subn(rf"^(\| \*{row}\* \|).*\|$", rf"\1 {value} |", contract.source, flags=re.MULTILINE)
+    contract.source, found = re.subn(
+        rf"^(\| \*{name}\* \|).*\|$", rf"\1 {value} |", contract.source, flags=re.MULTILINE
+    )
     if found != 1:
-        raise ValueError(f"the first cell has {found} rows {row!r}: {contract.source}")
+        raise ValueError(f"the first cell has {found} rows {name!r}: {contract.source}")
 
 
-if __name__ == "__main__":
-    pages = {path.stem: minutes(read(path)) for path in sorted((ROOT / "notebooks").glob("*.ipynb"))}
-    for name, times in pages.items():
-        print(f"{name:16}", {kind: round(time, 1) for kind, time in times.items()})
-    print("sum", round(sum(times["read"] for times in pages.values()), 1))
+if __name__ == "__main__":  # measure the pages, and write *Time to read* into those that are named
+    for path in map(Path, sys.argv[1:]):
+        fill(page := read(path), "Time to read", reading(page))
+        nbformat.write(page, path)
+    found = {path.stem: minutes(read(path)) for path in sorted((ROOT / "notebooks").glob("*.ipynb"))}
+    for name, times in found.items():
+        print(f"{name:16}", *(f"{kind} {time:5.1f}  " for kind, time in times.items()))
+    print(f"all {sum(times['read'] for times in found.values()):.1f} minutes to read")
