@@ -15,7 +15,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -26,9 +25,9 @@ from helpers import settings
 from helpers.files import atomic_directory
 from helpers.lesson import ABSOLUTE_PATH
 from helpers.metrics import timing
+from helpers.metrics.engines import Loader, Play, genai, optimum, ours, pytorch
 
 OURS = "helpers.generate"
-Play = Callable[[list[int], int], tuple[list[int], list[float]]]  # → new ids, and the seconds of each on one clock
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class Engine:
     The moment before a play is added by the worker; an engine with a clock of its own returns it in front.
     """
 
-    load: Callable[[settings.Settings, int], Play]
+    load: Loader
     needs: str  # the module whose import takes long, which is no part of loading a model
     weights: str
     kv: str
@@ -49,84 +48,8 @@ def ov_config(threads: int) -> dict[str, str]:
     return settings.PHICOOKBOOK_OV_CONFIG | {"KV_CACHE_PRECISION": "u8", "INFERENCE_NUM_THREADS": str(threads)}
 
 
-def ours(choice: settings.Settings, threads: int) -> Play:
-    from helpers.generate import generate
-    from helpers.load import load_model
-
-    model, *_ = load_model(choice)
-
-    def play(ids, n):
-        start = time.perf_counter()
-        new = [(step.id, time.perf_counter()) for step in generate(model, ids, n, stop_ids=())]
-        return [index for index, _ in new], [start, *(moment for _, moment in new)]
-
-    return play
-
-
-class Clock:
-    """As a streamer: transformers' generate hands it the prompt, then each id."""
-
-    def __init__(self) -> None:
-        self.times: list[float] = []
-
-    def put(self, ids) -> None:
-        self.times.append(time.perf_counter())
-
-    def end(self) -> None:
-        pass
-
-
-def by_generate(model, threads: int, **options) -> Play:
-    """transformers' generate, of a PyTorch model or of optimum-intel's, whose logits PyTorch's threads handle too."""
-    import torch
-
-    torch.set_num_threads(threads)
-    model.generation_config.eos_token_id = None
-
-    def play(ids, n):
-        prompt, clock, start = torch.tensor([ids]), Clock(), time.perf_counter()
-        given = {"attention_mask": torch.ones_like(prompt), "max_new_tokens": n, "do_sample": False} | options
-        out = model.generate(prompt, streamer=clock, **given)
-        return out[0, len(ids) :].tolist(), [start, *clock.times[1:]]
-
-    return play
-
-
-def optimum(choice: settings.Settings, threads: int) -> Play:
-    from optimum.intel.openvino import OVModelForCausalLM
-
-    config = dict(choice.ov_config)
-    model = OVModelForCausalLM.from_pretrained(choice.model_dir, export=False, device=choice.device, ov_config=config)
-    return by_generate(model, threads)
-
-
-def genai(choice: settings.Settings, threads: int, **backend: str) -> Play:
-    import numpy as np
-    import openvino as ov
-    import openvino_genai
-
-    pipeline = openvino_genai.LLMPipeline(choice.model_dir, choice.device, **choice.ov_config, **backend)
-
-    def play(ids, n):
-        prompt = ov.Tensor(np.array([ids])), ov.Tensor(np.ones((1, len(ids)), dtype=np.int64))
-        given = {"max_new_tokens": n, "do_sample": False, "ignore_eos": True}
-        out = pipeline.generate(openvino_genai.TokenizedInputs(*prompt), **given)
-        # Its own stamps, taken in C++; a streamer would cost it time.
-        times = [at / 1000 for at in out.perf_metrics.raw_metrics.m_new_token_times]
-        return list(out.tokens[0]), [times[0] - out.perf_metrics.get_ttft().mean / 1000, *times]
-
-    return play
-
-
 def genai_sdpa(choice: settings.Settings, threads: int) -> Play:
     return genai(choice, threads, ATTENTION_BACKEND="SDPA")
-
-
-def pytorch(choice: settings.Settings, threads: int, dtype: str, **options) -> Play:
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(choice.checkpoint_dir, dtype=dtype, attn_implementation="sdpa")
-    return by_generate(model, threads, **options)
 
 
 def pytorch_fp32(choice: settings.Settings, threads: int) -> Play:
