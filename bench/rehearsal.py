@@ -1,6 +1,6 @@
-"""What Phi-3-mini will cost on this machine: its true shape with random weights, made, exported, loaded and run.
+"""What Phi-3-mini costs on this machine: its shape with random weights, created, exported, loaded and run.
 
-    nox -s rehearsal              measure, and write the table into README.md
+    nox -s rehearsal              measure; write bench/rehearsal.json, docs/benchmarks.md and the README's table
     nox -s rehearsal -- --keep    and keep the 10 GB in model/phi3-rehearsal
 
 Each step is a process of its own, so that its memory is its own.  Memory is the largest sum of the resident sets of the
@@ -8,14 +8,15 @@ process and its children, sampled ten times a second; disk is the largest growth
 """
 
 import argparse
+import json
 import os
 import platform
-import re
 import shutil
 import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass
+from datetime import date
 from pathlib import Path
 
 import psutil
@@ -26,12 +27,13 @@ from helpers.files import GIB
 ROOT = settings.ROOT
 MODEL = "phi3-rehearsal"
 TOKENS = 32
-README_PART = re.compile(r"(<!-- rehearsal -->\n).*(<!-- /rehearsal -->)", re.DOTALL)
+ROUNDS = 7
+FIGURES = ("seconds", "memory_gib", "disk_gib")
 
 
 @dataclass(frozen=True)
 class Cost:
-    """One step's price.  `note` is what it printed that is worth telling."""
+    """The cost of one step; `note` is what it printed behind NOTE."""
 
     step: str
     seconds: float
@@ -80,8 +82,8 @@ def measure(step: str, argv: list[str], folder: Path) -> Cost:
     return Cost(step, time.perf_counter() - start, memory / GIB, disk / GIB, note)
 
 
-def run_and_write() -> None:
-    """Load the export, write TOKENS tokens twice, print the second run's speed: the worker's part."""
+def load_and_generate() -> None:
+    """Load the export, generate TOKENS tokens twice, print the speed of the second time."""
     from helpers.generate import GenerationStats, generate
     from helpers.load import load_model
     from helpers.tokenize import prompt_ids
@@ -98,52 +100,71 @@ def run_and_write() -> None:
     )
 
 
+def compare_with_bandwidth() -> None:
+    """Print as JSON the decode speed and, in the same rounds, the limit that the memory bandwidth sets."""
+    from helpers.generate import PromptCache, generate
+    from helpers.load import load_model
+    from helpers.metrics import timing
+
+    choice = settings.load()
+    model, *_ = load_model(choice)
+    cache = PromptCache(model)
+    threads = cache.request.get_compiled_model().get_property("INFERENCE_NUM_THREADS")
+    weight_bytes = timing.weight_bytes_per_token(choice.model_dir)
+
+    def decode() -> float:
+        cache.ids = []
+        steps = list(generate(model, [1], TOKENS // 2, stop_ids=(), cache=cache))
+        return 1000 * (len(steps) - 1) / sum(step.milliseconds for step in steps[1:])
+
+    def limit() -> float:
+        return timing.read_bandwidth(GIB, threads, rounds=3) * 1e9 / weight_bytes
+
+    rounds = timing.interleaved({"limit": limit, "tokens_per_second": decode}, ROUNDS)
+    sizes = {"weight_bytes": weight_bytes, "kv_bytes": timing.kv_bytes_per_token(model, "u8"), "threads": threads}
+    print("NOTE " + json.dumps(sizes | {name: [float(f"{x:.4g}") for x in each] for name, each in rounds.items()}))
+
+
 def cpu_name() -> str:
     import openvino
 
     return openvino.Core().get_property("CPU", "FULL_DEVICE_NAME")
 
 
-def table(costs: list[Cost]) -> str:
-    memory = psutil.virtual_memory().total / GIB
-    lines = [
-        f"Measured by `nox -s rehearsal` on {cpu_name()}, {os.cpu_count()} cores, {memory:.0f} GiB of memory, "
-        f"{platform.system()}:",
-        "",
-        "| step | time | peak memory | disk | |",
-        "|---|---:|---:|---:|---|",
-    ]
-    for c in costs:
-        lines += [f"| {c.step} | {c.seconds:.0f} s | {c.memory_gib:.1f} GiB | {c.disk_gib:.1f} GiB | {c.note} |"]
-    return "\n".join(lines) + "\n"
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--keep", action="store_true", help="keep the made-up model and its export")
-    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--keep", action="store_true", help="keep the random checkpoint and its export")
+    parser.add_argument("--worker", choices=WORKERS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
-        return run_and_write()
+        return WORKERS[options.worker]()
+    import report  # it imports what the other processes do not need
+
     os.environ["TUTORIAL_MODEL"] = MODEL
     folder = settings.load().checkpoint_dir.parent
-    shutil.rmtree(folder, ignore_errors=True)  # what is there already would cost nothing
-    python = [sys.executable, "-m", "helpers"]
+    shutil.rmtree(folder, ignore_errors=True)  # a step that finds its result costs nothing
+    python, worker = [sys.executable, "-m", "helpers"], [sys.executable, __file__, "--worker"]
     steps = {
-        "make the checkpoint (instead of downloading 7.6 GB)": [*python, "fetch"],
-        "export, with the document's flags": [*python, "export"],
-        f"load, and write {TOKENS} tokens": [sys.executable, __file__, "--worker"],
+        "create the checkpoint (instead of downloading 7.6 GB)": [*python, "fetch"],
+        "export, with the sample's flags": [*python, "export"],
+        f"load, and generate {TOKENS} tokens": [*worker, "generate"],
     }
     costs = []
     for step, argv in steps.items():
         costs.append(measure(step, argv, folder))
         print(asdict(costs[-1]), flush=True)
-    readme = ROOT / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    readme.write_text(README_PART.sub(lambda part: part[1] + table(costs) + part[2], text), encoding="utf-8")
+    about = {"cpu": cpu_name(), "cores": os.cpu_count(), "system": platform.system(), "date": date.today().isoformat()}
+    about["memory_gib"] = round(psutil.virtual_memory().total / GIB)
+    decode = json.loads(measure("decode", [*worker, "bandwidth"], folder).note)
+    rounded = [asdict(cost) | {key: round(getattr(cost, key), 2) for key in FIGURES} for cost in costs]
+    rehearsal = {"about": about, "steps": rounded, "decode": decode}
+    report.REHEARSAL.write_text(json.dumps(rehearsal, indent=1) + "\n", encoding="utf-8")
+    report.write(report.stored(report.RESULTS), rehearsal)
     if not options.keep:
         shutil.rmtree(folder)
 
+
+WORKERS = {"generate": load_and_generate, "bandwidth": compare_with_bandwidth}
 
 if __name__ == "__main__":
     main()

@@ -1,8 +1,8 @@
-"""results.json → what was reached of the targets, and the README's tables.
+"""results.json and rehearsal.json → docs/benchmarks.md, and the README's short tables.
 
-    python bench/report.py        write the README's part again from bench/results.json
+    python bench/report.py        write both again from the stored results
 
-Figures are medians of the rounds.  A ratio is the median of the ratios within a round, which a neighbour on the
+Figures are medians of the rounds.  A ratio is the median of the ratios within each round, which other load on the
 machine disturbs least.
 """
 
@@ -22,23 +22,28 @@ from helpers.metrics.timing import ratio
 from helpers.settings import ROOT
 
 RESULTS = ROOT / "bench" / "results.json"
+REHEARSAL = ROOT / "bench" / "rehearsal.json"
+DOCUMENT = ROOT / "docs" / "benchmarks.md"
+SPEED_UP = "speed-up of helpers.generate"
 PAGED, SDPA = "OpenVINO GenAI, paged attention", "OpenVINO GenAI, SDPA"
+
+IN_README = (OURS, "optimum-intel generate", PAGED, "PyTorch eager, bf16", "llama.cpp")
 
 
 def faster(results: dict, theirs: str, what: str) -> float:
-    """How many times as fast as `theirs` our loop is, in `what`: "decode 0", "prefill 512".  KeyError if unmeasured."""
+    """Return the speed-up of our loop over `theirs` in "decode 0", "prefill 512", ….  Raises KeyError if unmeasured."""
     engines = results["engines"]
     return ratio(engines[theirs][what], engines[OURS][what])  # milliseconds: theirs are on top
 
 
 def best_eager(results: dict) -> str:
-    """The faster of PyTorch's eager types; KeyError unless all of them were measured."""
+    """Return the name of PyTorch's faster eager dtype.  Raises KeyError unless all of them were measured."""
     eager = [name for name in ENGINES if "eager" in name]
     return min(eager, key=lambda name: median(results["engines"][name]["decode 0"]))
 
 
 def share(results: dict, name: str, depth: int) -> float:
-    """Bytes that an engine reads per second while it decodes, of what the memory gives."""
+    """Return an engine's bandwidth utilization while it decodes, 0 to 1."""
     engine, about = results["engines"][name], results["about"]
     context = depth + about["tokens"] / 2  # half of the new tokens, on the average
     per_token = engine["weight_bytes"] + context * engine["kv_bytes"]
@@ -51,7 +56,7 @@ def against(results: dict, section: str, what: str) -> float:
 
 @dataclass(frozen=True)
 class Target:
-    """`value(results)` raises KeyError where a section has not been run, or an engine is not there."""
+    """`value(results)` raises KeyError where a section has not been run, or an engine is not installed."""
 
     figure: str
     value: Callable[[dict], float]
@@ -72,51 +77,51 @@ def prefill(theirs: str) -> Callable[[dict], float]:
 
 
 TARGETS = (
-    Target("decode: PyTorch's faster eager dtype", lambda r: faster(r, best_eager(r), "decode 0"), "at least", 4),
-    Target("decode: llama.cpp on the file that the checkpoint is from", decode("llama.cpp"), "at least", 2),
-    Target("decode: optimum-intel generate", decode("optimum-intel generate"), "at least", 1.1),
-    Target("decode: GenAI, paged attention (its default)", decode(PAGED), "at least", 1),
-    Target("decode: GenAI, SDPA", decode(SDPA), "at least", 1),
-    Target("prefill of 512 tokens: GenAI, paged attention", prefill(PAGED), "at least", 1),
-    Target("prefill of 512 tokens: GenAI, SDPA", prefill(SDPA), "at least", 1),
-    Target("decode: share of what the memory's bandwidth allows", lambda r: share(r, OURS, 0), "at least", 0.3, ""),
-    Target("export, time: the bare optimum-cli command", lambda r: against(r, "export", "seconds"), "at most", 1.05),
-    Target("export, memory: the same", lambda r: against(r, "export", "memory_mib"), "at most", 1.05),
-    Target("perplexity of the default export: fp16's", lambda r: r["quality"]["ratio"], "at most", 1.1),
-    Target("turn 5 of a chat, first token: the turn read anew", lambda r: r["chat"]["reuse"], "at most", 0.15),
-    Target("decode in the chat box: the bare loop", lambda r: r["chat"]["streaming"], "at least", 0.95),
-    Target("memory that many turns in the chat box add", lambda r: r["chat"]["memory"], "below", 50, "MiB"),
-    Target("`python -m helpers ask`, start to first word", lambda r: median(r["ask"]["seconds"]), "at most", 4, "s"),
-    Target("page 00 with the export on disk", lambda r: median(r["notebook"]["seconds"]), "below", 20, "s"),
+    Target("decode, over PyTorch's faster eager dtype", lambda r: faster(r, best_eager(r), "decode 0"), "at least", 4),
+    Target("decode, over llama.cpp on the GGUF file of the checkpoint", decode("llama.cpp"), "at least", 2),
+    Target("decode, over optimum-intel generate", decode("optimum-intel generate"), "at least", 1.1),
+    Target("decode, over GenAI with paged attention (its default)", decode(PAGED), "at least", 1),
+    Target("decode, over GenAI with SDPA", decode(SDPA), "at least", 1),
+    Target("prefill of 512 tokens, over GenAI with paged attention", prefill(PAGED), "at least", 1),
+    Target("prefill of 512 tokens, over GenAI with SDPA", prefill(SDPA), "at least", 1),
+    Target("decode, bandwidth utilization", lambda r: share(r, OURS, 0), "at least", 0.3, ""),
+    Target("export, time ÷ optimum-cli's", lambda r: against(r, "export", "seconds"), "at most", 1.05),
+    Target("export, peak memory ÷ optimum-cli's", lambda r: against(r, "export", "memory_mib"), "at most", 1.05),
+    Target("perplexity of the default export ÷ fp16's", lambda r: r["quality"]["ratio"], "at most", 1.1),
+    Target("TTFT of turn 5 of a chat ÷ without the cached prefix", lambda r: r["chat"]["reuse"], "at most", 0.15),
+    Target("decode speed in the chat box ÷ the bare loop", lambda r: r["chat"]["streaming"], "at least", 0.95),
+    Target("memory that 200 turns in the chat box add", lambda r: r["chat"]["memory"], "below", 50, "MiB"),
+    Target("`python -m helpers ask`, until the first word", lambda r: median(r["ask"]["seconds"]), "at most", 4, "s"),
+    Target("page 00, with the export on disk", lambda r: median(r["notebook"]["seconds"]), "below", 20, "s"),
 )
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table; the first column is text, the others are numbers."""
+    """Return a Markdown table; the first column is text, the others are numbers."""
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def targets(results: dict) -> str:
-    """A row per target: what was found, what was asked for, and whether it is met."""
+    """Return a row per target: what was measured, what was asked for, and whether it is met."""
     rows = []
     for target in TARGETS:
         asked = f"{target.word} {target.bound:g} {target.unit}".strip()
         try:
             value = target.value(results)
-        except KeyError:  # its section was not run, or the engine is not there
+        except KeyError:  # its section was not run, or the engine is not installed
             rows.append([target.figure, "not measured", asked, ""])
             continue
         found = f"{value:.1f}" if target.unit in ("s", "MiB") else f"{value:.2f}"
-        met = "met" if target.met(value) else "**missed**"
+        met = "met" if target.met(value) else "not met"
         rows.append([target.figure, f"{found} {target.unit}".strip(), asked, met])
-    return table(["ours ÷ theirs", "found", "target", ""], rows)
+    return table(["figure", "measured", "target", ""], rows)
 
 
 def decode_table(results: dict) -> str:
-    """How fast each engine writes, and what it reads from memory for a token."""
+    """Return how fast each engine decodes, and what it reads from memory for a token."""
     near, far = results["about"]["depths"]
-    head = ["writing", "weights per token", "KV cache", "ms per token (p90)", "tokens/s", f"after {far}", "ours ÷ it"]
+    head = ["decode", "weights per token", "KV cache", "ms per token (p90)", "tokens/s", f"after {far}", SPEED_UP]
     rows = []
     for name, engine in results["engines"].items():
         if "missing" in engine:
@@ -131,9 +136,9 @@ def decode_table(results: dict) -> str:
 
 
 def prefill_table(results: dict) -> str:
-    """How fast each engine reads a prompt, in tokens per second, and the memory that it takes."""
+    """Return how fast each engine processes a prompt, in tokens per second, and the memory that it takes."""
     prompts, rows = results["about"]["prefill"], []
-    head = ["reading", *[f"{n} tokens" for n in prompts], f"ours ÷ it, {prompts[1]}", "peak memory"]
+    head = ["prefill", *[f"{n} tokens" for n in prompts], f"{SPEED_UP}, {prompts[1]}", "peak memory"]
     for name, engine in results["engines"].items():
         if "missing" not in engine:
             speeds = [f"{1000 * n / median(engine[f'prefill {n}']):,.0f}/s" for n in prompts]
@@ -143,60 +148,128 @@ def prefill_table(results: dict) -> str:
     return table(head, rows)
 
 
+def short_table(results: dict) -> str:
+    """Return the README's rows: both speeds of the engines that a reader may have to choose from."""
+    length, rows = results["about"]["prefill"][1], []
+    for name in IN_README:
+        engine = results["engines"].get(name, {"missing": "not measured"})
+        if "missing" in engine:
+            rows.append([name, engine["missing"], "", ""])
+            continue
+        speeds = [1000 / median(engine["decode 0"]), 1000 * length / median(engine[f"prefill {length}"])]
+        rows.append([name, f"{engine['weight_bytes'] / 1e6:.0f} MB", *(f"{speed:,.0f}" for speed in speeds)])
+    return table(["engine", "weights per token", "decode, tokens/s", f"prefill of {length}, tokens/s"], rows)
+
+
 def compared(results: dict, name: str, what: str) -> str:
     return f"{faster(results, name, what):.2f} ×" if OURS in results["engines"] else ""
 
 
 def sentences(results: dict) -> list[str]:
-    """What the other sections found, a line each; and of those who write faster than we, how much less they read."""
+    """Return what the other sections measured, a line each; and for each engine that decodes faster, what it reads."""
     said, engines = [], results.get("engines", {})
     ours = engines.get(OURS, {})
     for name, engine in engines.items():
         if ours and "missing" not in engine and (share_of_time := faster(results, name, "decode 0")) < 0.995:
             read = engine["weight_bytes"] / ours["weight_bytes"]
-            said += [f"{name} takes {share_of_time:.2f} of our time for a token, and reads {read:.2f} of our bytes."]
+            said += [f"{name} needs {share_of_time:.2f} of our time per token, and reads {read:.2f} of our bytes."]
     if "causes" in results:
-        both, head = results["causes"]["attention"], results["causes"]["products"]
-        less = {what: ratio(both["blocks"][what], values) for what, values in both["state"].items()}
+        both, head = results["causes"]["attention"], results["causes"]["matmuls"]
+        less = {what: ratio(both["paged"][what], values) for what, values in both["stateful"].items()}
         n = results["about"]["prefill"][1]
         said += [
-            f"Keys and values in blocks (paged attention) make reading {n} tokens take {less[f'prefill {n}']:.2f} of "
-            f"the time that the exported graph's state takes, reading {n} behind those {less[f'behind {n}']:.2f}, and "
-            f"a token after all of them {less[f'decode {2 * n}']:.2f}.",
-            f"Products take {head['share']:.2f} of the time of a token's operations. The largest, the head of "
-            f"{head['head_bytes'] / 1e6:.0f} MB, reads {head['head_gb_per_second']:.0f} GB/s.",
+            f"With a paged KV cache, prefill of {n} tokens takes {less[f'prefill {n}']:.2f} of the time that the "
+            f"exported graph's stateful cache takes, prefill of {n} more tokens behind those "
+            f"{less[f'behind {n}']:.2f}, and a decode step after all of them {less[f'decode {2 * n}']:.2f}.",
+            f"Matrix multiplications take {head['share']:.2f} of the operation time of a decode step. The largest, "
+            f"the LM head with {head['head_bytes'] / 1e6:.0f} MB, reads {head['head_gb_per_second']:.0f} GB/s.",
         ]
     if "load" in results:
         ours, cold, cached = (
             median(results["load"][side]["first_token_seconds"]) for side in ("ours", "cold", "cached")
         )
         said += [
-            f"Loading, to the first token: {ours:.2f} s. optimum-intel: {cold:.2f} s; {cached:.2f} s with a filled "
-            "`CACHE_DIR`, which OpenVINO cannot use for blocks yet."
+            f"From the start of loading to the first token: {ours:.2f} s with helpers, {cold:.2f} s with "
+            f"optimum-intel, {cached:.2f} s with a filled `CACHE_DIR`, which the paged KV cache cannot use yet."
         ]
     if "bandwidth" in results:
         found = results["bandwidth"]
-        said += [f"Two threads read {found['size_bytes'] / 1e6:.0f} MB of memory at {found['gb_per_second']:.0f} GB/s."]
+        size, threads = found["size_bytes"] / 1e6, results["about"]["threads"]
+        said += [f"Memory bandwidth on {size:.0f} MB with {threads} threads: {found['gb_per_second']:.0f} GB/s."]
     if "export" in results:
         ours, bare = (median(results["export"][side]["seconds"]) for side in ("ours", "bare"))
-        said += [f"Export: {ours:.1f} s through helpers, {bare:.1f} s by the bare command."]
+        said += [f"Export: {ours:.1f} s through helpers, {bare:.1f} s with the bare command."]
     return said
 
 
-def markdown(results: dict) -> str:
-    about = results["about"]
+def measured_on(about: dict) -> str:
     machine = f"{about['cpu']}, {about['cores']} cores, {about['memory_gib']} GiB of memory, {about['system']}"
+    return f"{machine}; {about['model']} as `{' '.join(about['flags'])}`, {about['threads']} threads"
+
+
+def readme_part(results: dict) -> str:
+    """Return what stands between the README's marks."""
+    about = results["about"]
+    how = f"greedy decoding of {about['tokens']} tokens, medians of {about['rounds']} rounds"
+    parts = [f"Measured by `nox -s bench` on {measured_on(about)}, {how}."]
+    parts += [short_table(results)] if "engines" in results else []
+    parts += ["More engines, the targets and the method: [docs/benchmarks.md](docs/benchmarks.md)."]
+    return "\n\n".join(parts) + "\n"
+
+
+def document(results: dict, rehearsal: dict) -> str:
+    """Return docs/benchmarks.md."""
+    about = results["about"]
     parts = [
-        f"Measured by `nox -s bench` on {machine}: {about['model']} as `{' '.join(about['flags'])}`, "
-        f"{about['threads']} threads each, one process per engine, by turns, greedy, {about['tokens']} tokens; "
-        f"medians of {about['rounds']} rounds."
+        "# Benchmarks",
+        "`nox -s bench` measures and writes this file, and `nox -s rehearsal` its last section. Edit bench/report.py "
+        "rather than the file.",
+        "## Method",
+        f"- Machine and model: {measured_on(about)} each. A two-core virtual machine is no laptop: expect different "
+        "figures on yours, and measure them.",
+        "- One process per engine. They take turns (A, B, C, A, B, C, …), and those that wait use no CPU. "
+        f"{about['rounds']} rounds after a warm-up. Each round has a new prompt, the same for all engines, so that no "
+        "engine finds it in a cache.",
+        f"- Greedy decoding, exactly {about['tokens']} tokens, EOS ignored. The decode speed counts from the first new "
+        "token to the last, after a prompt of one token, or of 512 where the table says so. Prefill runs from the call "
+        "to the first new token.",
+        f"- A figure is the median of its rounds. *{SPEED_UP}* is the time of the engine divided by that of "
+        "helpers.generate: the median of the ratios within each round. More than 1 × means that helpers.generate is "
+        "faster. Differences of a few per cent change sign from run to run.",
+        "- llama.cpp runs the 4-bit GGUF file from which the embedded checkpoint was restored. The others run the "
+        "restored checkpoint, or its export, which was quantized again: the same model with different weights.",
+        "- Memory is measured in a run of its own.",
     ]
-    parts += [decode_table(results), prefill_table(results)] if "engines" in results else []
-    return "\n\n".join([*parts, targets(results), *sentences(results)]) + "\n"
+    if "engines" in results:
+        parts += ["## Decode", decode_table(results), "## Prefill", prefill_table(results)]
+    parts += ["## Targets", "What the project set itself before it measured.", targets(results)]
+    parts += ["## Where the time goes", *sentences(results)]
+    if rehearsal:
+        parts += ["## Phi-3-mini's shape", rehearsal_part(rehearsal).rstrip()]
+    # Bullets stay one list; everything else is separated by an empty line.
+    return "\n\n".join(parts).replace("\n\n- ", "\n- ").replace("## Method\n- ", "## Method\n\n- ") + "\n"
+
+
+def rehearsal_part(rehearsal: dict) -> str:
+    """Return what Phi-3-mini costs: a row per step, and how near its decode comes to the memory's limit."""
+    about, decode = rehearsal["about"], rehearsal["decode"]
+    machine = f"{about['cpu']}, {about['cores']} cores, {about['memory_gib']} GiB of memory, {about['system']}"
+    rows = ["| step | time | peak memory | disk | |", "|---|---:|---:|---:|---|"]
+    for cost in rehearsal["steps"]:
+        figures = f"{cost['seconds']:.0f} s | {cost['memory_gib']:.1f} GiB | {cost['disk_gib']:.1f} GiB"
+        rows += [f"| {cost['step']} | {figures} | {cost['note']} |"]
+    speed, utilization = decode["tokens_per_second"], ratio(decode["tokens_per_second"], decode["limit"])
+    parts = [
+        f"Measured by `nox -s rehearsal` on {machine}, with random weights in Phi-3-mini's shape:",
+        "\n".join(rows),
+        f"A decode step reads {decode['weight_bytes'] / 1e9:.2f} GB of weights. Decode reached {median(speed):.1f} "
+        f"tokens/s, a bandwidth utilization of {utilization:.2f}.",
+    ]
+    return "\n\n".join(parts) + "\n"
 
 
 def replace_part(text: str, name: str, content: str) -> str:
-    """`text` with `content` between its marks <!-- name --> and <!-- /name -->.  ValueError if it has not one pair."""
+    """Return `text` with `content` between <!-- name --> and <!-- /name -->.  Raises ValueError without one pair."""
     marks = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
     changed, found = marks.subn(lambda part: part[1] + content + part[2], text)
     if found != 1:
@@ -204,10 +277,21 @@ def replace_part(text: str, name: str, content: str) -> str:
     return changed
 
 
-def write_readme(results: dict, readme: Path = ROOT / "README.md") -> None:
-    text = replace_part(readme.read_text(encoding="utf-8"), "bench", markdown(results))
+def stored(file: Path) -> dict:
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+
+
+def write(results: dict, rehearsal: dict, readme: Path = ROOT / "README.md", document_file: Path = DOCUMENT) -> None:
+    """Write the README's parts and docs/benchmarks.md; what has not been measured stays as it is."""
+    text = readme.read_text(encoding="utf-8")
+    if results:
+        text = replace_part(text, "bench", readme_part(results))
+    if rehearsal:
+        text = replace_part(text, "rehearsal", rehearsal_part(rehearsal))
+    if results:
+        document_file.write_text(document(results, rehearsal), encoding="utf-8")
     readme.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
-    write_readme(json.loads(RESULTS.read_text(encoding="utf-8")))
+    write(stored(RESULTS), stored(REHEARSAL))

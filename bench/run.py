@@ -1,14 +1,10 @@
-"""How fast it is here, beside others and beside the machine's limit: `nox -s bench`.
+"""How fast the tutorial's model runs here, beside other engines and the limit of the memory: `nox -s bench`.
 
     python bench/run.py [--quick] [--only SECTION]… [--engine NAME]… [--rounds 7] [--results FILE]
 
-Protocol.  One process per engine; they take turns, A-B-C-A-B-C, one working while the others sleep.  Each round has a
-prompt of its own, the same ids for every engine, so that no engine finds the prompt in a cache of the round before;
-the first round is a warm-up.  Greedy, exactly as many tokens as asked, the same number of threads, the precision of
-the KV cache said.  Decode speed counts from the first new token to the last, after a prompt of one token ("after 0")
-and after a long one; prefill is from the call to the first token, prompt ids given.  Memory is measured in a run of
-its own.  Each section can be run alone; what the others found stays, unless machine, versions or sizes are others.
---quick shows that everything runs; its figures mean nothing, and only --results keeps them.
+docs/benchmarks.md describes the method.  Each section can be run alone; what the others measured is kept, unless
+machine, versions or sizes differ.  --quick shows that everything runs; its figures mean nothing, and only --results
+keeps them.
 """
 
 from __future__ import annotations
@@ -42,7 +38,7 @@ def version(library: str) -> str:
 
 
 def about(plan: Plan) -> dict:
-    """What the figures hold for: results of another one are not mixed with these."""
+    """Return what the figures hold for; results with a different one are not mixed with these."""
     return {
         "cpu": cpu_name(),
         "cores": os.cpu_count(),
@@ -62,12 +58,12 @@ def about(plan: Plan) -> dict:
 
 
 def kept(stored: dict, about: dict) -> dict:
-    """The stored results if they are about the same machine, versions and sizes; else none."""
+    """Return the stored results if machine, versions and sizes are the same, else none."""
     return stored if stored.get("about") == about else {"about": about}
 
 
 def rounded(value):
-    """Floats with four digits, everywhere inside: what more there is changes from run to run."""
+    """Return `value` with four digits of each float in it: the others change from run to run."""
     if isinstance(value, dict):
         return {name: rounded(inside) for name, inside in value.items()}
     if isinstance(value, list | tuple):
@@ -76,7 +72,7 @@ def rounded(value):
 
 
 def stolen() -> tuple[float, float]:
-    """CPU seconds so far that other virtual machines took from this one, and all CPU seconds."""
+    """Return the CPU seconds so far that other virtual machines took from this one, and all CPU seconds."""
     times = psutil.cpu_times()
     return getattr(times, "steal", 0.0), sum(times)
 
@@ -87,7 +83,7 @@ def main() -> None:
     parser.add_argument("--only", action="append", choices=SECTIONS, help="this section; can be repeated")
     parser.add_argument("--engine", action="append", choices=ENGINES, help="this engine; can be repeated")
     parser.add_argument("--rounds", type=int, help="counted rounds")
-    parser.add_argument("--results", type=Path, help="instead of bench/results.json; the README stays as it is")
+    parser.add_argument("--results", type=Path, help="instead of bench/results.json; docs and README stay as they are")
     given = parser.parse_args()
     plan = QUICK if given.quick else Plan()
     plan = replace(plan, engines=tuple(given.engine or ENGINES), rounds=given.rounds or plan.rounds)
@@ -104,9 +100,10 @@ def main() -> None:
         results["runs"] = results.get("runs", {}) | {name: run}
         if file:
             file.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    print(report.markdown(results))
+    rehearsal = report.stored(report.REHEARSAL)
+    print(report.document(results, rehearsal))
     if file == report.RESULTS:
-        report.write_readme(results)
+        report.write(results, rehearsal)
 
 
 if __name__ == "__main__":

@@ -66,13 +66,31 @@ def kl(reference: np.ndarray, other: np.ndarray) -> float:
 
 def compare(model, ids: Sequence[int], reference: np.ndarray, window: int = WINDOW) -> Quality:
     """Return all three in one pass that stores one window; `reference`: log_probabilities of `ids` by another model."""
+    found = per_token(model, ids, reference, window)
+    return Quality(float(np.exp(found.nll.mean())), float(found.kl.mean()), float(found.same_top1.mean()))
+
+
+@dataclass(frozen=True)
+class PerToken:
+    """The parts of Quality for each predicted token, arrays of [n]: `nll` and `kl` in nats, `same_top1` as 0 or 1."""
+
+    nll: np.ndarray
+    kl: np.ndarray
+    same_top1: np.ndarray
+
+
+def per_token(model, ids: Sequence[int], reference: np.ndarray, window: int = WINDOW, chunk: int | None = None):
+    """Return the PerToken of `ids`; arguments as those of compare.
+
+    With `chunk`, a window is run in calls of so many tokens, each behind the KV cache of those before it, as decode is.
+    """
     nll, divergence, same = [], [], []
-    for log_p, next_ids in _windows(model, ids, window):
+    for log_p, next_ids in _windows(model, ids, window, chunk):
         expected = reference[len(nll) :][: len(log_p)]
         nll.extend(_nll(log_p, next_ids))
         divergence.extend(_kl(*rows) for rows in zip(expected, log_p, strict=True))
         same.extend(expected.argmax(1) == log_p.argmax(1))
-    return Quality(float(np.exp(np.mean(nll))), float(np.mean(divergence)), float(np.mean(same)))
+    return PerToken(np.array(nll), np.array(divergence), np.array(same, dtype=float))
 
 
 @contextmanager
@@ -97,20 +115,33 @@ def _kl(reference: np.ndarray, other: np.ndarray) -> float:
     return float((np.exp(reference) * (reference - other)).sum(dtype=np.float64))
 
 
-def _windows(model, ids: Sequence[int], window: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _windows(
+    model, ids: Sequence[int], window: int, chunk: int | None = None
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield for each window the log-probabilities [k, vocabulary] after its k tokens, and the k ids that follow."""
-    import torch
-
     if len(ids) < 2:
         raise TutorialError("A text of fewer than two tokens has nothing to predict.", "Use a longer text.")
     window = min(check_int(window, "window"), model.config.max_position_embeddings)
     for start in range(0, len(ids) - 1, window):
         next_ids = ids[start + 1 : start + 1 + window]
-        inputs = torch.tensor([ids[start : start + len(next_ids)]])  # [1, k]
-        logits = model(input_ids=inputs, attention_mask=torch.ones_like(inputs)).logits[0].numpy()  # [k, vocabulary]
+        logits = _logits(model, ids[start : start + len(next_ids)], chunk or window)  # [k, vocabulary]
         if len(logits) != len(next_ids):
             raise TutorialError(
                 "This model returns the logits of the last position only.",
                 "Load it with OVModelForCausalLM.from_pretrained, which returns those of all positions.",
             )
         yield log_softmax(logits), np.array(next_ids)
+
+
+def _logits(model, ids: Sequence[int], chunk: int) -> np.ndarray:
+    """Return the logits [n, vocabulary] of all positions, from calls of at most `chunk` tokens."""
+    import torch
+
+    parts, more = [], {}
+    for start in range(0, len(ids), chunk):
+        end = min(start + chunk, len(ids))
+        mask = torch.ones((1, end), dtype=torch.int64)
+        outputs = model(input_ids=torch.tensor([ids[start:end]]), attention_mask=mask, **more)
+        more = {"past_key_values": outputs.past_key_values} if end < len(ids) else {}
+        parts.append(outputs.logits[0].numpy().copy() if more or parts else outputs.logits[0].numpy())
+    return np.concatenate(parts) if len(parts) > 1 else parts[0]

@@ -37,6 +37,22 @@ def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
     return median(a / b for a, b in zip(ours, theirs, strict=True))
 
 
+def verdict(values: Sequence[float], baseline: Sequence[float], control: Sequence[float], predicted: str) -> str:
+    """Return "confirmed", "refuted" or "within noise" for the prediction that `values` are "higher" or "lower".
+
+    All are rounds of one interleaved run; `control` is the baseline measured again.  A ratio to the baseline is noise
+    where it lies within the range of the control's ratios, widened to the same distance on both sides of 1.
+    Raises TutorialError for an unknown prediction.
+    """
+    if predicted not in ("higher", "lower"):
+        raise TutorialError(f"Unknown prediction {predicted!r}.", 'Predict "higher" or "lower".')
+    change = ratio(values, baseline)
+    noise = max(max(r, 1 / r) for r in (a / b for a, b in zip(control, baseline, strict=True)))
+    if max(change, 1 / change) <= noise:
+        return "within noise"
+    return "confirmed" if (change > 1) == (predicted == "higher") else "refuted"
+
+
 def read_bandwidth(size_bytes: int, threads: int = 2, rounds: int = 7) -> float:
     """Return the rate in GB/s (10^9 bytes) at which `threads` read a buffer of `size_bytes`: the best of `rounds`.
 
@@ -60,6 +76,56 @@ def read_bandwidth(size_bytes: int, threads: int = 2, rounds: int = 7) -> float:
             list(pool.map(read, parts))
             seconds.append(time.perf_counter() - start)
     return passes * size_bytes / min(seconds[1:]) / 1e9
+
+
+def compute_throughput(ov_config: Mapping[str, str], width: int = 2048, rows: int = 256, rounds: int = 7) -> float:
+    """Return the rate of one large matrix multiplication on the CPU in 10^9 operations/s, the best of `rounds`.
+
+    A multiplication and its addition are two operations.  The weights [width, width] are compressed to 8 bits as NNCF
+    does, and `ov_config` holds, so that OpenVINO runs the kernel that it runs for a large layer of an export.
+    """
+    import openvino
+    from openvino import opset15 as ops
+
+    width, rows = check_int(width, "width"), check_int(rows, "rows")
+    codes = np.random.default_rng(0).integers(0, 256, (width, width), dtype=np.uint8)
+    zero, scale = np.full((width, 1), 128, np.uint8), np.full((width, 1), 0.01, np.float16)
+    weights = ops.subtract(ops.convert(ops.constant(codes), "f16"), ops.convert(ops.constant(zero), "f16"))
+    weights = ops.convert(ops.multiply(weights, ops.constant(scale)), "f32")
+    inputs = ops.parameter([-1, width], openvino.Type.f32)
+    graph = openvino.Model([ops.matmul(inputs, weights, False, True)], [inputs])
+    request = openvino.Core().compile_model(graph, "CPU", dict(ov_config)).create_infer_request()
+    request.set_input_tensor(openvino.Tensor(np.ones((rows, width), np.float32)))
+    seconds = []
+    for _ in range(rounds + 1):  # the first prepares the kernel
+        start = time.perf_counter()
+        request.infer()
+        seconds.append(time.perf_counter() - start)
+    return 2 * rows * width**2 / min(seconds[1:]) / 1e9
+
+
+def matmul_weights(config) -> tuple[int, int]:
+    """Return how many weights a token multiplies: in all layers, and in the LM head.
+
+    `config` is that of a Llama or Phi-3 model: attention with q, k, v and o, an MLP with gate, up and down.
+    """
+    hidden, heads = config.hidden_size, config.num_attention_heads
+    head_size = getattr(config, "head_dim", None) or hidden // heads
+    attention = 2 * hidden * head_size * (heads + config.num_key_value_heads)  # q and o, k and v
+    mlp = 3 * hidden * config.intermediate_size
+    return config.num_hidden_layers * (attention + mlp), hidden * config.vocab_size
+
+
+def operation_ms(request) -> dict[str, list[float]]:
+    """Return {type: milliseconds of each operation of that type}, the averages of all runs of a compiled model.
+
+    The model needs the property PERF_COUNT = "YES".  The type that took longest comes first.
+    """
+    kinds: dict[str, list[float]] = {}
+    for one in request.get_profiling_info():
+        if one.status == one.status.EXECUTED:
+            kinds.setdefault(one.node_type, []).append(1000 * one.real_time.total_seconds())
+    return dict(sorted(kinds.items(), key=lambda kind: -sum(kind[1])))
 
 
 def weight_bytes_per_token(model_dir: Path | str) -> int:

@@ -1,0 +1,195 @@
+"""The engines that page 08 and the benchmark compare: each is loaded once, then generates on request.
+
+A loader takes the settings and the number of threads, and returns a Play.  All generate greedily, ignore EOS tokens and
+keep nothing from the call before.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from importlib.util import find_spec
+from itertools import pairwise
+from statistics import mean, median
+
+from helpers.errors import TutorialError
+from helpers.metrics.timing import ratio
+from helpers.settings import Settings
+
+# (prompt ids, number of new tokens) → the new ids, and the seconds at the start and at each of them, on one clock
+Play = Callable[[list[int], int], tuple[list[int], list[float]]]
+Loader = Callable[[Settings, int], Play]
+LARGEST_CHECKPOINT = 2e9  # bytes, that page 08 loads into PyTorch
+
+
+def ours(settings: Settings, threads: int) -> Play:
+    """Load with load_model.  Raises TutorialError for a device that OpenVINO does not see."""
+    from helpers.generate import generate
+    from helpers.load import load_model
+
+    model, *_ = load_model(settings, strict=True)
+
+    def play(ids, n):
+        start = time.perf_counter()
+        new = [(step.id, time.perf_counter()) for step in generate(model, ids, n, stop_ids=())]
+        return [index for index, _ in new], [start, *(moment for _, moment in new)]
+
+    return play
+
+
+class Clock:
+    """A streamer that notes the time of each call: the first with the prompt, then one per new token."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def put(self, ids) -> None:
+        self.times.append(time.perf_counter())
+
+    def end(self) -> None:
+        """Do nothing: the last token has been noted."""
+
+
+def transformers_generate(model, threads: int, **options) -> Play:
+    """Play with `model.generate` of a PyTorch model, or of optimum-intel, whose logits PyTorch handles too."""
+    import torch
+
+    torch.set_num_threads(threads)
+    model.generation_config.eos_token_id = None
+
+    def play(ids, n):
+        prompt, clock, start = torch.tensor([ids]), Clock(), time.perf_counter()
+        given = {"attention_mask": torch.ones_like(prompt), "max_new_tokens": n, "do_sample": False} | options
+        out = model.generate(prompt, streamer=clock, **given)
+        return out[0, len(ids) :].tolist(), [start, *clock.times[1:]]
+
+    return play
+
+
+def optimum(settings: Settings, threads: int) -> Play:
+    """Load the export with optimum-intel, as it is."""
+    from optimum.intel.openvino import OVModelForCausalLM
+
+    options = {"device": settings.device, "ov_config": dict(settings.ov_config)}
+    model = OVModelForCausalLM.from_pretrained(settings.model_dir, export=False, **options)
+    return transformers_generate(model, threads)
+
+
+def genai(settings: Settings, threads: int, **backend: str) -> Play:
+    """Load the export with OpenVINO GenAI.  It may reuse a prompt's prefix: give each call a different prompt."""
+    import numpy as np
+    import openvino as ov
+    import openvino_genai
+
+    pipeline = openvino_genai.LLMPipeline(settings.model_dir, settings.device, **settings.ov_config, **backend)
+
+    def play(ids, n):
+        prompt = ov.Tensor(np.array([ids])), ov.Tensor(np.ones((1, len(ids)), dtype=np.int64))
+        given = {"max_new_tokens": n, "do_sample": False, "ignore_eos": True}
+        out = pipeline.generate(openvino_genai.TokenizedInputs(*prompt), **given)
+        # Its own time stamps, taken in C++, in milliseconds; a streamer would cost it time.
+        times = [at / 1000 for at in out.perf_metrics.raw_metrics.m_new_token_times]
+        return list(out.tokens[0]), [times[0] - out.perf_metrics.get_ttft().mean / 1000, *times]
+
+    return play
+
+
+def pytorch(settings: Settings, threads: int, dtype: str = "bfloat16", **options) -> Play:
+    """Load the checkpoint into PyTorch."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(settings.checkpoint_dir, dtype=dtype, attn_implementation="sdpa")
+    return transformers_generate(model, threads, **options)
+
+
+def small_pytorch(settings: Settings, threads: int) -> Play:
+    """Load the checkpoint into PyTorch in bf16.  Raises TutorialError where it is missing or large."""
+    size = sum(file.stat().st_size for file in settings.checkpoint_dir.glob("*.safetensors"))
+    if not size:
+        raise TutorialError("There is no checkpoint on this disk.", "Run: python -m helpers fetch")
+    if size > LARGEST_CHECKPOINT:
+        raise TutorialError(f"The checkpoint has {size / 1e9:.1f} GB.", "The benchmark runs it: nox -s bench")
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    return pytorch(settings, threads)
+
+
+def on_device(device: str) -> Loader:
+    """Return a loader of `ours` on `device`."""
+
+    def loader(settings: Settings, threads: int) -> Play:
+        import openvino
+
+        if not any(name.startswith(device) for name in openvino.Core().available_devices):
+            raise TutorialError(f"OpenVINO sees no {device} here.", "Page 02 says what it needs.")
+        return ours(replace(settings, device=device), threads)
+
+    return loader
+
+
+LOADERS: dict[str, tuple[str, Loader]] = {  # name → (the module that it needs, loader): what page 08 compares
+    "helpers.generate": ("openvino", ours),
+    "optimum-intel generate": ("optimum", optimum),
+    "OpenVINO GenAI": ("openvino_genai", genai),
+    "PyTorch bf16": ("transformers", small_pytorch),
+    "helpers.generate, GPU": ("openvino", on_device("GPU")),
+    "helpers.generate, NPU": ("openvino", on_device("NPU")),
+}
+
+
+def load_all(
+    settings: Settings, threads: int, loaders: Mapping[str, tuple[str, Loader]] = LOADERS
+) -> tuple[dict[str, Play], dict[str, str]]:
+    """Return the engines that run here, {name: Play}, and why the others do not, {name: reason}."""
+    plays, reasons = {}, {}
+    for name, (module, loader) in loaders.items():
+        if find_spec(module) is None:
+            reasons[name] = f"{module} is not installed."
+            continue
+        try:
+            plays[name] = loader(settings, threads)
+        except TutorialError as error:
+            reasons[name] = error.message
+    return plays, reasons
+
+
+def rounds_of(play: Play, ids: list[int], prompt_tokens: int, new_tokens: int) -> Callable[[], dict]:
+    """Return a side for timing.interleaved.  Each call takes the next prompt of `ids`, so that none is in a cache.
+
+    It returns the new ids, the milliseconds to the first and the milliseconds of each later one.
+    """
+    starts = iter(range(0, len(ids) - prompt_tokens))
+
+    def once() -> dict:
+        start = next(starts)
+        new_ids, moments = play(ids[start : start + prompt_tokens], new_tokens)
+        first, *later = (1000 * (after - before) for before, after in pairwise(moments))
+        return {"ids": new_ids, "first_ms": first, "later_ms": later}
+
+    return once
+
+
+def rows(played: Mapping[str, list[dict]], not_run: Mapping[str, str], weight_bytes: Mapping[str, float]) -> list[dict]:
+    """Return a table row per engine; the first of `played` is what the others are compared with.
+
+    `played` has the rounds of rounds_of, `weight_bytes` what a decode step of each engine reads.
+    """
+    ours, *_ = played
+    speed = {name: [1000 / mean(each["later_ms"]) for each in rounds] for name, rounds in played.items()}
+    found = []
+    for name, rounds in played.items():
+        same = all(a["ids"] == b["ids"] for a, b in zip(rounds, played[ours], strict=True))
+        found.append(
+            {
+                "engine": name,
+                "first token": f"{median(each['first_ms'] for each in rounds):.0f} ms",
+                "decode, tokens/s": f"{median(speed[name]):.1f}",
+                "time ÷ ours": f"{ratio(speed[ours], speed[name]):.2f}",
+                "bytes ÷ ours": f"{weight_bytes[name] / weight_bytes[ours]:.2f}",
+                "our ids": "yes" if same else "no",
+            }
+        )
+    blank = dict.fromkeys(found[0], "")
+    return found + [blank | {"engine": name, "first token": f"not run: {why}"} for name, why in not_run.items()]
