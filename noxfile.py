@@ -239,7 +239,7 @@ def rehearsal(session: nox.Session) -> None:
 @session
 def bench(session: nox.Session) -> None:
     """Measure the speed here, beside other engines; writes the README's tables.  After --: options of bench/run.py."""
-    install(session, "lab", "bench")
+    install(session, "lab")
     session.run(*HELPERS, "export", env=EMBEDDED)
     session.run(PYTHON, "bench/run.py", *session.posargs, env=EMBEDDED)
 
@@ -247,7 +247,7 @@ def bench(session: nox.Session) -> None:
 @session
 def constraints(session: nox.Session) -> None:
     """Upgrade this environment to what pyproject.toml (and what follows --) allows, and write constraints.txt."""
-    extras = ("lab", "demo", "test", "bench", "mutants")
+    extras = ("lab", "demo", "test", "mutants")
     install(session, *extras)
     wanted = f".[{','.join(extras)}]"
     session.run(PYTHON, "-m", "pip", "install", "--upgrade", "--editable", wanted, *session.posargs)
