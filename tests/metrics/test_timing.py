@@ -49,6 +49,26 @@ def test_different_numbers_of_rounds_are_refused():
         ratio([1.0, 2.0], [1.0])
 
 
+@pytest.mark.parametrize(
+    "values, predicted, expected",
+    [
+        ([21, 20, 19], "higher", "confirmed"),
+        ([21, 20, 19], "lower", "refuted"),
+        ([5, 5, 5], "lower", "confirmed"),
+        ([5, 5, 5], "higher", "refuted"),
+        ([10.5, 10.9, 11], "higher", "within noise"),
+        ([9, 9.2, 9.1], "lower", "within noise"),  # the control was faster by as much as this is slower
+    ],
+)
+def test_a_difference_inside_the_controls_range_is_noise(values, predicted, expected):
+    assert timing.verdict(values, [10, 10, 10], [9.5, 10.2, 11.2], predicted) == expected
+
+
+def test_a_prediction_of_a_different_kind_is_refused():
+    with pytest.raises(TutorialError, match="'same'"):
+        timing.verdict([1.0], [1.0], [1.0], "same")
+
+
 @pytest.mark.parametrize("size, threads", [(1_000_000, 1), (400_000_000, 2), (1_000_000_007, 3)])
 def test_bandwidth_is_the_bytes_read_over_the_seconds_of_the_best_round(monkeypatch, size, threads):
     read = []
