@@ -13,8 +13,8 @@ from test_exercises import PAGES, verdicts
 
 KNOWN_TAGS = {"nbval-ignore-output", "exercise"}  # nbval-skip and raises-exception would hide failures
 VOLATILE = re.compile(r"0x[0-9a-f]{8,}|/(home|root|tmp|Users|work)/\S+|[A-Z]:\\|ipykernel_\d+|\d\d:\d\d:\d\d")
-CONTRACT = ["*Time*", "*Needs*", "*Leaves*", "*You should know*"]
-ENDING = ["## Recap", "## Words", "## Exercises", "## In practice"]
+CONTRACT = ["*Time to run*", "*Time to read*", "*Needs*", "*Leaves*", "*Prerequisites*"]
+ENDING = ["## Recap", "## Glossary", "## Exercises", "## In practice"]
 CHECK = re.compile(r"^\s*(assert\b|with (expect|exercise)\()", re.MULTILINE)
 HIDDEN = re.compile(r"^\s*(%|!)|os\.chdir|sys\.path|filterwarnings|if .*\bCI\b", re.MULTILINE)
 
@@ -48,7 +48,9 @@ def parts(page, code, prose) -> Iterator[str]:
     first, last = page.cells[0], page.cells[-1]
     if first.cell_type != "markdown" or not first.source.startswith("# "):
         yield "the page does not start with a title"
-    yield from (f"the first cell has no {part}" for part in CONTRACT if part not in first.source)
+    rows = re.findall(r"^\| (\*.*?\*) \|", first.source, re.MULTILINE)
+    if rows != CONTRACT:
+        yield f"the first cell has the rows {rows} and not {CONTRACT}"
     headings = re.findall(r"^## .*$", prose, re.MULTILINE)
     if [heading for heading in headings if heading in ENDING] != ENDING:
         yield f"the page does not end with {ENDING}"

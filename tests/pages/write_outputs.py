@@ -1,12 +1,20 @@
-"""Write the stored outputs of the notebooks from a clean kernel: `nox -s outputs`, or with -- and some of them."""
+"""Write the stored outputs of the notebooks from a clean kernel: `nox -s outputs`, or with -- and some of them.
+
+Also writes how long each page takes into its contract, and docs/glossary.md.
+"""
 
 import os
+import re
 import shutil
 import sys
 import time
 from pathlib import Path
 
+import glossary
 import nbformat
+import openvino as ov
+import psutil
+import reading
 from nbclient import NotebookClient
 
 from helpers import settings
@@ -23,6 +31,7 @@ def run(path: Path) -> float:
     No timing metadata and no widget state (they change with each run), text of one stream in one piece.
     """
     notebook = nbformat.read(path, as_version=4)
+    reading.fill(notebook, "Time to read", reading.reading(notebook))
     client = NotebookClient(
         notebook,
         timeout=1200,
@@ -35,11 +44,20 @@ def run(path: Path) -> float:
     start = time.perf_counter()
     client.execute()
     seconds = time.perf_counter() - start
+    reading.fill(notebook, "Time to run", f"{reading.running(seconds)} ({machine()})")
     notebook.metadata.pop("widgets", None)
     notebook.metadata["language_info"] = {"name": "python"}  # not the version of the machine that ran it
     nbformat.validate(notebook)
     nbformat.write(notebook, path)
     return seconds
+
+
+def machine() -> str:
+    """Return this machine in the words of a contract, as "2 cores of an AMD EPYC, no GPU"."""
+    core = ov.Core()
+    words = re.sub(r"\((R|TM|tm)\)", "", core.get_property("CPU", "FULL_DEVICE_NAME")).split()
+    gpu = "with a GPU" if any(name.startswith("GPU") for name in core.available_devices) else "no GPU"
+    return f"{psutil.cpu_count(logical=False)} cores of an {' '.join(words[:2])}, {gpu}"
 
 
 if __name__ == "__main__":
@@ -50,3 +68,4 @@ if __name__ == "__main__":
             for made in (setup.model_dir, setup.checkpoint_dir.parent.parent / "trial" / setup.model):
                 shutil.rmtree(made, ignore_errors=True)
         print(f"{path.name}: {run(path):.0f} s", flush=True)
+    glossary.write()
