@@ -44,7 +44,7 @@ def calibration_chats() -> list[tuple[str, str]]:
 
 
 def beginner_questions() -> list[tuple[str, tuple[str, ...]]]:
-    """Return 24 short questions, each with the words of which a right answer has one; no words: it cannot be checked."""
+    """Return 24 short questions, each with the words of which a right answer has one, if it can be checked."""
     lines = (DATA / "questions.txt").read_text(encoding="utf-8").strip().split("\n\n")[1].splitlines()
     pairs = [line.partition("|")[::2] for line in lines]
     return [(question.strip(), tuple(re.findall(r"\w+", words))) for question, words in pairs]
