@@ -65,7 +65,7 @@ class Conversation:
         self._cache = PromptCache(model)
         self._answer: Answer | None = None  # the one requested last, until it ends
         self._lock = RLock()  # held while messages are replaced, which any thread may do
-        self._undo: tuple[list[Message], int] | None = None  # messages and truncated_messages before the last loss
+        self._undo: tuple[list[Message], int] | None = None  # messages, truncated_messages
 
     @property
     def answering(self) -> bool:

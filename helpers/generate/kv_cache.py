@@ -42,7 +42,7 @@ class StatefulKVCache:
     def trim(self, n_cached: int, n_kept: int) -> int:
         """Remove all but the first `n_kept` of the `n_cached` tokens; return how many remain, `n_kept` or 0.
 
-        Slices the state's tensors as OpenVINO GenAI does (trim_kv_cache).  They are read as f32: a KV cache of f16,
+        Slices the tensors as OpenVINO GenAI does (trim_kv_cache).  They are read as f32: a KV cache of f16,
         bf16 or f32 gets the same bits back, one of u8 is rounded again.
         """
         from openvino import Tensor

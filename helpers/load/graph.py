@@ -25,7 +25,7 @@ def prepare(graph, device: str, ov_config: dict[str, str], paged: bool = True):
 
 
 def compile_paged(graph, ov_config: dict[str, str]):
-    """Return a copy of the graph with a paged KV cache instead of the state, compiled for the CPU (as OpenVINO GenAI).
+    """Return a copy of the graph with a paged KV cache instead of the stateful one, compiled for the CPU.
 
     Returns None where OpenVINO, the processor or the graph does not support it.  CACHE_DIR is not used, because
     OpenVINO 2026.4 cannot load such a graph from it, and would write it again each time.

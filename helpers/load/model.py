@@ -70,7 +70,7 @@ class IRModel:
 
         core = openvino.Core()
         graph = core.read_model(folder / "openvino_model.xml")
-        self.stateful = bool(graph.get_sinks())  # the operations that write the state
+        self.stateful = bool(graph.get_sinks())  # its KV cache, between two calls
         self.paged = prepare(graph, device, ov_config)
         self.request = None if self.paged else core.compile_model(graph, device, ov_config).create_infer_request()
         generation_config = {}
