@@ -94,22 +94,6 @@ def verdict(
     return Comparison(middle, low, high, "confirmed" if found == predicted else "refuted")
 
 
-def verdict(values: Sequence[float], baseline: Sequence[float], control: Sequence[float], predicted: str) -> str:
-    """Return "confirmed", "refuted" or "within noise" for the prediction that `values` are "higher" or "lower".
-
-    All are rounds of one interleaved run; `control` is the baseline measured again.  A ratio to the baseline is noise
-    where it lies within the range of the control's ratios, widened to the same distance on both sides of 1.
-    Raises TutorialError for an unknown prediction.
-    """
-    if predicted not in ("higher", "lower"):
-        raise TutorialError(f"Unknown prediction {predicted!r}.", 'Predict "higher" or "lower".')
-    change = ratio(values, baseline)
-    noise = max(max(r, 1 / r) for r in (a / b for a, b in zip(control, baseline, strict=True)))
-    if max(change, 1 / change) <= noise:
-        return "within noise"
-    return "confirmed" if (change > 1) == (predicted == "higher") else "refuted"
-
-
 def read_bandwidth(size_bytes: int, threads: int = 2, rounds: int = 7) -> float:
     """Return the rate in GB/s (10^9 bytes) at which `threads` read a buffer of `size_bytes`: the best of `rounds`.
 
