@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
@@ -41,13 +40,6 @@ def calibration_chats() -> list[tuple[str, str]]:
     """Return (question, answer) pairs for calibration; none is in evaluation_text()."""
     blocks = (DATA / "chats.txt").read_text(encoding="utf-8").strip().split("\n\n")[1:]
     return [tuple(block.split("\n", 1)) for block in blocks]
-
-
-def beginner_questions() -> list[tuple[str, tuple[str, ...]]]:
-    """Return 24 short questions, each with the words of which a right answer has one, if it can be checked."""
-    lines = (DATA / "questions.txt").read_text(encoding="utf-8").strip().split("\n\n")[1].splitlines()
-    pairs = [line.partition("|")[::2] for line in lines]
-    return [(question.strip(), tuple(re.findall(r"\w+", words))) for question, words in pairs]
 
 
 def perplexity(model, ids: Sequence[int], window: int = WINDOW) -> float:
