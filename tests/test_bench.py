@@ -109,7 +109,7 @@ def test_the_limit_is_what_the_memory_gives(stored):
 
 def test_the_tables_have_a_row_per_engine_and_the_reason_of_one_that_is_not_there(stored):
     text = report.document(stored, {})
-    assert "on A CPU, 2 cores, 8 GiB of memory, Linux; a-model as `--weight-format int4`" in text
+    assert "A CPU, 2 cores, 8 GiB of memory, Linux; a-model as `--weight-format int4`" in text
     decode, prefill = report.decode_table(stored), report.prefill_table(stored)
     assert decode in text and prefill in text
     assert row(decode, OURS) == ["100 MB", "u8", "10.0 (18.0)", "100", "50", "1.00 ×"]
