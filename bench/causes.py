@@ -1,4 +1,4 @@
-"""Where the time goes: what blocks save over the exported graph's state, and how fast the largest product reads."""
+"""Where the time goes: what the paged KV cache saves, and how fast the largest matrix multiplication reads."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from helpers.metrics import timing
 
 
 def attention(choice: settings.Settings, plan, ids: list[int]) -> dict:
-    """Milliseconds to read a prompt, to read as much behind it, and per token after it, with either KV cache, by turns.
+    """Return the milliseconds of a prefill, of as long a prefill behind it, and per decode step, with either KV cache.
 
     All but attention is the same: the graph, its products, and the loop.
     """
     model = load_model(choice)[0]
-    state = copy(model)
-    state.paged = None  # so that its Cache uses what model.generate does
-    sides = {"blocks": PromptCache(model), "state": PromptCache(state)}
+    stateful = copy(model)
+    stateful.paged = None  # so that its PromptCache uses what model.generate does
+    sides = {"paged": PromptCache(model), "stateful": PromptCache(stateful)}
 
     def play(cache: PromptCache, start: int) -> dict[str, float]:
         figures = {}
@@ -42,8 +42,8 @@ def attention(choice: settings.Settings, plan, ids: list[int]) -> dict:
     return {side: {what: [one[what] for one in figures] for what in figures[0]} for side, figures in played.items()}
 
 
-def products(choice: settings.Settings, plan, ids: list[int]) -> dict:
-    """The share of products in the time of a token's operations, and how fast the largest of them, the head, reads."""
+def matmuls(choice: settings.Settings, plan, ids: list[int]) -> dict:
+    """Return the share of matrix multiplications in the operation time, and the rate at which the LM head reads."""
     counting = replace(choice, ov_config=choice.ov_config | {"PERF_COUNT": "YES"})
     cache = PromptCache(load_model(counting)[0])
     for n in range(1, plan.tokens + 1):

