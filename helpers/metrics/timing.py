@@ -9,9 +9,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from math import comb, log
 from pathlib import Path
 from statistics import median
-from typing import TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -32,9 +33,65 @@ def interleaved(sides: Mapping[str, Callable[[], T]], rounds: int, warm_up: int 
 
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
     """Return the median of ours / theirs over the rounds.  Raises TutorialError when their numbers differ, or are 0."""
+    return median(ratios(ours, theirs))
+
+
+def ratios(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
+    """Return ours / theirs, round by round.  Raises TutorialError when their numbers of rounds differ, or are 0."""
     if not ours or len(ours) != len(theirs):
         raise TutorialError(f"{len(ours)} and {len(theirs)} rounds cannot be compared.", "Measure both in turns.")
-    return median(a / b for a, b in zip(ours, theirs, strict=True))
+    return [a / b for a, b in zip(ours, theirs, strict=True)]
+
+
+class Comparison(NamedTuple):
+    """The median ratio of a setting's times to the baseline's, its 95 % interval, and what became of a prediction."""
+
+    ratio: float
+    low: float
+    high: float
+    verdict: Literal["confirmed", "refuted", "within noise"]
+
+
+def median_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Return an interval that contains the true median with a probability of at least 95 %, whatever the distribution.
+
+    Its ends are order statistics: for 6 to 8 values the smallest and the largest, for 9 to 11 the second and the second
+    largest, and so on, as in a sign test.  Raises TutorialError for fewer than 6 values, which have no such interval.
+    """
+    n, cut = len(values), 0
+    # Each further end that we drop adds the probability that this many of n values lie on one side of the median.
+    while 2 * sum(comb(n, k) for k in range(cut + 1)) <= 0.05 * 2**n:
+        cut += 1
+    if not cut:
+        raise TutorialError(f"{n} rounds are too few for an interval.", "Measure 7 or more.")
+    ordered = sorted(values)
+    return ordered[cut - 1], ordered[n - cut]
+
+
+def verdict(
+    rounds: Sequence[float],
+    baseline_rounds: Sequence[float],
+    control_rounds: Sequence[float],
+    predicted: Literal["slower", "faster", "same"],
+) -> Comparison:
+    """Compare the times of a setting with the baseline's, of the same interleaved rounds.
+
+    The control is the baseline measured a second time in each round, so it shows the noise.  A difference counts only
+    if it shows against both, that is, both intervals of the per-round ratios exclude 1 on the same side, and if the
+    median ratio is further from 1 than the control's is in a typical round.  Without a difference the verdict is
+    "within noise", also for "same": noise can hide a difference, but never show that there is none.
+    Raises TutorialError for an unknown prediction, for fewer than 6 rounds, and when the numbers of rounds differ.
+    """
+    if predicted not in ("slower", "faster", "same"):
+        raise TutorialError(f"Unknown prediction {predicted!r}.", "Choose one of: slower, faster, same.")
+    ours = ratios(rounds, baseline_rounds)
+    middle, (low, high) = median(ours), median_interval(ours)
+    low_2, high_2 = median_interval(ratios(rounds, control_rounds))
+    noise = median(abs(log(one)) for one in ratios(control_rounds, baseline_rounds))
+    if min(low, low_2) <= 1 <= max(high, high_2) or abs(log(middle)) <= noise:
+        return Comparison(middle, low, high, "within noise")
+    found = "slower" if middle > 1 else "faster"
+    return Comparison(middle, low, high, "confirmed" if found == predicted else "refuted")
 
 
 def read_bandwidth(size_bytes: int, threads: int = 2, rounds: int = 7) -> float:

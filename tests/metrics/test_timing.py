@@ -1,6 +1,8 @@
 """The protocol of a comparison, the bytes that a token reads, and the arithmetic of the bandwidth."""
 
 import itertools
+from math import comb
+from statistics import median
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,7 +17,14 @@ from helpers.errors import TutorialError
 from helpers.generate import PromptCache
 from helpers.metrics import timing
 from helpers.metrics.quality import REFERENCE
-from helpers.metrics.timing import interleaved, kv_bytes_per_token, ratio, weight_bytes_per_token
+from helpers.metrics.timing import (
+    interleaved,
+    kv_bytes_per_token,
+    median_interval,
+    ratio,
+    verdict,
+    weight_bytes_per_token,
+)
 
 times = st.lists(st.floats(0.01, 1e5), min_size=1, max_size=40)
 
@@ -47,6 +56,85 @@ def test_one_slow_side_in_one_of_three_rounds_does_not_change_the_ratio():
 def test_different_numbers_of_rounds_are_refused():
     with pytest.raises(TutorialError, match="2 and 1 rounds"):
         ratio([1.0, 2.0], [1.0])
+
+
+def measured(rng, rounds, factor=1.0, noise=0.15):
+    """Return made-up times of baseline, control and a setting that takes `factor` times as long, all of them noisy.
+
+    Each round has a load of its own that all three share, and each time a noise of its own with a long tail.
+    """
+    load = rng.lognormal(0, 0.3, rounds)
+    times = rng.lognormal(0, noise, (3, rounds)) * (1 + (rng.random((3, rounds)) < 0.05)) * load
+    return times[0].tolist(), times[1].tolist(), (factor * times[2]).tolist()
+
+
+@pytest.mark.parametrize("noise", [0.01, 0.15, 0.5])
+@pytest.mark.parametrize("rounds", [6, 7, 9, 15])
+@pytest.mark.parametrize("predicted", ["slower", "faster", "same"])
+def test_without_a_difference_at_least_95_percent_of_verdicts_are_within_noise(rounds, predicted, noise):
+    rng = np.random.default_rng(15)
+    trials = (measured(rng, rounds, noise=noise) for _ in range(2000))
+    found = [verdict(ours, base, control, predicted).verdict for base, control, ours in trials]
+    assert found.count("within noise") >= 0.95 * len(found)
+
+
+def test_a_control_that_is_slower_by_its_place_in_the_round_raises_the_noise_floor():
+    rng, found = np.random.default_rng(15), []
+    for _ in range(2000):
+        base, control, ours = measured(rng, 7, factor=1.1, noise=0.02)
+        found.append(verdict(ours, base, [1.1 * one for one in control], "slower").verdict)
+    assert found.count("within noise") >= 0.95 * len(found)
+
+
+def test_a_large_difference_is_found():
+    rng = np.random.default_rng(15)
+    trials = [measured(rng, 9, factor=2.0, noise=0.05) for _ in range(500)]
+    for predicted, expected in {"slower": "confirmed", "faster": "refuted", "same": "refuted"}.items():
+        found = [verdict(ours, base, control, predicted).verdict for base, control, ours in trials]
+        assert found.count(expected) >= 0.9 * len(found)
+        assert set(found) <= {expected, "within noise"}
+
+
+rounds_of_three = st.integers(6, 20).flatmap(
+    lambda n: st.tuples(*3 * [st.lists(st.floats(0.5, 50), min_size=n, max_size=n)])
+)
+
+
+@given(rounds_of_three, st.sampled_from(["slower", "faster", "same"]))
+def test_a_verdict_agrees_with_its_ratio_and_interval_and_not_with_the_unit(three, predicted):
+    ours, base, control = three
+    found = verdict(ours, base, control, predicted)
+    assert found.low <= found.ratio <= found.high
+    assert found.ratio == ratio(ours, base)
+    if found.verdict != "within noise":
+        slower = found.low > 1
+        assert slower or found.high < 1
+        assert (found.verdict == "confirmed") == (predicted == ("slower" if slower else "faster"))
+    twice = verdict(base, base, control, predicted)
+    assert twice.verdict == "within noise" and twice.ratio == 1
+    assert verdict(control, base, control, predicted).verdict == "within noise", "the control is the noise"
+    scaled = verdict(*([64 * one for one in times] for times in three), predicted)
+    assert scaled == found
+
+
+@given(st.lists(st.floats(-1e3, 1e3), min_size=6, max_size=40))
+def test_the_interval_of_a_median_is_the_narrowest_that_covers_95_percent(values):
+    low, high = median_interval(values)
+    assert low <= median(values) <= high
+    n, ordered = len(values), sorted(range(len(values)), key=values.__getitem__)
+    ranks = [k for k in range(n // 2) if 2 * sum(comb(n, j) for j in range(k + 1)) / 2**n <= 0.05]
+    assert (low, high) == (values[ordered[ranks[-1]]], values[ordered[n - 1 - ranks[-1]]])
+
+
+def test_too_few_rounds_and_unknown_predictions_are_refused():
+    with pytest.raises(TutorialError, match="5 rounds are too few"):
+        verdict(5 * [1.0], 5 * [1.0], 5 * [1.0], "same")
+    with pytest.raises(TutorialError, match="7 and 6 rounds"):
+        verdict(7 * [1.0], 6 * [1.0], 6 * [1.0], "same")
+    with pytest.raises(TutorialError, match="7 and 6 rounds"):
+        verdict(7 * [1.0], 7 * [1.0], 6 * [1.0], "same")
+    with pytest.raises(TutorialError, match="Unknown prediction 'equal'"):
+        verdict(7 * [1.0], 7 * [1.0], 7 * [1.0], "equal")
 
 
 @pytest.mark.parametrize("size, threads", [(1_000_000, 1), (400_000_000, 2), (1_000_000_007, 3)])
