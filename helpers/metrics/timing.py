@@ -129,9 +129,9 @@ def compute_throughput(ov_config: Mapping[str, str], width: int = 2048, rows: in
     from openvino import opset15 as ops
 
     width, rows = check_int(width, "width"), check_int(rows, "rows")
-    codes = np.random.default_rng(0).integers(0, 256, (width, width), dtype=np.uint8)
+    quantized = np.random.default_rng(0).integers(0, 256, (width, width), dtype=np.uint8)
     zero, scale = np.full((width, 1), 128, np.uint8), np.full((width, 1), 0.01, np.float16)
-    weights = ops.subtract(ops.convert(ops.constant(codes), "f16"), ops.convert(ops.constant(zero), "f16"))
+    weights = ops.subtract(ops.convert(ops.constant(quantized), "f16"), ops.convert(ops.constant(zero), "f16"))
     weights = ops.convert(ops.multiply(weights, ops.constant(scale)), "f32")
     inputs = ops.parameter([-1, width], openvino.Type.f32)
     graph = openvino.Model([ops.matmul(inputs, weights, False, True)], [inputs])
