@@ -38,14 +38,11 @@ def ours(settings: Settings, threads: int) -> Play:
     return play
 
 
-class Clock:
+class Clock(list):
     """A streamer that notes the time of each call: the first with the prompt, then one per new token."""
 
-    def __init__(self) -> None:
-        self.times: list[float] = []
-
     def put(self, ids) -> None:
-        self.times.append(time.perf_counter())
+        self.append(time.perf_counter())
 
     def end(self) -> None:
         """Do nothing: the last token has been noted."""
@@ -62,7 +59,7 @@ def transformers_generate(model, threads: int, **options) -> Play:
         prompt, clock, start = torch.tensor([ids]), Clock(), time.perf_counter()
         given = {"attention_mask": torch.ones_like(prompt), "max_new_tokens": n, "do_sample": False} | options
         out = model.generate(prompt, streamer=clock, **given)
-        return out[0, len(ids) :].tolist(), [start, *clock.times[1:]]
+        return out[0, len(ids) :].tolist(), [start, *clock[1:]]
 
     return play
 
@@ -139,9 +136,7 @@ LOADERS: dict[str, tuple[str, Loader]] = {  # name → (the module that it needs
 }
 
 
-def load_all(
-    settings: Settings, threads: int, loaders: Mapping[str, tuple[str, Loader]] = LOADERS
-) -> tuple[dict[str, Play], dict[str, str]]:
+def load_all(settings: Settings, threads: int, loaders: Mapping = LOADERS) -> tuple[dict[str, Play], dict[str, str]]:
     """Return the engines that run here, {name: Play}, and why the others do not, {name: reason}."""
     plays, reasons = {}, {}
     for name, (module, loader) in loaders.items():
@@ -178,18 +173,13 @@ def rows(played: Mapping[str, list[dict]], not_run: Mapping[str, str], weight_by
     """
     ours, *_ = played
     speed = {name: [1000 / mean(each["later_ms"]) for each in rounds] for name, rounds in played.items()}
+    columns = ("engine", "first token", "decode, tokens/s", "time ÷ ours", "bytes ÷ ours", "our ids")
     found = []
     for name, rounds in played.items():
         same = all(a["ids"] == b["ids"] for a, b in zip(rounds, played[ours], strict=True))
-        found.append(
-            {
-                "engine": name,
-                "first token": f"{median(each['first_ms'] for each in rounds):.0f} ms",
-                "decode, tokens/s": f"{median(speed[name]):.1f}",
-                "time ÷ ours": f"{ratio(speed[ours], speed[name]):.2f}",
-                "bytes ÷ ours": f"{weight_bytes[name] / weight_bytes[ours]:.2f}",
-                "our ids": "yes" if same else "no",
-            }
-        )
+        first, relative = median(each["first_ms"] for each in rounds), ratio(speed[ours], speed[name])
+        numbers = f"{relative:.2f}", f"{weight_bytes[name] / weight_bytes[ours]:.2f}"
+        cells = (name, f"{first:.0f} ms", f"{median(speed[name]):.1f}", *numbers, "yes" if same else "no")
+        found.append(dict(zip(columns, cells, strict=True)))
     blank = dict.fromkeys(found[0], "")
     return found + [blank | {"engine": name, "first token": f"not run: {why}"} for name, why in not_run.items()]

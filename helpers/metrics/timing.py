@@ -68,12 +68,7 @@ def median_interval(values: Sequence[float]) -> tuple[float, float]:
     return ordered[cut - 1], ordered[n - cut]
 
 
-def verdict(
-    rounds: Sequence[float],
-    baseline_rounds: Sequence[float],
-    control_rounds: Sequence[float],
-    predicted: Literal["slower", "faster", "same"],
-) -> Comparison:
+def verdict(rounds: Sequence[float], baseline_rounds, control_rounds, predicted: str) -> Comparison:
     """Compare the times of a setting with the baseline's, of the same interleaved rounds.
 
     The control is the baseline measured a second time in each round, so it shows the noise.  A difference counts only
