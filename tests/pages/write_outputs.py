@@ -61,6 +61,8 @@ def machine() -> str:
 
 
 if __name__ == "__main__":
+    if NOTEBOOKS.parent != settings.ROOT:  # it deletes the export of the project whose helpers are imported
+        sys.exit(f"This would run the pages of one project with the helpers of another: {settings.ROOT}")
     os.environ["TQDM_DISABLE"] = "1"
     for path in [Path(name) for name in sys.argv[1:]] or sorted(NOTEBOOKS.glob("*.ipynb")):
         if path.name in MAKES_THE_EXPORT:
