@@ -58,6 +58,17 @@ def parts(page, code, prose) -> Iterator[str]:
         yield "the last cell does not link to the next page"
 
 
+def telemetry(page, code, prose) -> Iterator[str]:
+    """Yield imports of libraries that report to their makers before the import that forbids it."""
+    lines = [line for cell in code for line in cell.source.splitlines()]
+    ours = [at for at, line in enumerate(lines) if re.match(r"(from|import) helpers\b", line)]
+    theirs = [
+        at for at, line in enumerate(lines) if re.match(r"(from|import) (openvino|nncf|optimum|huggingface_hub)", line)
+    ]
+    if theirs and min(theirs) < min(ours, default=len(lines)):
+        yield f"`{lines[min(theirs)]}` comes before helpers, which switches telemetry off"
+
+
 def cells(page, code, prose) -> Iterator[str]:
     for cell in code:
         lines = cell.source.splitlines()
@@ -92,7 +103,7 @@ def faults(path: Path) -> Iterator[str]:
     page = nbformat.read(path, as_version=4)
     code = [cell for cell in page.cells if cell.cell_type == "code"]
     prose = "\n".join(cell.source for cell in page.cells if cell.cell_type == "markdown")
-    for check in (stored_run, outputs, parts, cells, references):
+    for check in (stored_run, outputs, parts, telemetry, cells, references):
         yield from (f"{path.stem}: {fault}" for fault in check(page, code, prose))
 
 
