@@ -200,7 +200,7 @@ def test_notebooks_trust_no_remote_code():
         for word in call.keywords
         if word.arg == "trust_remote_code" and ast.unparse(word.value) != "False"
     ]
-    assert trusting == ["AutoConfig.from_pretrained(stranger, trust_remote_code=True)"]
+    assert trusting == ["AutoConfig.from_pretrained(repository, trust_remote_code=trust)"]
 
 
 def test_no_program_trusts_remote_code_or_unpickles():

@@ -68,7 +68,7 @@ def optimum(settings: Settings, threads: int) -> Play:
     """Load the export with optimum-intel, as it is."""
     from optimum.intel.openvino import OVModelForCausalLM
 
-    options = {"device": settings.device, "ov_config": dict(settings.ov_config)}
+    options = {"device": settings.device, "ov_config": dict(settings.ov_config), "trust_remote_code": False}
     model = OVModelForCausalLM.from_pretrained(settings.model_dir, export=False, **options)
     return transformers_generate(model, threads)
 
@@ -96,7 +96,8 @@ def pytorch(settings: Settings, threads: int, dtype: str = "bfloat16", **options
     """Load the checkpoint into PyTorch."""
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(settings.checkpoint_dir, dtype=dtype, attn_implementation="sdpa")
+    given = {"dtype": dtype, "attn_implementation": "sdpa", "trust_remote_code": False}
+    model = AutoModelForCausalLM.from_pretrained(settings.checkpoint_dir, **given)
     return transformers_generate(model, threads, **options)
 
 
