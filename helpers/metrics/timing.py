@@ -114,7 +114,7 @@ def read_bandwidth(size_bytes: int, threads: int = 2, rounds: int = 7) -> float:
     return passes * size_bytes / min(seconds[1:]) / 1e9
 
 
-def compute_throughput(ov_config: Mapping[str, str], width: int = 2048, rows: int = 256, rounds: int = 7) -> float:
+def compute_throughput(ov_config: Mapping[str, str], width: int = 2048, rows: int = 256, rounds: int = 3) -> float:
     """Return the rate of one large matrix multiplication on the CPU in 10^9 operations/s, the best of `rounds`.
 
     A multiplication and its addition are two operations.  The weights [width, width] are compressed to 8 bits as NNCF
