@@ -28,6 +28,12 @@ def stored_run(page, code, prose) -> Iterator[str]:
         yield f"the stored verdicts on the blank exercises are {verdicts(page)}"
 
 
+def exercises(page, code, prose) -> Iterator[str]:
+    """Yield verdicts on a blank that was compared with its solution, which the stored page then gives away."""
+    told = [out.get("text", "") for cell in code for out in cell.outputs if ": not yet." in out.get("text", "")]
+    yield from (f"give a blank a message of its own: {line.strip()}" for line in told if "Ellipsis" in line)
+
+
 def outputs(page, code, prose) -> Iterator[str]:
     for output in [output for cell in code for output in cell.outputs]:
         data = output.get("data", {})
@@ -103,7 +109,7 @@ def faults(path: Path) -> Iterator[str]:
     page = nbformat.read(path, as_version=4)
     code = [cell for cell in page.cells if cell.cell_type == "code"]
     prose = "\n".join(cell.source for cell in page.cells if cell.cell_type == "markdown")
-    for check in (stored_run, outputs, parts, telemetry, cells, references):
+    for check in (stored_run, exercises, outputs, parts, telemetry, cells, references):
         yield from (f"{path.stem}: {fault}" for fault in check(page, code, prose))
 
 
