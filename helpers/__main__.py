@@ -15,8 +15,8 @@ try:
     import typer
 except ModuleNotFoundError:  # not the Python that was set up, or none was set up
     sys.exit(
-        f"The tutorial's libraries are not in this Python, {sys.executable}.\n"
-        "Set up its own: pipx run nox -s lab.  If that is done, use .venv/bin/python (Windows: .venv\\Scripts\\python)."
+        f"This Python lacks the tutorial's libraries: {sys.executable}\n"
+        "Create its environment: pipx run nox -s lab.  If it exists, use .venv/bin/python (.venv\\Scripts\\python)."
     )
 
 from helpers import catalog, settings
@@ -25,7 +25,7 @@ from helpers.errors import TutorialError, cause_of, printable, redact
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 Model = Annotated[str | None, typer.Option("--model", help="A name from `python -m helpers models`.")]
 Format = Annotated[str | None, typer.Option("--format", help="Weight format: int4, int8 or fp16.")]
-Penalty = Annotated[float, typer.Option("--repetition-penalty", help="Above 1: against repetition; 1.1 is enough.")]
+Penalty = Annotated[float, typer.Option("--repetition-penalty", help="Values above 1 reduce repetition; try 1.1.")]
 Device = Annotated[str | None, typer.Option("--device", help="CPU, GPU, GPU.0, NPU or AUTO.")]
 
 
@@ -53,7 +53,7 @@ def doctor(
     thorough: Annotated[bool, typer.Option("--thorough", help="Compare hashes of files, not only sizes.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Check whether this machine is ready, and say what to do where not; exit code 1 if there is a problem."""
+    """Check whether this machine is ready, and say what to do if not.  The exit code is 1 if there is a problem."""
     from helpers.checks.doctor import examine
 
     choice = chosen(model=model, format=format, device=device) if model or format or device else None
@@ -87,7 +87,7 @@ def export(
     format: Format = None,
     sound: Annotated[bool, typer.Option("--check/--no-check", help="Compare a new export with the checkpoint.")] = True,
 ) -> None:
-    """Export the checkpoint, which is fetched first if necessary, to OpenVINO IR, unless the export exists."""
+    """Export the checkpoint to OpenVINO IR, unless the export exists.  Fetch the checkpoint first if necessary."""
     from helpers import export
     from helpers.checkpoint.fetch import fetch
 
@@ -107,7 +107,7 @@ def export(
 
 @app.command()
 def check(model: Model = None, format: Format = None, device: Device = None) -> None:
-    """Compare the export's answers with its checkpoint's; exit code 1 if they differ too much."""
+    """Score the checkpoint's answers with the export.  The exit code is 1 if their probability drops too far."""
     from helpers.checks.export_check import check
 
     show_findings(check(chosen(model=model, format=format, device=device)))
@@ -133,7 +133,7 @@ def ask(
     model: Model = None,
     format: Format = None,
     device: Device = None,
-    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="The most tokens to generate.")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Maximum number of tokens to generate.")] = None,
     repetition_penalty: Penalty = 1,
 ) -> None:
     """Answer one question; the answer is streamed to stdout, its statistics to stderr."""
@@ -152,12 +152,12 @@ def chat(
     model: Model = None,
     format: Format = None,
     device: Device = None,
-    max_new_tokens: Annotated[int | None, typer.Option(help="The most tokens to generate for an answer.")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(help="Maximum number of tokens in an answer.")] = None,
     system: Annotated[str, typer.Option(help="The system message.")] = "",
-    temperature: Annotated[float, typer.Option(help="0: the most likely token; above: sampling.")] = 0,
+    temperature: Annotated[float, typer.Option(help="0: always the most likely token; above 0: sampling.")] = 0,
     repetition_penalty: Penalty = 1,
     seed: Annotated[int | None, typer.Option(help="Makes sampling repeatable.")] = None,
-    context_length: Annotated[int | None, typer.Option(help="Shorter than the model's, in tokens.")] = None,
+    context_length: Annotated[int | None, typer.Option(help="In tokens; at most the model's.")] = None,
 ) -> None:
     """Chat with the model.  Ctrl-C stops an answer, /help lists the commands, /bye quits."""
     from helpers.chat import terminal
@@ -177,7 +177,7 @@ def prepare_streams() -> None:
         if isinstance(stream, io.TextIOWrapper):  # by lines, so that a full disk shows before the work is done
             stream.reconfigure(errors="replace", line_buffering=True)
     if "stdout" in closed or ("stdin" in closed and "chat" in sys.argv[1:2]):
-        raise TutorialError(f"This command needs the standard streams, and {closed[0]} is closed.", "Do not close it.")
+        raise TutorialError(f"This command needs {closed[0]}, which is closed.", "Run it without closing that stream.")
 
 
 def run() -> int:
@@ -187,7 +187,7 @@ def run() -> int:
         app(prog_name="python -m helpers", standalone_mode=True)
     except SystemExit as end:
         if end.code == 130:  # typer's exit code for Ctrl-C
-            warn("Interrupted. No incomplete file is in use; run the command again to continue.")
+            warn("Interrupted. Incomplete files are not used; run the command again to continue.")
         return end.code or 0
     except TutorialError as error:
         warn(error)
@@ -197,7 +197,7 @@ def run() -> int:
         elif cause := cause_of(error):
             warn(cause)
         else:
-            warn("".join(traceback.format_exception(error)) + "This is a fault of the tutorial; please report it.")
+            warn("".join(traceback.format_exception(error)) + "This is a bug in the tutorial; please report it.")
     return 1
 
 

@@ -16,9 +16,9 @@ BYTE_TOKEN = re.compile("<0x[0-9A-F]{2}>")  # a token that is one byte, in vocab
 
 
 def stream_decode(tok, ids: Iterable[int], skip_special_tokens: bool = True, stop: Sequence[str] = ()) -> Iterator[str]:
-    """Return an iterator over the text of `ids` in pieces, which together are tok.decode(list(ids)).
+    """Return an iterator over the text of `ids` in chunks; joined, they equal tok.decode(list(ids)).
 
-    With `stop` strings the text ends before the first one that is completed, and no more ids are requested; text that
+    With `stop` strings, the text ends before the first one that is complete, and no more ids are requested.  Text that
     may be the start of one is held back.  Raises TutorialError for a `stop` that is not a list of non-empty strings,
     and during the iteration for a value that is not an id.
     """

@@ -1,4 +1,4 @@
-"""TutorialError, what is left out of its text, the checks of arguments that raise it, and hints that errors share."""
+"""TutorialError, the redaction of secrets in its text, argument checks that raise it, and shared hints."""
 
 import errno
 import os
@@ -12,7 +12,7 @@ from urllib.parse import unquote
 NETWORK_HINT = (
     "Check the network. Behind a company proxy set HTTPS_PROXY; with a mirror set {mirror}.\nThen run this again{more}"
 )
-HUB_LOGIN_HINT = "Does this network have a log-in page? Open a web page in a browser first. Or is HF_ENDPOINT wrong?"
+HUB_LOGIN_HINT = "If this network has a log-in page, open any web page in a browser first. Check HF_ENDPOINT."
 # What a terminal obeys (C0 and C1: colours, titles, a cleared screen), and what reverses the order of shown text.
 CONTROL_CHARACTERS = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 SECRET_VARIABLE = re.compile("token(?!iz)|passw|secret|api_?key|credential", re.IGNORECASE)
@@ -54,8 +54,8 @@ def check_addresses(variables: Mapping[str, str] = os.environ) -> None:
         users = [address.rpartition("@")[0].rpartition("://")[2] for address in value.split()]
         # A number and / after the colon are a port and a path, in which @ may stand.
         if ADDRESS_VARIABLE.search(name) and any(re.match(r"[^:/]*:(?!\d+/).*[/?#\\]", user) for user in users):
-            hint = "Write / as %2F, ? as %3F, # as %23 and \\ as %5C in it."
-            raise TutorialError(f"The password in {name} has a character that an address cannot have.", hint)
+            hint = "In the password, write / as %2F, ? as %3F, # as %23 and \\ as %5C."
+            raise TutorialError(f"The password in {name} has a character that a URL cannot contain.", hint)
 
 
 class TutorialError(Exception):
@@ -88,13 +88,13 @@ def check_token_ids(ids: object) -> list[int]:
         found = [index(each) for each in ids]
         if min(found, default=0) >= 0:
             return found
-    raise TutorialError("These are not ids of tokens, which are integers of 0 or more.", 'Try tok("…")["input_ids"].')
+    raise TutorialError("These are not token ids: a token id is an integer of 0 or more.", 'Try tok("…")["input_ids"].')
 
 
 def cause_of(error: BaseException, folder: Path | None = None) -> TutorialError | None:
-    """Return what any step failed by, if it was not by damage: memory, permission, a disk, or the current folder.
+    """Return why any step failed, if it is memory, permissions, a disk, or the current folder; None otherwise.
 
-    `folder` is the one whose files were read: OpenVINO does not say that it may not read them.  None: something else.
+    `folder` is the one whose files were read, because OpenVINO does not report missing permissions.
     """
     chain = [error]
     while (error := error.__cause__ or error.__context__) and error not in chain:
@@ -102,19 +102,19 @@ def cause_of(error: BaseException, folder: Path | None = None) -> TutorialError 
     said, codes = str([*map(str, chain)]), [getattr(error, "errno", None) for error in chain]
     memory = errno.ENOMEM in codes or any(isinstance(error, MemoryError) for error in chain)
     if memory or re.search(NO_MEMORY, said, re.IGNORECASE):
-        what = "This machine, or the limit that is set for this process, has too little free memory for that."
+        what = "There is too little free memory, on this machine or within the limit of this process."
         return TutorialError(what, "Close other programs, or choose a smaller model: python -m helpers models")
     try:
         os.getcwd()
     except OSError:  # many libraries ask for it, whatever they are given
-        what = "The folder in which this was started no longer exists, or cannot be read."
-        return TutorialError(what, "Change to a folder that exists, such as the project's, then run this again.")
+        what = "The current folder no longer exists, or cannot be read."
+        return TutorialError(what, "Change to an existing folder, such as the project's, then run this again.")
     reasons = {errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE, errno.ENOTCONN}
     found = [(error.filename, error.strerror) for error, code in zip(chain, codes, strict=True) if code in reasons]
     with suppress(OSError):
         refused = [file for file in folder.iterdir() if not os.access(file, os.R_OK)] if folder else []
         found += [(file, os.strerror(errno.EACCES)) for file in refused]
     for file, reason in found:
-        hint = "It need not be damaged. Check who may read it, and that its disk or network drive is connected."
+        hint = "The file may be intact. Check its permissions, and that its disk or network drive is connected."
         return TutorialError(f"{file or 'A file'} cannot be read: {reason}.", hint)
     return None

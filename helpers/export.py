@@ -35,11 +35,11 @@ FAILURES = [  # (pattern in the log, message, hint), the first match counts; {0}
     ),
     (
         "Connect(?:ion)?Error|ProxyError|(?:Connect|Read)Timeout|OfflineMode|RepositoryNotFound|model identifier|HFVal",
-        "{0} is no folder on this disk, and the hub did not deliver a model of that name.",
+        "{0} is not a folder on this disk, and the hub did not provide a model of that name.",
         "Check the spelling, the network, HTTPS_PROXY and HF_ENDPOINT; or fetch first: python -m helpers fetch",
     ),
     ("SafetensorError|not a valid JSON", "The checkpoint {0} is damaged.", "Delete it, then: python -m helpers fetch"),
-    (": error: (.+)", "optimum-cli does not understand these flags: {1}.", "See: optimum-cli export openvino --help"),
+    (": error: (.+)", "optimum-cli does not accept these flags: {1}.", "See: optimum-cli export openvino --help"),
 ]
 
 
@@ -55,7 +55,7 @@ def command(settings: Settings, flags: tuple[str, ...] | None = None) -> list[st
 
 
 def shell_command(argv: list[str]) -> str:
-    """Return `argv` as one types it in this system's terminal."""
+    """Return `argv` as you would type it in a terminal of this system."""
     return subprocess.list2cmdline(argv) if os.name == "nt" else shlex.join(argv)
 
 
@@ -66,7 +66,7 @@ def run(argv: list[str], report: Report = print) -> Path:
     Raises TutorialError: with a hint for each known failure, and with the end of the log for an unknown one.
     """
     if _flags(argv) is None:
-        raise TutorialError("This export names no model.", "Make the list with export.command(settings).")
+        raise TutorialError("This export command names no model.", "Create it with export.command(settings).")
     name, target = argv[-1], ROOT / argv[-1]
     if target.exists():
         made_by = files.read_manifest(target).get("command")

@@ -145,7 +145,7 @@ def _flaw_of(file: Path) -> str:
             read_json(file)
         elif file.suffix == ".xml":
             return "" if file.read_bytes().rstrip().endswith(b"</net>") else "incomplete"
-        elif file.suffix == ".bin" and file.with_suffix(".xml").exists():  # the graph has each constant's place
+        elif file.suffix == ".bin" and file.with_suffix(".xml").exists():  # the graph has each constant's position
             constants = re.findall(rb'offset="(\d+)" size="(\d+)"', file.with_suffix(".xml").read_bytes())
             data_end = max((int(start) + int(size) for start, size in constants), default=0)
         elif file.suffix == ".safetensors":  # 8 bytes with the header's length, the header as JSON, the data
@@ -178,7 +178,7 @@ def atomic_directory(target: Path, report: Report = print, keep: bool = False) -
         try:
             held = lock.acquire(timeout=0)
         except Timeout:
-            report(f"Another process is making {target.name}; waiting for it.")
+            report(f"Another process is creating {target.name}; waiting for it.")
             held = lock.acquire()
         with held:
             if target.exists():  # the process that we waited for made it
@@ -232,7 +232,7 @@ def atomic_write_text(path: Path, text: str) -> None:
         why = getattr(error, "strerror", None) or error
         raise TutorialError(f"{path} cannot be written: {why}.", "Choose a different name.") from error
     finally:
-        with suppress(OSError, ValueError):  # the folder itself may be the trouble
+        with suppress(OSError, ValueError):  # the folder itself may be the problem
             part.unlink()
 
 
@@ -246,7 +246,7 @@ def translate_os_errors(target: Path) -> Iterator[None]:
         if code in (errno.ENOSPC, errno.EDQUOT) or is_disk_full_message(str(error)):
             raise disk_full_error(target) from error
         if code == errno.EFBIG or "File too large" in str(error):
-            what = f"A file of {target.name} is larger than one may be on this disk (FAT32: 4 GB), or than your quota."
+            what = f"A file of {target.name} exceeds the file size limit of this disk (FAT32: 4 GB), or your quota."
             hint = "Set TUTORIAL_MODEL_ROOT to a folder on a disk with NTFS, APFS, ext4 or similar."
             raise TutorialError(what, hint) from error
         if code in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST):
@@ -262,7 +262,7 @@ def is_disk_full_message(text: str) -> bool:
 
 def disk_full_error(target: Path) -> TutorialError:
     return TutorialError(
-        f"The disk filled up while writing {target}; no incomplete file is in use.",
+        f"The disk filled up while writing {target}; incomplete files are not used.",
         "Free some space, or set TUTORIAL_MODEL_ROOT to a folder on a larger disk, and run this again.",
     )
 
@@ -271,7 +271,7 @@ def require_disk_space(folder: Path, gib: float) -> None:
     """Raise TutorialError when the disk of `folder`, which need not exist yet, has less than `gib` GiB free."""
     free = shutil.disk_usage(existing_parent(folder)).free / GIB
     if free < gib:
-        what = f"{folder} needs {gib:.1f} GiB of free disk space and has {free:.1f} GiB."
+        what = f"{folder} needs {gib:.1f} GiB of free disk space; {free:.1f} GiB is free."
         raise TutorialError(what, "Free some space, or set TUTORIAL_MODEL_ROOT to a folder on a larger disk.")
 
 
@@ -283,9 +283,9 @@ def existing_parent(folder: Path) -> Path:
 def check_hash(file: Path, expected: str, kind="sha256") -> None:
     """Raise TutorialError unless `file` has the hash `expected`; `kind` as hashlib.file_digest takes it."""
     if (found := _hash(file, kind)) != expected:
-        what = f"{file.name} is not the file that was published: it has {file.stat().st_size:,} bytes and the hash "
-        what += f"{found[:12]}… instead of {expected[:12]}…. It is incomplete, or was changed on its way."
-        raise TutorialError(what, "Run this again. If the error remains, tell the operator of your mirror.")
+        what = f"{file.name} is not the published file: it has {file.stat().st_size:,} bytes and the hash "
+        what += f"{found[:12]}… instead of {expected[:12]}…. It is incomplete, or was changed in transit."
+        raise TutorialError(what, "Run this again. If the error persists, tell the operator of your mirror.")
 
 
 class ProgressLine:

@@ -40,7 +40,7 @@ class Settings:
         except (OSError, RuntimeError) as error:  # a name that is too long; ~name of an unknown user
             why = getattr(error, "strerror", None) or str(error).rstrip(".")
         if why or "\0" in self.model_root:
-            what = f"The model root {self.model_root[:80]!r} cannot be a folder: {why or 'a null character'}."
+            what = f"The model root {self.model_root[:80]!r} cannot be used as a folder: {why or 'a null character'}."
             hint = "Set TUTORIAL_MODEL_ROOT, or model_root in settings.toml, to a folder; it need not exist yet."
             raise TutorialError(what, hint)
         return root / self.model / "checkpoint"
@@ -56,16 +56,16 @@ def load(path: Path = SETTINGS_FILE, environ: Mapping[str, str] = os.environ) ->
     try:
         data = path.read_bytes() if path.exists() else b""
         if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-            raise TutorialError(f"{path.name} is saved as UTF-16.", "Save it as UTF-8; editors ask when you save as.")
+            raise TutorialError(f"{path.name} is saved as UTF-16.", "Save it as UTF-8, an option of Save As.")
         table = tomllib.loads(data.decode("utf-8-sig"))  # Notepad begins UTF-8 with a byte-order mark
     except OSError as error:  # a folder of that name, or no permission
-        raise TutorialError(f"{path.name} cannot be read: {error.strerror}.", "Correct that, or delete it.") from error
+        raise TutorialError(f"{path.name} cannot be read: {error.strerror}.", "Fix that, or delete it.") from error
     except (ValueError, RecursionError) as error:
-        raise TutorialError(f"{path.name} is damaged: {error}.", "Correct that line, or delete the file.") from error
+        raise TutorialError(f"{path.name} is damaged: {error}.", "Fix that line, or delete the file.") from error
     known = sorted(field.name for field in fields(Settings))
     if unknown := sorted(set(table) - set(known)):
-        what = f"{path.name} has {', '.join(unknown)}, which this version does not know."
-        raise TutorialError(what, f"It knows {', '.join(known)}. Delete those lines, or update the tutorial.")
+        what = f"{path.name} has unknown settings: {', '.join(unknown)}."
+        raise TutorialError(what, f"Known settings: {', '.join(known)}. Delete the others, or update the tutorial.")
     table |= {name: environ[key] for key, name in OVERRIDES.items() if environ.get(key)}
     return check(replace(Settings(), **table))
 
@@ -78,9 +78,9 @@ def check(settings: Settings) -> Settings:
     values = [("ov_config", value) for value in table.pop("ov_config").values()]
     for name, value in [*table.items(), *values]:
         if not isinstance(value, str):
-            raise TutorialError(f"The setting {name} has {value!r}, not text.", 'Put it in quotes: device = "CPU".')
+            raise TutorialError(f"The setting {name} is not text: {value!r}.", 'Put it in quotes: device = "CPU".')
         if printable(value) != value:
-            raise TutorialError(f"The setting {name} has control characters: {value!r}.", "Delete them.")
+            raise TutorialError(f"The setting {name} contains control characters: {value!r}.", "Delete them.")
     if settings.format not in settings.spec.flags:
         what = f"There is no weight format {settings.format!r} for {settings.model}."
         raise TutorialError(what, f"Choose one of: {', '.join(settings.spec.flags)}.")

@@ -43,12 +43,12 @@ def prompt_tokens(tok, messages: Messages, add_generation_prompt: bool = True) -
     twin, renamed = twin_tokenizer(tok)
     pieces = _split(masked, renamed)
     starts = accumulate(map(len, pieces), initial=0)
-    places = []  # where each character of the renamed text stands in the prompt
+    positions = []  # of each character of the renamed text in the prompt
     for piece, start in zip(pieces, starts, strict=False):
-        places += [start] * len(renamed[piece]) if piece in renamed else range(start, start + len(piece))
+        positions += [start] * len(renamed[piece]) if piece in renamed else range(start, start + len(piece))
     encoded = twin.encode("".join(renamed.get(p, p) for p in pieces).translate(reveal), add_special_tokens=False)
-    starts = (min(start, len(places) - 1) for start, _ in encoded.offsets)
-    return [(index, authors[places[start]]) for index, start in zip(encoded.ids, starts, strict=True)]
+    starts = (min(start, len(positions) - 1) for start, _ in encoded.offsets)
+    return [(index, authors[positions[start]]) for index, start in zip(encoded.ids, starts, strict=True)]
 
 
 def control_tokens(tok) -> frozenset[str]:
@@ -72,7 +72,7 @@ def _control_tokens(tok, source: str) -> frozenset[str]:
 def twin_tokenizer(tok):
     """Return a tokenizers.Tokenizer like `tok` whose control tokens have secret names, and {name: secret name}.
 
-    A control token that somebody typed is then nothing but text; those of the template are renamed before it encodes.
+    A control token that somebody typed is then ordinary text; those of the template are renamed before encoding.
     """
     return _twin_tokenizer(tok, control_tokens(tok))
 
@@ -150,7 +150,7 @@ def omitted_messages(tok, messages: Messages) -> list[int]:
 def _authors(tok, messages: Messages, add_generation_prompt: bool, prompt: str) -> list[int | None]:
     """Return the author of each character of `prompt`: the number of a message, or None for the template.
 
-    The template is rendered with placeholders instead of the contents; the contents are then put into their places.
+    The template is rendered with placeholders, which are then replaced by the contents.
     """
     placeholders = _with_contents(messages, [f"\0{number}\0" for number in range(len(messages))])
     pieces = re.split("\0(\\d+)\0", _render(tok, placeholders, add_generation_prompt))
@@ -182,14 +182,14 @@ def _render(tok, messages: Messages, add_generation_prompt: bool) -> str:
         hint = "Delete the model's folder, then: python -m helpers export"
         raise TutorialError(f"The model's chat template is damaged: {error}", hint) from error
     except TemplateError as error:
-        hint = "Most require user and assistant in turns, and at most one system message, at the start."
+        hint = "Most templates require user and assistant to alternate, and allow a system message only at the start."
         raise TutorialError(f"The model's chat template refuses these messages: {error}", hint) from error
     except Exception as error:  # a template can raise anything
         problem = str(error) or type(error).__name__
-        raise TutorialError(f"The model's chat template fails: {problem}", "Choose another model.") from error
+        raise TutorialError(f"The model's chat template fails: {problem}", "Choose a different model.") from error
     if len(text) > TEMPLATE_CHARACTERS + 10 * sum(len(message["content"]) for message in messages):
-        problem = f"The model's chat template makes {len(text):,} characters of these messages."
-        raise TutorialError(problem, "Choose another model.")
+        problem = f"The model's chat template produces {len(text):,} characters from these messages."
+        raise TutorialError(problem, "Choose a different model.")
     return text
 
 

@@ -66,7 +66,7 @@ def test_check_token_ids_returns_a_list_of_ints(ids):
 
 @pytest.mark.parametrize("ids", [[-1], [3, -1], [1.0], ["1"], "12", [[1]], None, 7])
 def test_check_token_ids_refuses_anything_else(ids):
-    with pytest.raises(TutorialError, match="not ids of tokens"):
+    with pytest.raises(TutorialError, match="not token ids"):
         check_token_ids(ids)
 
 
@@ -184,7 +184,7 @@ def test_a_current_folder_that_was_deleted_is_named(tmp_path, monkeypatch):
     gone.mkdir()
     monkeypatch.chdir(gone)
     gone.rmdir()
-    assert "started no longer exists" in cause_of(FileNotFoundError(errno.ENOENT, "none")).message
+    assert "current folder no longer exists" in cause_of(FileNotFoundError(errno.ENOENT, "none")).message
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid(), reason="only root can read as a different user")

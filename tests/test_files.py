@@ -94,7 +94,7 @@ def test_of_two_processes_one_makes_the_folder_and_the_other_waits(tmp_path, sta
     first = start("-c", BUILD, str(tmp_path / "model"))
     assert first.stdout.readline() == "half-way\n"
     second = start("-c", BUILD, str(tmp_path / "model"))
-    assert second.stdout.readline() == "Another process is making model; waiting for it.\n"
+    assert second.stdout.readline() == "Another process is creating model; waiting for it.\n"
     assert second.poll() is None
     first.stdin.write("\n")
     first.stdin.flush()
@@ -204,7 +204,7 @@ def test_a_file_with_a_different_hash_is_refused(tmp_path):
     file.write_bytes(b"words")
     check_hash(file, hashlib.sha256(b"words").hexdigest())
     check_hash(file, hashlib.sha1(b"words").hexdigest(), "sha1")
-    with pytest.raises(TutorialError, match="weights is not the file that was published: it has 5 bytes"):
+    with pytest.raises(TutorialError, match="weights is not the published file: it has 5 bytes"):
         check_hash(file, hashlib.sha256(b"other").hexdigest())
 
 
@@ -398,7 +398,7 @@ def refuse(*_, **__):
 
 def test_too_small_a_disk_is_an_error_before_anything_is_made(tmp_path):
     require_disk_space(tmp_path / "not" / "there", 0)
-    with pytest.raises(TutorialError, match="needs 1000000.0 GiB of free disk space and has"):
+    with pytest.raises(TutorialError, match="needs 1000000.0 GiB of free disk space; "):
         require_disk_space(tmp_path / "not" / "there", 1e6)
     assert names(tmp_path) == set()
     assert existing_parent(tmp_path / "not" / "there") == existing_parent(tmp_path) == tmp_path

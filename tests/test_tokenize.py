@@ -159,7 +159,7 @@ def test_a_template_that_changes_words_hides_the_authors(tok, with_template):
         ("{{ messages + 1 }}", "fails: can only"),
         ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "fails: maximum recursion"),
         ("{% include 'other' %}", "template (fails|refuses)"),
-        ("{{ 'x' * 30000000 }}", "makes 30,000,000 characters"),
+        ("{{ 'x' * 30000000 }}", "produces 30,000,000 characters"),
     ],
 )
 def test_a_template_that_cannot_be_used_is_refused(tok, with_template, template, words):

@@ -323,7 +323,7 @@ class View {
     if (ok) request.done(data);
   }
 
-  // Show a sentence of this view's own in place of the kernel's status, for a while or until the next one.
+  // Show a sentence of this view instead of the kernel's status, for a while or until the next one.
   notify(note, lasting = false) {
     this.note = note;
     this.drawStatus();

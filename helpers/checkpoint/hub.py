@@ -19,8 +19,8 @@ WANTED = ["*.json", "*.jinja", "*.safetensors", "tokenizer.model", "LICENSE*"]  
 LISTING_LIMIT = 2**24  # bytes; Phi-3's has 5 KB
 SLOWEST, WINDOW = 1024, 60  # bytes a second over so many seconds; at that rate Phi-3 takes 80 days
 MIRROR_HINT = "Is HF_ENDPOINT a complete mirror of the hub?"
-VARIABLES_HINT = "Check HF_ENDPOINT, HF_TOKEN (ASCII), HF_HUB_DOWNLOAD_TIMEOUT (seconds), the *_PROXY, and NO_PROXY, "
-VARIABLES_HINT += "in which the hub's client takes no brackets and no ranges of IPv6 addresses."
+VARIABLES_HINT = "Check HF_ENDPOINT, HF_TOKEN (ASCII), HF_HUB_DOWNLOAD_TIMEOUT (seconds), the *_PROXY variables, and "
+VARIABLES_HINT += "NO_PROXY, in which the hub's client accepts no brackets and no ranges of IPv6 addresses."
 
 
 # A file as the hub lists it: size in bytes, the sha256 of large files, and git's own hash of the others.
@@ -35,7 +35,7 @@ def from_hub(model: Model, part: Path) -> None:
     """
     entries = listing(model)
     names = {entry.name for entry in entries}
-    for path in part.iterdir():  # nothing else may get into the checkpoint, nor be written through
+    for path in part.iterdir():  # no other file may enter the checkpoint, and none be written through a link
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         elif path.name not in names or path.is_symlink() or path.stat().st_nlink > 1:
@@ -141,7 +141,7 @@ def _get(path: str, model: Model, start: int = 0, timeout: float | None = None) 
         for each in (*response.history, response):
             _check_commit(each.headers.get("X-Repo-Commit", model.revision), model)
         if response.headers.get("Content-Encoding", "identity") != "identity":  # few bytes may become any number
-            raise TutorialError("The hub sends compressed files, which was not asked for.", MIRROR_HINT)
+            raise TutorialError("The hub sends a compressed file, which was not requested.", MIRROR_HINT)
         yield response
 
 
@@ -151,7 +151,7 @@ def _chunks(response, limit: int, what: str) -> Iterator[bytes]:
     for chunk in response.iter_raw():
         arrived, total, now = arrived + len(chunk), total + len(chunk), time.monotonic()
         if total > limit:
-            raise TutorialError(f"The hub sends more than {limit:,} bytes of {what}, and no end.", MIRROR_HINT)
+            raise TutorialError(f"The hub sends more than the {limit:,} bytes that {what} may have.", MIRROR_HINT)
         if now - since > WINDOW:
             if arrived < SLOWEST * (now - since):
                 hint = "Try a different network, or later. Then run this again: what has arrived is kept."

@@ -1,4 +1,4 @@
-"""The tokenizer of a checkpoint or an export: what its tokenizer.json says, whatever class is named beside it."""
+"""Load the tokenizer of a checkpoint or an export as its tokenizer.json defines it, whatever class is configured."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from pathlib import Path
 
 from helpers.files import read_json
 
-PLAIN = ("PreTrainedTokenizerFast", "TokenizersBackend")  # add nothing to what tokenizer.json says
+PLAIN = ("PreTrainedTokenizerFast", "TokenizersBackend")  # add nothing to tokenizer.json
 # For some classes transformers 5 builds these itself, from the vocabulary alone.  Where tokenizer_config.json names one
-# for a tokenizer.json of another kind, as in DeepSeek-R1-Distill-Llama, spaces are lost (its issue 45488).
+# for a different kind of tokenizer.json, as in DeepSeek-R1-Distill-Llama, spaces are lost (its issue 45488).
 PARTS = ("normalizer", "pre_tokenizer", "decoder")
 
 
 def load_tokenizer(folder: Path, trust_remote_code: bool = False):
-    """Return the tokenizer of a folder: what AutoTokenizer returns, as long as it does what tokenizer.json says."""
+    """Return the tokenizer of a folder: AutoTokenizer's, if it agrees with tokenizer.json."""
     config = read_json(folder / "tokenizer_config.json")
     if config.get("tokenizer_class") in PLAIN and "auto_map" not in config:
         from transformers import PreTrainedTokenizerFast  # without AutoTokenizer's slow imports
@@ -30,7 +30,7 @@ def load_tokenizer(folder: Path, trust_remote_code: bool = False):
 
 
 def restore_tokenizer(checkpoint: Path, export: Path) -> None:
-    """Put the checkpoint's tokenizer into its export, where the export got one that transformers has built itself."""
+    """Replace the export's tokenizer by the checkpoint's, if transformers has built a different one."""
     if not (checkpoint / "tokenizer.json").exists() or _parts(checkpoint) == _parts(export):
         return
     from openvino import save_model

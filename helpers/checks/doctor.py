@@ -1,4 +1,4 @@
-"""Check whether this machine is ready for the notebooks, and say what to do where it is not.  Nothing is changed."""
+"""Check whether this machine is ready for the notebooks, and say what to do if not.  Nothing is changed."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ INTEL = "0x8086"  # PCI vendor number
 
 
 def examine(choice: Settings | None = None, network: bool = False, thorough: bool = False) -> list[Finding]:
-    """Return the findings for these settings (None: the project's), in the order in which trouble would show.
+    """Return the findings for these settings (None: the project's), in the order in which problems would appear.
 
     `network` also runs the probes of the network; nothing else here uses it.  `thorough` compares files by their
     hashes instead of their sizes.  Never raises: a probe that fails becomes a finding.
@@ -61,7 +61,7 @@ def _run(probe: Callable[..., ProbeResult], *arguments: object) -> list[Finding]
         results.append(("problem", error.message, error.hint))
     except ImportError as error:
         results.append(("problem", f"{error.name or 'A library'} cannot be imported: {error}", SET_UP))
-    except Exception as error:  # an unforeseen machine; the other probes still help
+    except Exception as error:  # unexpected on this machine; the other probes still help
         message = f"This check failed. {type(error).__name__}: {error}"
         results.append(("note", message, "If the notebooks run, you can ignore this."))
     topic = probe.__name__.removeprefix("_")
@@ -132,9 +132,9 @@ def _devices(choice: Settings) -> ProbeResult:
         if any(name.startswith(kind) for name in available):
             continue
         if INTEL in {file.read_text().strip() for file in HARDWARE_ROOT.glob(f"{HARDWARE[kind]}/device/vendor")}:
-            yield "note", f"This machine has an Intel {kind}, but OpenVINO does not see it.", f"Note: {reason}."
+            yield "note", f"This machine has an Intel {kind}, but OpenVINO does not see it.", reason
         elif not choice.device.strip().upper().startswith(kind):  # that one was reported above
-            yield "ok", f"No {kind} on this machine: {reason}. The notebooks run on the CPU."
+            yield "ok", f"No {kind} on this machine; the notebooks run on the CPU. {reason}".rstrip()
 
 
 def _memory(choice: Settings) -> ProbeResult:
@@ -199,7 +199,7 @@ def _checkpoint(choice: Settings, thorough: bool) -> ProbeResult:
     if choice.checkpoint_dir.exists():
         require_complete(choice.checkpoint_dir, command)
     elif choice.model_dir.exists():
-        yield "ok", "There is no checkpoint; once the export exists, only notebooks 00 and 01 need it."
+        yield "ok", "There is no checkpoint. The export exists, so only notebooks 00 and 01 need one."
         return
     yield from _files(choice.checkpoint_dir, (), "00_quickstart", command, thorough)
 

@@ -1,4 +1,4 @@
-"""Check an export: its tokenizer, its probabilities beside the checkpoint's, its KV cache, and its device."""
+"""Check an export: its tokenizer, its probabilities against the checkpoint's, its KV cache, and its device."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def check(settings: Settings) -> list[Finding]:
         findings.append(Finding("checkpoint", "note", skipped, "To fetch it: python -m helpers fetch"))
     else:
         lost = np.maximum(np.mean(np.concatenate([answer.logprobs for answer in answers]) - logprobs), 0)
-        hint = f"{export_again}. If the result is the same, this format is too small for the model: --format int8"
+        hint = f"{export_again}. If the result is the same, this format is too coarse for the model: use --format int8"
         findings.append(_judge("checkpoint", lost, "In the export, the checkpoint's tokens", hint))
     hint = 'Try INFERENCE_PRECISION_HINT = "f32" and KV_CACHE_PRECISION = "f32" in ov_config, or a newer OpenVINO.'
     findings.append(_judge("cache", np.mean(abs(with_cache - logprobs)), "With the KV cache, the same tokens", hint))
@@ -140,7 +140,7 @@ def _reference_answers(settings: Settings) -> tuple[list[ReferenceAnswer], str]:
     with suppress(OSError, TutorialError, *MALFORMED):  # no file, or not one of ours
         saved = read_json(file)
         if saved["answers"] and saved == key | {"answers": saved["answers"]}:
-            # By position, because an earlier version gave the values other names.
+            # By position, because an earlier version used different names.
             answers = [[*answer.values()] for answer in saved["answers"]]
             return [ReferenceAnswer(*map(check_token_ids, (p, i)), [float(x) for x in f]) for p, i, f in answers], ""
     return [], reason
@@ -151,8 +151,8 @@ def _check_tokenizer(tok, prompts: list[list[int]], answers: Sequence[ReferenceA
     if "".join(decoded.split()) != "".join(SAMPLE.split()):
         return Finding("tokenizer", "problem", f"The text {SAMPLE!r} becomes {decoded!r}.", hint)
     if answers and prompts != [answer.prompt_ids for answer in answers]:
-        return Finding("tokenizer", "problem", "Its ids for a question differ from those of the checkpoint.", hint)
-    return Finding("tokenizer", "ok", "A text that is encoded and decoded stays the same.")
+        return Finding("tokenizer", "problem", "Its token ids for a question differ from the checkpoint's.", hint)
+    return Finding("tokenizer", "ok", "Encoding and decoding a text returns the same text.")
 
 
 def _judge(topic: str, lost: float, what: str, hint: str) -> Finding:

@@ -1,4 +1,4 @@
-"""What a check finds, as data and as text."""
+"""The findings of a check, as data and as text."""
 
 from __future__ import annotations
 

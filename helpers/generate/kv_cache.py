@@ -1,4 +1,4 @@
-"""The KV cache: OpenVINO's state, or blocks in tensors of our own."""
+"""The KV cache: OpenVINO's stateful cache, or a paged cache in tensors of our own."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ INITIAL_CAPACITY = 512  # tokens
 
 
 class StatefulKVCache:
-    """Keys and values as the state of the infer request, [1, heads, tokens, head size] each: the graph as exported.
+    """Keys and values in the state of the infer request, [1, KV heads, tokens, head size] each, as exported.
 
-    Every device runs it.  Behind cached tokens, the CPU plugin computes the attention of each new token separately.
+    Every device supports it.  After cached tokens, the CPU plugin computes the attention of each new token separately.
     """
 
     prefill_chunk_size: int | None = None  # no limit
@@ -22,7 +22,7 @@ class StatefulKVCache:
 
         self.request = compiled.create_infer_request()
         # The inputs are allocated once, as long as the context; a run only sets their shapes, which moves no memory.
-        # To pass new arrays instead takes longer than everything else that Python does for a token.
+        # Passing new arrays would take longer than everything else that Python does for a token.
         self.inputs = {
             "input_ids": Tensor(np.zeros((1, context_length), np.int64)),
             "position_ids": Tensor(np.zeros((1, context_length), np.int64)),
@@ -33,7 +33,7 @@ class StatefulKVCache:
             self.request.set_tensor(port, self.inputs[port.any_name])
 
     def set_inputs(self, new_ids: list[int], n_cached: int) -> None:
-        """Set the inputs for a run on `new_ids` behind the first `n_cached` tokens, which are all that is cached."""
+        """Set the inputs for a run on `new_ids` after `n_cached` cached tokens, which are all that is cached."""
         self.inputs["attention_mask"].shape = [1, n_cached + len(new_ids)]
         for name, values in ("input_ids", new_ids), ("position_ids", range(n_cached, n_cached + len(new_ids))):
             self.inputs[name].shape = [1, len(new_ids)]
@@ -61,13 +61,13 @@ class StatefulKVCache:
 class PagedKVCache:
     """Keys and values in tensors of our own, [blocks, heads, tokens per block, head size]: PagedAttention, as in vLLM.
 
-    Each run is told how many tokens are cached, and writes the new ones behind them.  To trim is to pass a smaller
-    number: what the blocks hold behind the cached tokens does not matter.  Blocks of u8 contain their scales and zero
-    points, and are rounded again while they fill.
+    Each run gets the number of cached tokens and writes the new ones after them.  A smaller number trims the cache:
+    what the blocks contain after the cached tokens is ignored.  Blocks of u8 contain their scales and zero points, and
+    are rounded again while they fill.
     """
 
     prefill_chunk_size: int | None = PREFILL_CHUNK_SIZE
-    survives_cancel = True  # a run only writes behind what is cached
+    survives_cancel = True  # a run writes only after the cached tokens
 
     def __init__(self, compiled, context_length: int) -> None:
         from openvino import Tensor
@@ -87,7 +87,7 @@ class PagedKVCache:
             self.request.set_tensor(name, tensor)
 
     def set_inputs(self, new_ids: list[int], n_cached: int) -> None:
-        """Set the inputs for a run on `new_ids` behind the first `n_cached` tokens, which are all that is cached."""
+        """Set the inputs for a run on `new_ids` after `n_cached` cached tokens, which are all that is cached."""
         end = n_cached + len(new_ids)
         blocks = -(-end // self.block)
         if blocks > self.capacity:

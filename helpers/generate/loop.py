@@ -1,4 +1,4 @@
-"""Prompt ids → a stream of new tokens: the one generation loop of the project, on OpenVINO's infer request."""
+"""Prompt ids → a stream of new tokens: the project's generation loop, on OpenVINO's infer request."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from helpers.generate.kv_cache import PagedKVCache, StatefulKVCache
 from helpers.generate.sampling import GREEDY, Sampling
 from helpers.load.config import context_length, eos_token_ids, long_rope_start, vocabulary_size
 
-POLL_MS = 50  # how long an interrupt or a stop may wait during a prefill
+POLL_MS = 50  # how long an interrupt or a stop waits at most during prefill
 MIN_PREFILL = 16  # prefill leaves fewer new tokens than this to generate
 FINISH_REASONS = ("eos_token", "max_new_tokens", "context", "stopped", "error")
 
@@ -80,10 +80,10 @@ class GenerationStats:
 
 
 class PromptCache:
-    """The KV cache of one text: it holds the keys and values of the tokens `ids`, and the next call continues there.
+    """The KV cache of one text: keys and values of the tokens `ids`, from which the next call continues.
 
-    Each PromptCache has its own infer request, hence its own KV cache, and all share the weights: several texts can be
-    generated in turns, and model.generate does not disturb them.  Raises TutorialError for an export without a cache.
+    Each PromptCache has its own infer request and KV cache, and all share the weights.  So several texts can be
+    generated alternately, and model.generate does not affect them.  Raises TutorialError for an export without a cache.
     """
 
     def __init__(self, model) -> None:
@@ -114,7 +114,7 @@ class PromptCache:
             del cached[self.kv.trim(len(cached), shared) :]
         if self.is_long != (len(ids) > self.long_rope_start):
             self.is_long = not self.is_long
-            del cached[self.kv.trim(len(cached), 0) :]  # their keys have the angles of the other length
+            del cached[self.kv.trim(len(cached), 0) :]  # their keys were rotated by different frequencies
         self.cached_tokens = len(cached)
         if self.kv.survives_cancel:  # so that an interrupt loses nothing of it
             self.ids = cached
@@ -149,7 +149,7 @@ class PromptCache:
             yield done, len(ids)
             if cancelled and cancelled():
                 return
-            # With longrope, no chunk may end where the other set of angles holds.
+            # With longrope, no chunk may end where the other set of frequencies applies.
             done = max(done + round_to_bucket(min(new, self.kv.prefill_chunk_size or new)), short + 1)
             if done == len(ids):
                 return
@@ -193,18 +193,18 @@ def generate(
     if not ids or max(ids) >= vocabulary:
         raise TutorialError(
             f"The prompt is empty, or has ids outside this model's vocabulary (0 to {vocabulary - 1}).",
-            "Make it with the tokenizer from the model's own folder.",
+            "Create it with the tokenizer in the model's folder.",
         )
     if len(ids) >= context:
         raise TutorialError(
-            f"The prompt has {len(ids)} tokens, which leaves no room for an answer in this model's {context}.",
+            f"The prompt has {len(ids)} tokens, which leaves no room for an answer in a context of {context}.",
             "Shorten it, or leave out the oldest messages.",
         )
     alternatives = check_int(alternatives, "alternatives", 0)
     if cache and cache.model is not model:
-        raise TutorialError("This cache belongs to a different model.", "Make one for this model: PromptCache(model).")
+        raise TutorialError("This cache belongs to a different model.", "Create one: PromptCache(model).")
     if not isinstance(sampling, Sampling):
-        raise TutorialError(f"{sampling!r} is not a Sampling.", "Give a Sampling(…), or nothing for greedy decoding.")
+        raise TutorialError(f"{sampling!r} is not a Sampling.", "Pass a Sampling(…), or nothing for greedy decoding.")
     stop_ids = eos_token_ids(model) if stop_ids is None else frozenset(check_token_ids(stop_ids))
     cache, limit = cache or PromptCache(model), min(limit, context - len(ids))
     return _generate(cache, ids, limit, sampling.make_sampler(), stop_ids, alternatives)
@@ -213,27 +213,27 @@ def generate(
 def _generate(cache, ids, max_new_tokens, choose, stop_ids, alternatives) -> Iterator[GeneratedToken]:
     for _ in range(max_new_tokens):
         start = time.perf_counter()
-        chosen, scores = choose(ids, cache.logits(ids))
-        probability, top_tokens = probabilities(scores, chosen, alternatives)
+        chosen, logits = choose(ids, cache.logits(ids))
+        probability, top_tokens = probabilities(logits, chosen, alternatives)
         ids.append(chosen)
         yield GeneratedToken(chosen, probability, top_tokens, 1000 * (time.perf_counter() - start))
         if chosen in stop_ids:
             return
 
 
-def probabilities(scores: np.ndarray, chosen: int, n: int = 0) -> tuple[float, tuple[tuple[int, float], ...]]:
-    """Return the probability of `chosen` under softmax(scores [vocabulary]), and the `n` most likely (id, probability).
+def probabilities(logits: np.ndarray, chosen: int, n: int = 0) -> tuple[float, tuple[tuple[int, float], ...]]:
+    """Return the probability of `chosen` under softmax(logits [vocabulary]), and the `n` most likely (id, probability).
 
     Equal probabilities are in the order of their ids, as argmax has it; tokens of probability 0 are left out.
     """
-    top = scores.max()
-    weights = scores - top  # [vocabulary]
+    top = logits.max()
+    weights = logits - top  # [vocabulary]
     np.exp(weights, out=weights)  # at most 1, so nothing overflows; in place, because new memory costs more than exp
     total, top_tokens = weights.sum(), ()
     if n > 0:
-        # Nearly always the n most likely lie within a factor of 3,000: to find those takes a quarter of sorting all.
-        near = np.flatnonzero(scores >= top - 8)
+        # The n most likely nearly always lie within a factor of 3,000; finding those is four times faster than sorting.
+        near = np.flatnonzero(logits >= top - 8)
         near = near if len(near) >= n else np.flatnonzero(weights > 0)
-        order = np.argsort(-scores[near], kind="stable")[:n]
+        order = np.argsort(-logits[near], kind="stable")[:n]
         top_tokens = tuple((int(i), float(weights[i] / total)) for i in near[order])
     return float(weights[chosen] / total), top_tokens

@@ -62,15 +62,15 @@ class Sampling:
         processors, generator = self.processors(), torch.Generator()
         generator.seed() if self.seed is None else generator.manual_seed(self.seed)
 
-        def choose(ids, scores):
+        def choose(ids, logits):
             if processors:
                 with single_thread():
-                    scores = processors(torch.tensor([ids]), torch.tensor(scores)[None])[0].numpy()
+                    logits = processors(torch.tensor([ids]), torch.tensor(logits)[None])[0].numpy()
             if self.temperature == 0:
-                return int(scores.argmax()), scores
+                return int(logits.argmax()), logits
             with single_thread():
-                probabilities = torch.softmax(torch.from_numpy(scores), dim=-1)
-                return int(torch.multinomial(probabilities, 1, generator=generator)), scores
+                probabilities = torch.softmax(torch.from_numpy(logits), dim=-1)
+                return int(torch.multinomial(probabilities, 1, generator=generator)), logits
 
         return choose
 

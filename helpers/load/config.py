@@ -1,4 +1,4 @@
-"""Facts that every model's configuration states, each family under names of its own."""
+"""Read a model's configuration, in which families of models use different names."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def check_config(model) -> None:
 
 
 def context_length(config) -> int:
-    """Return how many tokens the model can see."""
+    """Return the length of the model's context window, in tokens."""
     stated = [value for name in CONTEXT_NAMES if (value := getattr(config, name, None)) is not None]
     return _check("context length", stated[0] if stated else DEFAULT_CONTEXT)
 
 
 def vocabulary_size(config) -> int:
-    """Return how many ids the model knows."""
+    """Return the number of ids in the model's vocabulary."""
     return _check("vocab_size", getattr(config, "vocab_size", None))
 
 
@@ -37,14 +37,14 @@ def eos_token_ids(model) -> frozenset[int]:
 
 def _check(what: str, value: object, least: int = 1) -> int:
     if isinstance(value, bool) or not isinstance(value, Integral) or not least <= value <= 2**31:
-        raise TutorialError(f"The model's configuration states as {what}: {value!r:.60}.", "Export the model again.")
+        raise TutorialError(f"The model's configuration has an invalid {what}: {value!r:.60}.", "Export it again.")
     return int(value)
 
 
 def long_rope_start(config) -> int | None:
-    """Return the number of tokens above which longrope turns all keys by other angles, or None without longrope.
+    """Return the number of tokens above which longrope uses different rotary frequencies, or None without longrope.
 
-    Phi-3's versions with 128k tokens have it (arXiv:2402.13753).  Keys that were cached below are wrong above.
+    Phi-3's versions with 128k tokens have it (arXiv:2402.13753).  Keys cached below this length are invalid above it.
     """
     rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
     if "longrope" not in (rope.get("rope_type"), rope.get("type")):

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from helpers.errors import TutorialError
 
 GPU_MISSING = {
-    "linux": "an Intel GPU needs its OpenCL driver (intel-opencl-icd) and a user in the group render",
-    "win32": "an Intel GPU needs Intel's graphics driver; the one that comes with Windows is not enough",
-    "darwin": "OpenVINO does not support GPUs on macOS",
+    "linux": "To use an Intel GPU, install intel-opencl-icd and add your user to the group render.",
+    "win32": "To use an Intel GPU, install Intel's own graphics driver; the one in Windows is not enough.",
+    "darwin": "OpenVINO does not support GPUs on macOS.",
 }
-NPU_MISSING = "an NPU is part of Intel Core Ultra processors and needs its driver; on Linux, read access to /dev/accel"
+NPU_MISSING = "An NPU (Intel Core Ultra) needs its driver; on Linux, also read access to /dev/accel."
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ def choose_device(wanted: str, strict: bool = False, available: tuple[str, ...] 
         device = same.pop() if len(same) == 1 else name
         return DeviceChoice(device, f"{device} is available.")
     reason = NPU_MISSING if name.startswith("NPU") else GPU_MISSING.get(sys.platform, "")
-    reason = f" ({reason})" if name[:3] in ("GPU", "NPU") and reason else ""
-    message = f"No device {wanted} on this machine{reason}. OpenVINO sees: {', '.join(seen)}."
+    reason = f" {reason}" if name[:3] in ("GPU", "NPU") and reason else ""
+    message = f"No {wanted.strip() or 'such device'} on this machine. OpenVINO sees: {', '.join(seen)}."
     if strict:
-        raise TutorialError(message, "Choose one of those, or drop strict to use the CPU.")
-    return DeviceChoice("CPU", f"{message} Using CPU.")
+        raise TutorialError(message + reason, "Choose one of those, or drop strict to use the CPU.")
+    return DeviceChoice("CPU", f"{message} Using CPU.{reason}")

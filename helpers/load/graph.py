@@ -69,8 +69,8 @@ def slice_last_logits(graph, axis: int = 1) -> bool:
     """Make `logits` those of the last position only, where `axis` is the axis of positions; return whether it worked.
 
     Prefill needs no others, and each costs a row of the vocabulary's length.  OpenVINO GenAI does the same
-    (slice_before_matmul).  The head may be followed by a scale or a cap (Granite, Cohere, Gemma).  A graph of another
-    form is left unchanged.
+    (slice_before_matmul).  The head may be followed by a scale or a cap (Granite, Cohere, Gemma).  Any other graph is
+    left unchanged.
     """
     from openvino import opset13 as ops
 

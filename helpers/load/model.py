@@ -1,4 +1,4 @@
-"""Load an exported model and its tokenizer: by optimum-intel, or by OpenVINO alone in about half of the time."""
+"""Load an exported model and its tokenizer: with optimum-intel, or with OpenVINO alone in about half the time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from helpers.load.device import DeviceChoice, choose_device
 from helpers.load.graph import prepare
 from helpers.settings import Settings, display_path
 
-# With HF_HUB_OFFLINE=1, optimum-intel 2.1 warns about each local folder that it could not look it up on the Hub.
+# With HF_HUB_OFFLINE=1, optimum-intel 2.1 warns that it could not look up each local folder on the Hub.
 logging.getLogger("optimum.intel.openvino.modeling_base").addFilter(
     lambda record: "Could not infer whether" not in record.getMessage()
 )
@@ -51,7 +51,7 @@ def load_model(settings: Settings, strict: bool = False, paged: bool = True):
 
 
 def load_fast(settings: Settings, strict: bool = False):
-    """Return the same as load_model with an IRModel, which has no `generate` of its own; the new ids are the same.
+    """Return what load_model returns, but with an IRModel, which has no `generate` method; the generated ids are equal.
 
     It does not import optimum-intel, and OpenVINO compiles while Python imports the tokenizer's library.
     """
@@ -101,7 +101,7 @@ def require_export(settings: Settings) -> Path:
 
 @contextmanager
 def _find_export(settings: Settings, strict: bool) -> Iterator[tuple[Path, DeviceChoice]]:
-    """Yield the export's folder and the device; raise TutorialError for whatever fails in the block."""
+    """Yield the export's folder and the device; raise TutorialError for any failure in the block."""
     folder, choice = require_export(settings), choose_device(settings.device, strict)
     try:
         yield folder, choice

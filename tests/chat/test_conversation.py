@@ -497,7 +497,7 @@ def test_warnings_say_what_the_statistics_do_not():
     for sampling, same in [(GREEDY, True), (Sampling(1.0, top_k=1), False), (Sampling(1.0, top_k=1, seed=3), True)]:
         conversation.sampling = sampling
         list(answer := conversation.regenerate())
-        assert any("Same settings, same answer" in sentence for sentence in answer.warnings()) == same
+        assert any("The answer is the same" in sentence for sentence in answer.warnings()) == same
     conversation.model.reply = lambda text: ["\n" * 200]
     conversation.max_new_tokens, conversation.context_length = 200, 8192
     list(answer := conversation.regenerate())

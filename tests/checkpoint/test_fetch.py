@@ -110,8 +110,8 @@ def not_there(index, tiny, tmp_path):
 @pytest.mark.parametrize(
     "trouble, words",
     [
-        (another_wheel, "not the file that was published"),
-        (changed, "not the file that was published"),
+        (another_wheel, "not the published file"),
+        (changed, "not the published file"),
         (truncated, "pip could not get tiny-chat==0.1: .* is invalid"),
         (broken_off, "not enough bytes were received"),
         (not_there, "No matching distribution"),
@@ -178,7 +178,7 @@ def test_of_two_at_once_one_downloads_and_both_succeed(tiny, index, target, star
     assert index.halfway.wait(60)
     second = start(*argv)
     assert second.stdout.readline().startswith("A tiny model")
-    assert second.stdout.readline() == "Another process is making checkpoint; waiting for it.\n"
+    assert second.stdout.readline() == "Another process is creating checkpoint; waiting for it.\n"
     index.go.set()
     for process in (first, second):
         _, errors = process.communicate()

@@ -113,7 +113,7 @@ def test_an_interrupted_download_goes_on_where_it_stopped(hub, part):
 @pytest.mark.parametrize("name", [WEIGHTS, "tokenizer.json"])
 def test_wrong_content_is_noticed_and_the_next_run_repairs_it(hub, part, name):
     hub.spoiled.add(name)
-    with pytest.raises(TutorialError, match=f"{name} is not the file that was published"):
+    with pytest.raises(TutorialError, match=f"{name} is not the published file"):
         from_hub(PHI3, part)
     assert not (part / name).exists()
     hub.spoiled.clear()
@@ -123,10 +123,10 @@ def test_wrong_content_is_noticed_and_the_next_run_repairs_it(hub, part, name):
 
 
 BOUNDS = [
-    ("bomb", True, "config.json", "sends compressed files"),
-    ("endless", {"config.json"}, "config.json", "sends more than 2 bytes of config.json"),
-    ("endless", {WEIGHTS}, WEIGHTS, "bytes of model.safetensors"),
-    ("endless", {"listing"}, "listing", "more than 16,777,216 bytes of its list of files"),
+    ("bomb", True, "config.json", "sends a compressed file"),
+    ("endless", {"config.json"}, "config.json", "sends more than the 2 bytes that config.json"),
+    ("endless", {WEIGHTS}, WEIGHTS, "bytes that model.safetensors"),
+    ("endless", {"listing"}, "listing", "more than the 16,777,216 bytes that its list of files"),
     ("trickles", {"tokenizer.json"}, "tokenizer.json", "less than 1,024 bytes a second"),
     ("trickles", {"listing"}, "listing", "less than 1,024 bytes a second"),
 ]

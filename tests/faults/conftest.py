@@ -100,7 +100,7 @@ def in_a_line(said: str) -> str:
     said = re.sub(r"(127\.0\.0\.1:|port=)\d+", r"\1…", said)
     said = re.sub(r"(hash|expected) [0-9a-f]{12}…", r"\1 …", said)
     said = re.sub(r"\b(line|column|char) \d+", r"\1 …", said)
-    said = re.sub(r"(free disk space and has) [\d.]+ GiB", r"\1 … GiB", said)
+    said = re.sub(r"(free disk space;) [\d.]+ GiB", r"\1 … GiB", said)
     return " ".join(said.split())
 
 

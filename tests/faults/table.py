@@ -11,9 +11,9 @@ TABLE = Path(__file__).parents[2] / "docs" / "faults.md"
 HEAD = """\
 # Faults and bad input
 
-A test in `tests/faults` causes each fault below. It checks the message, that nothing is lost or damaged, and that the
-next run works. `nox -s faults -- --write-table` writes the tables from what the tests have seen; folders and numbers
-that differ between machines are left out. *Exit* is the exit code, where a command was run.
+A test in `tests/faults` causes each fault below, then checks the message, that nothing is lost or damaged, and that the
+next run works. `nox -s faults -- --write-table` generates the tables from these runs; … stands for folders and numbers
+that differ between machines. *Exit* is the exit code, if a command was run.
 """
 COLUMNS = "| fault | message | exit | afterwards |\n|---|---|---|---|\n"
 ELSEWHERE = [  # (fault, test)

@@ -41,7 +41,7 @@ from helpers.settings_form import SettingsForm
             "be compared",
         ),
         fault("A table of no rows", lambda: show.table([]), "table of no rows"),
-        fault("A file with a different hash", lambda: check_hash(ROOT / "LICENSE", "0"), "is not the file"),
+        fault("A file with a different hash", lambda: check_hash(ROOT / "LICENSE", "0"), "is not the published file"),
     ],
 )
 def test_a_function_refuses_what_it_cannot_use(outcome, call, words):
@@ -69,15 +69,15 @@ def test_an_ov_config_that_openvino_refuses(outcome, own, ov_config):
 @pytest.mark.parametrize(
     "prompt, max_new_tokens, words",
     [
-        fault("generate with text instead of ids", "Hello", 3, "not ids of tokens"),
-        fault("generate with None instead of ids", None, 3, "not ids of tokens"),
-        fault("generate with ids that are not integers", [1.5], 3, "not ids of tokens"),
-        fault("generate with a batch of prompts", [[1, 2]], 3, "not ids of tokens"),
+        fault("generate with text instead of ids", "Hello", 3, "not token ids"),
+        fault("generate with None instead of ids", None, 3, "not token ids"),
+        fault("generate with ids that are not integers", [1.5], 3, "not token ids"),
+        fault("generate with a batch of prompts", [[1, 2]], 3, "not token ids"),
         fault("generate with max_new_tokens of text", [1], "many", "max_new_tokens cannot be 'many'"),
         fault("generate with max_new_tokens of 2.5", [1], 2.5, "max_new_tokens cannot be 2.5"),
         fault("generate with an empty prompt", [], 3, "prompt is empty"),
         fault("generate with an id outside the vocabulary", [10**9], 3, "vocabulary"),
-        fault("generate with an id below 0", [-1], 3, "not ids of tokens"),
+        fault("generate with an id below 0", [-1], 3, "not token ids"),
         fault("generate with a prompt longer than the context", [1] * 600, 3, "leaves no room"),
         fault("generate with max_new_tokens of 0", [1], 0, "max_new_tokens cannot be 0"),
     ],
@@ -119,8 +119,8 @@ def test_messages_that_cannot_become_a_prompt(outcome, own, messages, words):
     "options, words",
     [
         fault("generate with a number as sampling", {"sampling": 0.7}, "0.7 is not a Sampling"),
-        fault("generate with a stop id that is not in a list", {"stop_ids": 2}, "not ids of tokens"),
-        fault("generate with stop ids of text", {"stop_ids": ["</s>"]}, "not ids of tokens"),
+        fault("generate with a stop id that is not in a list", {"stop_ids": 2}, "not token ids"),
+        fault("generate with stop ids of text", {"stop_ids": ["</s>"]}, "not token ids"),
         fault("generate with -1 alternatives", {"alternatives": -1}, "alternatives cannot be -1"),
     ],
 )
@@ -136,10 +136,10 @@ def test_generate_refuses_options(outcome, own, options, words):
 @pytest.mark.parametrize(
     "ids, stop, words",
     [
-        fault("Decoding of text", "abc", (), "not ids of tokens"),
-        fault("Decoding of None", None, (), "not ids of tokens"),
-        fault("Decoding of an id below 0", [5, -1], (), "not ids of tokens"),
-        fault("Decoding of an id of 1.5", [1.5], (), "not ids of tokens"),
+        fault("Decoding of text", "abc", (), "not token ids"),
+        fault("Decoding of None", None, (), "not token ids"),
+        fault("Decoding of an id below 0", [5, -1], (), "not token ids"),
+        fault("Decoding of an id of 1.5", [1.5], (), "not token ids"),
         fault("A stop string that is not in a list", [5], "ab", "stop cannot be"),
         fault("A stop string that is a number", [5], [3], "stop cannot be"),
         fault("An empty stop string", [5], [""], "stop cannot be"),
@@ -164,10 +164,10 @@ def test_ids_and_stop_strings_that_cannot_be_used(outcome, own, ids, stop, words
     [
         fault("A chat message of None", lambda c: c.say(None), "message is empty"),
         fault("A chat message of bytes", lambda c: c.say(b"Hello"), "message is empty"),
-        fault("Edit of a message that does not exist", lambda c: c.edit(7, "x"), "not a message of the user"),
-        fault("Edit of message None", lambda c: c.edit(None, "x"), "not a message of the user"),
-        fault("Edit of an answer", lambda c: c.edit(1, "x"), "not a message of the user"),
-        fault("A branch of a question", lambda c: c.branch(0, 0, 5), "not a message of the assistant"),
+        fault("Edit of a message that does not exist", lambda c: c.edit(7, "x"), "does not have the role user"),
+        fault("Edit of message None", lambda c: c.edit(None, "x"), "does not have the role user"),
+        fault("Edit of an answer", lambda c: c.edit(1, "x"), "does not have the role user"),
+        fault("A branch of a question", lambda c: c.branch(0, 0, 5), "does not have the role assistant"),
         fault("A branch at a position past the end", lambda c: c.branch(1, 99, 5), "not one of the alternatives"),
         fault("A branch at position None", lambda c: c.branch(1, None, 5), "not one of the alternatives"),
         fault(

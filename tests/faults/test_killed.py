@@ -113,7 +113,7 @@ def test_two_exports_at_once(outcome, start, room):
     first, second = exporting(start, room), exporting(start, room)
     said = [process.communicate(timeout=300) for process in (first, second)]
     assert [first.returncode, second.returncode] == [0, 0], said
-    waited = [out for out, _ in said if "Another process is making int4; waiting for it." in out]
+    waited = [out for out, _ in said if "Another process is creating int4; waiting for it." in out]
     assert len(waited) == 1 and "skipping export" in waited[0]
     assert only(room.model_dir.parent, "checkpoint", "int4")
     lines = [line for line in waited[0].splitlines() if "int4" in line][1:]
@@ -131,7 +131,7 @@ def test_of_two_exports_the_waiting_one_takes_over(outcome, start, room):
     out, errors = second.communicate(timeout=300)
     assert second.returncode == 0, errors
     assert "is complete" in out and only(room.model_dir.parent, "checkpoint", "int4")
-    outcome("Another process is making int4; waiting for it.", "the second makes it", 0)
+    outcome("Another process is creating int4; waiting for it.", "the second makes it", 0)
 
 
 @pytest.mark.weekly

@@ -72,11 +72,11 @@ def test_input_that_the_model_cannot_take(cli, outcome, own, argv, words):
 @pytest.mark.parametrize(
     "options, words",
     [
-        fault("An unknown device", ["--device", "TOASTER"], "No device TOASTER on this machine"),
+        fault("An unknown device", ["--device", "TOASTER"], "No TOASTER on this machine"),
         fault("An empty device", ["--device", ""], "OpenVINO sees: CPU"),
-        fault("A second CPU", ["--device", "CPU.1"], "No device CPU.1 on this machine"),
-        fault("AUTO with an unknown device", ["--device", "AUTO:TOASTER"], "No device AUTO:TOASTER on this machine"),
-        fault("A missing device in TUTORIAL_DEVICE", [], "No device NPU on this machine"),
+        fault("A second CPU", ["--device", "CPU.1"], "No CPU.1 on this machine"),
+        fault("AUTO with an unknown device", ["--device", "AUTO:TOASTER"], "No AUTO:TOASTER on this machine"),
+        fault("A missing device in TUTORIAL_DEVICE", [], "No NPU on this machine"),
     ],
 )
 def test_a_missing_device_is_named_and_the_cpu_answers(cli, outcome, own, options, words):
@@ -115,8 +115,8 @@ def test_the_chat_continues(cli, outcome, own, argv, typed, words):
     [
         fault("A model root that is a file", "{folder}/a file", "a file is a file"),
         fault("A model root below a file", "{folder}/a file/models", "a file is a file"),
-        fault("A model root in an unknown home folder", "~nobody-of-this-name/models", "cannot be a folder"),
-        fault("A model root of 300 characters", "x" * 300, "cannot be a folder"),
+        fault("A model root in an unknown home folder", "~nobody-of-this-name/models", "cannot be used as a folder"),
+        fault("A model root of 300 characters", "x" * 300, "cannot be used as a folder"),
     ],
 )
 def test_a_model_root_that_cannot_be_a_folder(cli, outcome, tmp_path, root, words):

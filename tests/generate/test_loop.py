@@ -343,11 +343,11 @@ def test_logits_that_are_not_finite_are_an_error_and_not_cached(lm, monkeypatch)
         ([], 5, {}, "is empty"),
         ([1] * 10_000, 5, {}, "10000 tokens"),
         ([1, 10**6], 5, {}, "outside this model's vocabulary"),
-        ([-1], 5, {}, "not ids of tokens"),
+        ([-1], 5, {}, "not token ids"),
         ([1, 2], 0, {}, "max_new_tokens cannot be 0"),
         ([1, 2], 3, {"alternatives": -1}, "alternatives cannot be -1"),
         ([1, 2], 3, {"sampling": 0.7}, "0.7 is not a Sampling"),
-        ([1, 2], 3, {"stop_ids": ["</s>"]}, "not ids of tokens"),
+        ([1, 2], 3, {"stop_ids": ["</s>"]}, "not token ids"),
     ],
 )
 def test_arguments_that_cannot_be_used_are_refused_immediately(lm, prompt, n, options, words):

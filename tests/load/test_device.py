@@ -24,11 +24,11 @@ def test_a_fallback_to_the_cpu_says_what_is_missing(available, wanted):
     choice = choose_device(wanted, available=available)
     assert choice.device in available
     if choice.device == "CPU":
-        assert choice.why.startswith(f"No device {wanted} on this machine") and choice.why.endswith("Using CPU.")
+        assert choice.why.startswith(f"No {wanted or 'such device'} on this machine") and " Using CPU." in choice.why
         assert f"OpenVINO sees: {', '.join(available)}." in choice.why
         with pytest.raises(TutorialError) as caught:
             choose_device(wanted, strict=True, available=available)
-        assert caught.value.message in choice.why
+        assert caught.value.message == choice.why.replace(" Using CPU.", "")
 
 
 @pytest.mark.parametrize("wanted, available", [("GPU", "GPU.0"), ("GPU.0", "GPU"), ("gpu.0", "GPU"), ("NPU.0", "NPU")])
