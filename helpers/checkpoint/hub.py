@@ -8,6 +8,7 @@ import time
 from collections import namedtuple
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -15,7 +16,9 @@ from helpers import files
 from helpers.catalog import Model
 from helpers.errors import HUB_LOGIN_HINT, NETWORK_HINT, TutorialError, check_addresses
 
-WANTED = ["*.json", "*.jinja", "*.safetensors", "tokenizer.model", "LICENSE*"]  # data, no code, no pickle
+# Data, no code, no pickle.  Mistral's repositories repeat their weights as consolidated.safetensors.
+WANTED = ["*.json", "*.jinja", "*.safetensors", "tokenizer.model", "LICENSE*", "openvino_*.xml", "openvino_*.bin"]
+COMMIT = re.compile("[0-9a-f]{40}")
 LISTING_LIMIT = 2**24  # bytes; Phi-3's has 5 KB
 SLOWEST, WINDOW = 1024, 60  # bytes a second over so many seconds; at that rate Phi-3 takes 80 days
 MIRROR_HINT = "Is HF_ENDPOINT a complete mirror of the hub?"
@@ -27,13 +30,14 @@ VARIABLES_HINT += "NO_PROXY, in which the hub's client accepts no brackets and n
 Entry = namedtuple("Entry", "name size sha256 git")
 
 
-def from_hub(model: Model, part: Path) -> None:
-    """Download the pinned revision into `part`; a second run continues where the first one stopped, inside a file too.
+def from_hub(model: Model, part: Path) -> str:
+    """Download the model's revision into `part` and return its commit; a second run continues, inside a file too.
 
     Not with huggingface_hub's functions: snapshot_download restarts an interrupted file (its issue 4196), and none
     of them limits how many bytes a server may send, or how slowly.
     """
-    entries = listing(model)
+    model, entries = listing(model)
+    files.require_disk_space(part, sum(entry.size for entry in entries) / files.GIB)
     names = {entry.name for entry in entries}
     for path in part.iterdir():  # no other file may enter the checkpoint, and none be written through a link
         if path.is_dir() and not path.is_symlink():
@@ -48,29 +52,66 @@ def from_hub(model: Model, part: Path) -> None:
     for entry in entries:
         with _translate(model), files.translate_os_errors(part):
             _download(model, entry, part / entry.name, report)
+        if entry.name == "config.json" and (error := _kind_error(model, files.read_json(part / entry.name))):
+            shutil.rmtree(part)
+            raise error
         done += entry.size
     line.finish("downloaded")
+    return model.revision
 
 
-def listing(model: Model, timeout: float | None = None) -> list[Entry]:
-    """Return the hub's entries of the files that we download.  Raises TutorialError where it has none, or no hub is."""
+def listing(model: Model, timeout: float | None = None) -> tuple[Model, list[Entry]]:
+    """Return the model at the commit of its revision, and the hub's entries of the files to download.
+
+    Raises TutorialError where the hub has none that can be used, or no hub answers.
+    """
     path = f"api/models/{model.origin}/revision/{model.revision}?blobs=true"
     with _translate(model), _get(path, model, timeout=timeout) as response:
         data = b"".join(_chunks(response, LISTING_LIMIT, "its list of files"))
         host = response.url.netloc.decode()
     try:
         info = files.parse_json(data)
-        entries = [_entry(each) for each in info["siblings"] if _is_wanted(each["rfilename"], model.trust_remote_code)]
+        names = [each["rfilename"] for each in info["siblings"]]
+        wanted = {name for name in names if _is_wanted(name, model.trust_remote_code)}
+        if files.IR_FILES[0] in wanted:  # an IR needs no weights beside its own
+            wanted -= {name for name in wanted if name.endswith(".safetensors")}
+        entries = [_entry(each) for each in info["siblings"] if each["rfilename"] in wanted]
+        entries.sort(key=lambda entry: entry.name != "config.json")  # it tells whether the others are of any use
+        if not COMMIT.fullmatch(model.revision) and COMMIT.fullmatch(info["sha"]):
+            model = replace(model, revision=info["sha"])
         _check_commit(info["sha"], model)
     except files.MALFORMED as error:
         raise TutorialError(f"{host} answers, but it is not a hub.", HUB_LOGIN_HINT) from error
-    if not any(entry.name.endswith(".safetensors") for entry in entries):
-        hint = "Choose a different model. A pickle (pytorch_model.bin) can run code, so it is not downloaded."
-        raise TutorialError(f"{model.origin} has no weights as safetensors.", hint)
-    if (gib := sum(entry.size for entry in entries) / files.GIB) > 2 * model.checkpoint_gib + 1:
-        what = f"The hub lists {gib:,.1f} GiB for {model.origin}, which has {model.checkpoint_gib} GiB."
+    if "config.json" not in wanted or not any(name.endswith((".safetensors", files.IR_FILES[0])) for name in wanted):
+        raise _unusable(model, names)
+    gib, known = sum(entry.size for entry in entries) / files.GIB, model.checkpoint_gib
+    if known and gib > 2 * known + 1:
+        what = f"The hub lists {gib:,.1f} GiB for {model.origin}, which has {known} GiB."
         raise TutorialError(what, MIRROR_HINT)
-    return entries
+    return model, entries
+
+
+def _unusable(model: Model, names: list[str]) -> TutorialError:
+    """Return the error for a repository whose files `names` include no weights that can be used."""
+    hint = "Choose a repository with *.safetensors or openvino_model.xml."
+    if "adapter_config.json" in names:
+        return TutorialError(
+            f"{model.origin} is an adapter (LoRA), not a whole model.",
+            f"Merge it into its base model with peft, or: {hint}",
+        )
+    if any(name.endswith(".gguf") for name in names):
+        what = f"{model.origin} has its weights as GGUF, which optimum-cli does not export."
+        return TutorialError(what, f"{hint} GGUF repositories usually name the one that they were made from.")
+    hint += " A pickle (pytorch_model.bin) can run code, so it is not downloaded."
+    return TutorialError(f"{model.origin} has no weights as safetensors.", hint)
+
+
+def _kind_error(model: Model, config: dict) -> TutorialError | None:
+    """Return the error for what is no text model by its config.json, or None."""
+    if "vision_config" in config or "audio_config" in config:
+        what = f"{model.origin} also reads pictures or sound; only text models can be exported here."
+        return TutorialError(what, "Choose the family's text model, for instance one whose name ends in -Instruct.")
+    return None
 
 
 def _entry(listed: dict) -> Entry:
@@ -85,7 +126,11 @@ def _entry(listed: dict) -> Entry:
 def _is_wanted(name: str, code: bool = False) -> bool:
     """Return whether `name` is data at the top of the repository: a plain name, which leads nowhere else."""
     plain = re.fullmatch(r"[A-Za-z0-9_][\w.-]{0,99}", name, re.ASCII) and name != files.MANIFEST
-    return bool(plain) and any(fnmatch(name, kind) for kind in WANTED + ["*.py"] * code)
+    return (
+        bool(plain)
+        and not name.startswith("consolidated")
+        and any(fnmatch(name, kind) for kind in WANTED + ["*.py"] * code)
+    )
 
 
 def _check_commit(commit: str, model: Model) -> None:
@@ -139,7 +184,8 @@ def _get(path: str, model: Model, start: int = 0, timeout: float | None = None) 
     with get_session().stream("GET", f"{constants.ENDPOINT}/{path}", headers=headers, timeout=timeout) as response:
         response.raise_for_status()
         for each in (*response.history, response):
-            _check_commit(each.headers.get("X-Repo-Commit", model.revision), model)
+            if COMMIT.fullmatch(model.revision):  # else the listing tells
+                _check_commit(each.headers.get("X-Repo-Commit", model.revision), model)
         if response.headers.get("Content-Encoding", "identity") != "identity":  # few bytes may become any number
             raise TutorialError("The hub sends a compressed file, which was not requested.", MIRROR_HINT)
         yield response
@@ -184,7 +230,10 @@ def hub_error(error: Exception, repo: str) -> TutorialError:
     status = getattr(getattr(error, "response", None), "status_code", 0)
     wait = "Wait some minutes, then run this again: what has arrived is kept."
     if status in (401, 403):
-        hint = "It needs no account. Is there an old token in HF_TOKEN or from `hf auth login`? Is HF_ENDPOINT right?"
+        hint = (
+            "Is the name right? For a gated model: accept its licence on its page, then `hf auth login` or HF_TOKEN. "
+        )
+        hint += "For an open one: is there an old token, or a wrong HF_ENDPOINT?"
         return TutorialError(f"The hub refuses access to {repo} ({status}).", hint)
     if status == 404:
         return TutorialError(f"The hub has no {repo} (404).", "Is HF_ENDPOINT right? A mirror may lack a model.")

@@ -13,7 +13,7 @@ import numpy as np
 from helpers.checkpoint.tokenizer import load_tokenizer
 from helpers.checks.finding import Finding
 from helpers.errors import TutorialError, cause_of, check_token_ids
-from helpers.files import GIB, MALFORMED, atomic_write_text, read_json
+from helpers.files import GIB, MALFORMED, atomic_write_text, is_ir, read_json, read_manifest
 from helpers.generate import PromptCache, generate
 from helpers.generate.sampling import log_softmax, single_thread
 from helpers.load import load_model
@@ -121,10 +121,13 @@ def _reference_answers(settings: Settings) -> tuple[list[ReferenceAnswer], str]:
     """Return the checkpoint's answers, now or from an earlier check, and ""; without either, [] and the reason."""
     import psutil
 
-    file = settings.checkpoint_dir.with_name(ANSWERS_FILE)
-    key = {"revision": settings.spec.revision, "questions": list(QUESTIONS), "tokens": TOKENS}
+    file = settings.home / ANSWERS_FILE
+    revision = read_manifest(settings.checkpoint_dir).get("revision", settings.spec.revision)
+    key = {"revision": revision, "questions": list(QUESTIONS), "tokens": TOKENS}
     free, need = psutil.virtual_memory().available / GIB, 1 + settings.spec.checkpoint_gib
     reason = f"Skipped: the checkpoint needs {need:.1f} GiB of memory, and {free:.1f} GiB is free."
+    if is_ir(settings.checkpoint_dir):
+        return [], "Skipped: others have converted this model, and the checkpoint is not on this disk."
     if not settings.checkpoint_dir.exists():
         reason = "Skipped: the checkpoint is not on this disk."
     elif free > need:
