@@ -5,7 +5,7 @@ from dataclasses import replace
 from html import escape
 from pathlib import Path
 
-from ipywidgets import HTML, Button, Dropdown, Layout, VBox
+from ipywidgets import HTML, Button, Combobox, Dropdown, Layout, VBox
 
 from helpers import catalog, settings
 from helpers.errors import TutorialError
@@ -18,6 +18,8 @@ FORMATS = {"int4": "weights in 4 and 8 bits", "int8": "weights in 8 bits", "fp16
 class SettingsForm(VBox):
     """A form with the choices of `setup` and a button that writes them to `path`.
 
+    The model can be one of the catalog's, a hub repository (owner/name), or a folder.
+
     The other settings of `setup` are written unchanged.  `devices` are the names that OpenVINO sees, unless given.
     Code can set the values of `model`, `format` and `device`, and call save.click().  Raises TutorialError.
     """
@@ -25,8 +27,10 @@ class SettingsForm(VBox):
     def __init__(self, setup: Settings, path: Path = settings.SETTINGS_FILE, devices=None, environ=os.environ):
         self.setup, self.path, self.environ = settings.check(setup), path, environ
         look = {"layout": Layout(width="95%", max_width="42em"), "style": {"description_width": "5em"}}
-        models = [(f"{model.name}: {model.title}", model.name) for model in catalog.MODELS.values()]
-        self.model = Dropdown(description="Model", options=models, value=setup.model, **look)
+        names = {"options": tuple(catalog.MODELS), "value": setup.model, "continuous_update": False}
+        self.model = Combobox(
+            description="Model", placeholder="a name, owner/name of the hub, or a folder", **names, **look
+        )
         formats = [(f"{name}: {label}", name) for name, label in FORMATS.items()]
         self.format = Dropdown(description="Format", options=formats, value=setup.format, **look)
         options = _device_options(setup, devices)
@@ -45,11 +49,16 @@ class SettingsForm(VBox):
 
     def _show_needs(self, _=None) -> None:
         """Show what the choice needs, and clear the status, which is about the previous choice."""
-        spec, folder = self.choice.spec, display_path(self.choice.model_dir)
-        needs = f"Notebook 01 makes it: {spec.export_ram_gib} GiB of memory, {spec.checkpoint_gib} GiB of disk."
-        exists = self.choice.model_dir.exists()
-        self.needs.value = escape(f"{folder} exists." if exists else f"{folder} does not exist yet. {needs}")
         self.status.value = ""
+        try:
+            spec, exists = self.choice.spec, self.choice.model_dir.exists()
+        except TutorialError as error:
+            self.needs.value = escape(str(error))
+            return
+        folder = f"{spec.title}. {display_path(self.choice.model_dir)}"
+        needs = f"Notebook 01 makes it: {spec.export_ram_gib} GiB of memory, {spec.checkpoint_gib} GiB of disk."
+        needs = needs if spec.parameters else "Notebook 01 makes it; what it needs shows when it is fetched."
+        self.needs.value = escape(f"{folder} exists." if exists else f"{folder} does not exist yet. {needs}")
 
     def _save(self, _) -> None:
         try:
