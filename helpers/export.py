@@ -12,9 +12,9 @@ from pathlib import Path
 
 import psutil
 
-from helpers import files
+from helpers import catalog, files, shapes
 from helpers.catalog import TASK
-from helpers.checkpoint.tokenizer import restore_tokenizer
+from helpers.checkpoint.tokenizer import has_chat_template, restore_tokenizer
 from helpers.errors import TutorialError
 from helpers.files import EXPORT_FILES, GIB, ProgressLine, Report, find_damaged
 from helpers.settings import ROOT, Settings, display_path
@@ -54,6 +54,16 @@ def command(settings: Settings, flags: tuple[str, ...] | None = None) -> list[st
     return ["optimum-cli", "export", "openvino", "--model", source, *TASK, *flags, *trust, target]
 
 
+def reason(settings: Settings) -> str:
+    """Return why command() has the flags that it has, "" where the catalog states them or no export is needed."""
+    folder, named = settings.checkpoint_dir, catalog.find(settings.model)
+    if settings.format != "int4" or named.flags["int4"] or files.is_ir(folder):
+        return ""
+    with suppress(OSError, TutorialError, *files.MALFORMED):
+        return shapes.flags_for(named, shapes.checkpoint_shapes(folder))[1]
+    return shapes.int4_flags([], 0)[1]
+
+
 def shell_command(argv: list[str]) -> str:
     """Return `argv` as you would type it in a terminal of this system."""
     return subprocess.list2cmdline(argv) if os.name == "nt" else shlex.join(argv)
@@ -71,7 +81,9 @@ def run(argv: list[str], report: Report = print) -> Path:
     if target == _source(argv):  # which others have converted; where it is a folder of the reader, nothing is written
         if wrong := find_damaged(target, EXPORT_FILES):
             raise files.damaged_error(name, wrong)
-        report(f"{name} is an OpenVINO IR already; skipping export. {', '.join(ir_facts(target).values())}")
+        report(f"{name} is an OpenVINO IR already; skipping export. {'; '.join(shapes.ir_facts(target))}.")
+        if not has_chat_template(target):
+            report("It has no chat template, so it completes text but cannot chat.")
         return target
     if target.exists():
         made_by = files.read_manifest(target).get("command")
@@ -97,15 +109,6 @@ def run(argv: list[str], report: Report = print) -> Path:
     size = sum(file.stat().st_size for file in target.iterdir()) / 1e6
     report(f"{name} is complete: {size:.0f} MB in {seconds:.0f} s.")
     return target
-
-
-def ir_facts(folder: Path) -> dict[str, str]:
-    """Return what an IR says of itself: format and group size of its weights, and the versions that made it."""
-    tail = (folder / "openvino_model.xml").read_bytes()[-20_000:].decode("utf-8", "replace")
-    said = dict(re.findall(r'<(\w+) value="([^"]{0,60})" />', tail[tail.rfind("<rt_info>") :]))
-    names = {"mode": "weights", "group_size": "group size", "ratio": "ratio", "optimum_intel_version": "optimum-intel"}
-    names |= {"nncf_version": "NNCF", "Runtime_version": "OpenVINO"}
-    return {label: f"{label} {said[name]}" for name, label in names.items() if name in said}
 
 
 def _flags(argv: object) -> list[str] | None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
-from helpers import catalog, files
+from helpers import catalog, files, shapes
 from helpers.errors import TutorialError, printable
 from helpers.files import atomic_write_text, existing_parent
 
@@ -28,7 +28,8 @@ class Settings:
 
     @property
     def spec(self) -> catalog.Model:
-        return catalog.find(self.model)
+        """The entry of the catalog, or what the files of a model that is not in it say."""
+        return shapes.complete(catalog.find(self.model), self.checkpoint_dir)
 
     @property
     def home(self) -> Path:
@@ -43,12 +44,13 @@ class Settings:
             what = f"The model root {self.model_root[:80]!r} cannot be used as a folder: {why or 'a null character'}."
             hint = "Set TUTORIAL_MODEL_ROOT, or model_root in settings.toml, to a folder; it need not exist yet."
             raise TutorialError(what, hint)
-        return root / self.spec.folder_name
+        return root / catalog.find(self.model).folder_name
 
     @property
     def checkpoint_dir(self) -> Path:
         """The folder of the fetched model, ./model/<name>/checkpoint, or the folder that the setting names."""
-        return Path(self.spec.origin) if self.spec.source == "folder" else self.home / "checkpoint"
+        model = catalog.find(self.model)
+        return Path(model.origin) if model.source == "folder" else self.home / "checkpoint"
 
     @property
     def model_dir(self) -> Path:
@@ -86,9 +88,10 @@ def check(settings: Settings) -> Settings:
             raise TutorialError(f"The setting {name} is not text: {value!r}.", 'Put it in quotes: device = "CPU".')
         if printable(value) != value:
             raise TutorialError(f"The setting {name} contains control characters: {value!r}.", "Delete them.")
-    if settings.format not in settings.spec.flags:
+    flags = catalog.find(settings.model).flags
+    if settings.format not in flags:
         what = f"There is no weight format {settings.format!r} for {settings.model}."
-        raise TutorialError(what, f"Choose one of: {', '.join(settings.spec.flags)}.")
+        raise TutorialError(what, f"Choose one of: {', '.join(flags)}.")
     return settings
 
 

@@ -27,7 +27,7 @@ class SettingsForm(VBox):
     def __init__(self, setup: Settings, path: Path = settings.SETTINGS_FILE, devices=None, environ=os.environ):
         self.setup, self.path, self.environ = settings.check(setup), path, environ
         look = {"layout": Layout(width="95%", max_width="42em"), "style": {"description_width": "5em"}}
-        names = {"options": tuple(catalog.MODELS), "value": setup.model, "continuous_update": False}
+        names = {"options": (*catalog.MODELS, *catalog.HUB_MODELS), "value": setup.model, "continuous_update": False}
         self.model = Combobox(
             description="Model", placeholder="a name, owner/name of the hub, or a folder", **names, **look
         )
@@ -56,7 +56,8 @@ class SettingsForm(VBox):
             self.needs.value = escape(str(error))
             return
         folder = f"{spec.title}. {display_path(self.choice.model_dir)}"
-        needs = f"Notebook 01 makes it: {spec.export_ram_gib} GiB of memory, {spec.checkpoint_gib} GiB of disk."
+        memory = f"{spec.run_ram_gib} GiB of memory to run" if spec.is_ir else f"{spec.export_ram_gib} GiB of memory"
+        needs = f"Notebook 01 makes it: {memory}, {spec.checkpoint_gib} GiB of disk."
         needs = needs if spec.parameters else "Notebook 01 makes it; what it needs shows when it is fetched."
         self.needs.value = escape(f"{folder} exists." if exists else f"{folder} does not exist yet. {needs}")
 

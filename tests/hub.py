@@ -54,6 +54,7 @@ class Hub:
         self.silent = False  # take the request and never answer
         self.bomb = False  # to whoever does not want gzip, send the whole file as that all the same
         self.answers = self.commit  # the commit that it says its answers are of
+        self.tags: object = ["text-generation", "license:mit"]
         self.endless: set[str] = set()  # files, or "listing", after whose end it sends on and on
         self.trickles: set[str] = set()  # the same, of which it sends a byte at a time
         self.compresses = False  # to whoever takes gzip, send that, and then always the whole file, as the real one may
@@ -128,7 +129,7 @@ class _Handler(BaseHTTPRequestHandler):
     do_HEAD = do_GET
 
     def reply_info(self, siblings: list[dict]) -> None:
-        self.reply(200, {"id": self.hub.origin, "sha": self.hub.answers, "tags": [], "siblings": siblings})
+        self.reply(200, {"id": self.hub.origin, "sha": self.hub.answers, "tags": self.hub.tags, "siblings": siblings})
 
     def reply(self, status: int, body: object, headers: dict[str, str] | None = None) -> None:
         data = json.dumps(body).encode()

@@ -13,6 +13,7 @@ ROAD = [
     "errors",
     "files",
     "catalog",
+    "shapes",
     "settings",
     "checkpoint",
     "export",

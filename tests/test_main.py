@@ -15,7 +15,7 @@ from payloads import TERMINAL
 from tiny import half_made, use_index
 
 from helpers import __main__ as command_line
-from helpers.catalog import MODELS
+from helpers.catalog import HUB_MODELS, MODELS
 from helpers.errors import TutorialError
 from helpers.settings import ROOT
 
@@ -42,14 +42,14 @@ def test_models_are_listed_without_loading_a_library(helpers, tmp_path):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('too slow')", encoding="utf-8")
     code, out, errors = helpers("models", PYTHONPATH=str(tmp_path))
     assert (code, errors) == (0, "")
-    for model in MODELS.values():
+    for model in (*MODELS.values(), *HUB_MODELS.values()):
         assert model.name in out and f"{model.download_mib:,} MiB" in out and model.licence in out
 
 
 @pytest.mark.parametrize(
     "argv, sentence",
     [
-        (["fetch", "--model", "gpt-7"], "There is no model 'gpt-7' in the catalog.\nChoose one of: smollm2-instruct"),
+        (["fetch", "--model", "gpt-7"], "There is no model 'gpt-7'.\nChoose one of: smollm2-instruct"),
         (["export", "--format", "int3"], "There is no weight format 'int3' for smollm2-instruct.\nChoose one of"),
         (["ask", "  "], "The question is empty.\nTry: python -m helpers ask"),
         (["chat", "--temperature", "-1"], "cannot be used.\ntemperature and top_k are 0 or more"),

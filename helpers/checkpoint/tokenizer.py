@@ -29,6 +29,13 @@ def load_tokenizer(folder: Path, trust_remote_code: bool = False):
     return PreTrainedTokenizerFast.from_pretrained(folder, trust_remote_code=False, **tok.special_tokens_map)
 
 
+def has_chat_template(folder: Path) -> bool:
+    """Return whether the tokenizer's files have a chat template."""
+    return (folder / "chat_template.jinja").exists() or bool(
+        read_json(folder / "tokenizer_config.json").get("chat_template")
+    )
+
+
 def restore_tokenizer(checkpoint: Path, export: Path) -> None:
     """Replace the export's tokenizer by the checkpoint's, if transformers has built a different one."""
     if not (checkpoint / "tokenizer.json").exists() or _parts(checkpoint) == _parts(export):

@@ -14,6 +14,7 @@ from importlib import metadata
 from pathlib import Path
 
 from helpers import files, settings
+from helpers.catalog import recommend
 from helpers.checkpoint.fetch import require_complete
 from helpers.checks import network as network_probes
 from helpers.checks.finding import Finding, ProbeResult
@@ -145,10 +146,13 @@ def _memory(choice: Settings) -> ProbeResult:
     for file in map(Path, MEMORY_LIMITS):
         if file.exists() and (limit := file.read_text().strip()).isdecimal():
             total, free = min(total, int(limit)), min(free, int(limit))
-    doing, gib = "Exporting", choice.spec.export_ram_gib
+    doing, gib = (
+        ("Exporting", choice.spec.export_ram_gib) if not choice.spec.is_ir else ("Running", choice.spec.run_ram_gib)
+    )
     if (weights := choice.model_dir / "openvino_model.bin").exists():
         # Measured: int4 SmolLM2 takes 0.8 GiB for weights of 0.11 GiB, Phi-3-mini's shape 5.7 GiB for 2.6 GiB.
         doing, gib = "Running", 0.6 + 2 * weights.stat().st_size / GIB
+    yield "ok", recommend(total / GIB)
     message = f"{doing} {choice.model} takes about {gib:.1f} GiB of memory. "
     message += f"This machine has {total / GIB:.1f} GiB, of which {free / GIB:.1f} GiB is free."
     if gib > total / GIB:

@@ -178,7 +178,7 @@ def test_no_listing_is_too_strange(info):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(hub_module, "_get", answer)
         try:
-            entries = listing(PHI3)
+            _, entries = listing(PHI3)
         except TutorialError as error:
             assert re.match(
                 "127.0.0.1:1 answers, but it is not a hub|This hub gives no hash|The hub |microsoft", error.message

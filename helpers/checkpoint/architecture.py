@@ -1,0 +1,48 @@
+"""Whether optimum-intel can export a checkpoint, from its config.json, before gigabytes are downloaded."""
+
+from importlib import metadata
+
+from helpers.errors import TutorialError
+
+ALTERNATIVES = "Choose a different model (python -m helpers models), or one that is an IR already: OpenVINO/…-int4-ov."
+
+
+def require_exportable(config: dict, name: str, is_ir: bool) -> None:
+    """Raise TutorialError where `config` of `name` is of no text model that can be exported here.
+
+    For a checkpoint this imports optimum-intel, which takes some seconds.
+    """
+    if "vision_config" in config or "audio_config" in config:
+        what = f"{name} also reads pictures or sound; only text models can be used here."
+        raise TutorialError(what, "Choose the family's text model, for instance one whose name ends in -Instruct.")
+    if is_ir:
+        return
+    kind = config.get("model_type")
+    if not isinstance(kind, str):
+        raise TutorialError(f"The config.json of {name} names no model_type.", ALTERNATIVES)
+    if (quantized := config.get("quantization_config")) is not None:
+        method = quantized.get("quant_method") if isinstance(quantized, dict) else None
+        what = f"The weights of {name} are quantized already ({method!r:.20}), so they cannot be exported to int4 here."
+        raise TutorialError(what, f"Choose the repository that it was made from. {ALTERNATIVES}")
+    if limit := _limit(kind):
+        raise TutorialError(f"{name} is of the architecture {kind[:40]!r}, {limit}.", ALTERNATIVES)
+
+
+def _limit(kind: str) -> str:
+    """Return why this architecture cannot be exported with the installed versions, or ""."""
+    from optimum.exporters.openvino import model_configs  # noqa: F401  registers the architectures
+    from optimum.exporters.tasks import TasksManager
+    from packaging.version import Version
+
+    optimum, installed = metadata.version("optimum-intel"), metadata.version("transformers")
+    asked = {"exporter": "openvino", "model_type": kind, "library_name": "transformers"}
+    try:
+        found = TasksManager.get_exporter_config_constructor(**asked, task="text-generation-with-past")
+    except (KeyError, ValueError):
+        return f"which optimum-intel {optimum} does not export for text generation"
+    config = getattr(found, "func", found)
+    least, most = (getattr(config, f"{end}_TRANSFORMERS_VERSION", None) for end in ("MIN", "MAX"))
+    if least and Version(installed) < Version(str(least)) or most and Version(installed) > Version(str(most)):
+        versions = f"up to {most}" if most else f"from {least} on"
+        return f"which optimum-intel {optimum} exports only with transformers {versions}; {installed} is installed"
+    return ""
