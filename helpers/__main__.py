@@ -31,6 +31,7 @@ Model = Annotated[
 ]
 Format = Annotated[str | None, typer.Option("--format", help="Weight format: int4, int8 or fp16.")]
 Penalty = Annotated[float, typer.Option("--repetition-penalty", help="Values above 1 reduce repetition; try 1.1.")]
+Thinking = Annotated[bool | None, typer.Option("--thinking/--no-thinking", help="Where the model can do both.")]
 Device = Annotated[str | None, typer.Option("--device", help="CPU, GPU, GPU.0, NPU or AUTO.")]
 
 
@@ -177,6 +178,7 @@ def ask(
     device: Device = None,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Maximum number of tokens to generate.")] = None,
     repetition_penalty: Penalty = 1,
+    thinking: Thinking = None,
 ) -> None:
     """Answer one question; the answer is streamed to stdout, its statistics to stderr."""
     from helpers.chat.terminal import print_answer
@@ -186,7 +188,7 @@ def ask(
     if not question.strip():
         raise TutorialError("The question is empty.", 'Try: python -m helpers ask "What is the capital of France?"')
     sampling = Sampling(repetition_penalty=repetition_penalty)
-    print_answer(load_conversation(choice, sampling, max_new_tokens).say(question))
+    print_answer(load_conversation(choice, sampling, max_new_tokens, thinking=thinking).say(question))
 
 
 @app.command()
@@ -200,6 +202,7 @@ def chat(
     repetition_penalty: Penalty = 1,
     seed: Annotated[int | None, typer.Option(help="Makes sampling repeatable.")] = None,
     context_length: Annotated[int | None, typer.Option(help="In tokens; at most the model's.")] = None,
+    thinking: Thinking = None,
 ) -> None:
     """Chat with the model.  Ctrl-C stops an answer, /help lists the commands, /bye quits."""
     from helpers.chat import terminal
@@ -207,7 +210,8 @@ def chat(
 
     choice = chosen(model=model, format=format, device=device)
     sampling = Sampling(temperature, repetition_penalty=repetition_penalty, seed=seed)
-    terminal.run(load_conversation(choice, sampling, max_new_tokens, system=system, context_length=context_length))
+    options = {"system": system, "context_length": context_length, "thinking": thinking}
+    terminal.run(load_conversation(choice, sampling, max_new_tokens, **options))
 
 
 def prepare_streams() -> None:

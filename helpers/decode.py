@@ -79,7 +79,7 @@ def _stop_at(stop: Sequence[str], texts: Iterable[str]) -> Iterator[str]:
         if found := [(start + len(word), start) for word in stop if (start := held.find(word)) >= 0]:
             held = held[: min(found)[1]]
             break
-        certain = len(held) - max((_partial_match_length(word, held) for word in stop), default=0)
+        certain = len(held) - max((partial_match_length(word, held) for word in stop), default=0)
         if certain:
             yield held[:certain]
             held = held[certain:]
@@ -87,7 +87,7 @@ def _stop_at(stop: Sequence[str], texts: Iterable[str]) -> Iterator[str]:
         yield held
 
 
-def _partial_match_length(word: str, text: str) -> int:
+def partial_match_length(word: str, text: str) -> int:
     """Return how many characters at the end of `text` are the start of `word`."""
     return next((n for n in range(min(len(word) - 1, len(text)), 0, -1) if text.endswith(word[:n])), 0)
 

@@ -20,13 +20,14 @@ TEMPLATE_CHARACTERS = 1_000_000  # that a template may write beside the contents
 Messages = list[dict[str, str]]  # each with "role" and "content"
 
 
-def prompt_ids(tok, messages: Messages, add_generation_prompt: bool = True) -> list[int]:
+def prompt_ids(tok, messages: Messages, add_generation_prompt: bool = True, thinking: bool | None = None) -> list[int]:
     """Return the ids of `messages` in the format of the tokenizer's chat template.
 
     They are those of tok.apply_chat_template, except that control tokens in the content of a message become ordinary
-    text.  Raises TutorialError for messages or a template that cannot be used.
+    text.  `thinking` switches thoughts on or off, where the template can (thinking_variable); None is its default.
+    Raises TutorialError for messages or a template that cannot be used.
     """
-    masked, _, reveal = _render_masked(tok, messages, add_generation_prompt)
+    masked, _, reveal = _render_masked(tok, messages, add_generation_prompt, thinking)
     twin, renamed = twin_tokenizer(tok)
     text = "".join(renamed.get(piece, piece) for piece in _split(masked, renamed))
     return twin.encode(text.translate(reveal), add_special_tokens=False).ids
@@ -103,7 +104,9 @@ def _split(masked: str, renamed: dict[str, str]) -> list[str]:
     return re.split(f"({'|'.join(map(re.escape, longest_first))})", masked) if renamed else [masked]
 
 
-def _render_masked(tok, messages: Messages, add_generation_prompt: bool) -> tuple[str, str, dict[int, str]]:
+def _render_masked(
+    tok, messages: Messages, add_generation_prompt: bool, thinking: bool | None = None
+) -> tuple[str, str, dict[int, str]]:
     """Return the rendered prompt without any control token that was typed, the prompt itself, and how to reveal it.
 
     In the content of the messages, each character with which a control token begins is replaced by a private one, so
@@ -111,7 +114,7 @@ def _render_masked(tok, messages: Messages, add_generation_prompt: bool) -> tupl
     such as </think> in an answer; where they do, those tags are left.
     """
     _check_messages(tok, messages)
-    prompt, source = _render(tok, messages, add_generation_prompt), _template_source(tok)
+    prompt, source = _render(tok, messages, add_generation_prompt, thinking), _template_source(tok)
     used = set(prompt + source)
     free = (chr(n) for n in count(0xF0000) if chr(n) not in used)
     hide = {ord(first): next(free) for first in sorted({token.lstrip()[0] for token in control_tokens(tok)})}
@@ -122,7 +125,7 @@ def _render_masked(tok, messages: Messages, add_generation_prompt: bool) -> tupl
         contents = [
             _translate(message["content"], hide, kept if message["role"] == "assistant" else []) for message in messages
         ]
-        masked = _render(tok, _with_contents(messages, contents), add_generation_prompt)
+        masked = _render(tok, _with_contents(messages, contents), add_generation_prompt, thinking)
         if masked.translate(reveal) == prompt:
             return masked, prompt, reveal
     raise TutorialError(
@@ -136,15 +139,6 @@ def _translate(text: str, hide: dict[int, str], kept: list[str]) -> str:
         return text.translate(hide)
     pieces = re.split(f"({'|'.join(map(re.escape, kept))})", text)  # in turns: text, a kept tag
     return "".join(piece if at % 2 else piece.translate(hide) for at, piece in enumerate(pieces))
-
-
-def omitted_messages(tok, messages: Messages) -> list[int]:
-    """Return the numbers of the messages that the chat template leaves out, as some do with the system message."""
-    placeholders = _with_contents(messages, [f"\0{number}\0" for number in range(len(messages))])
-    with suppress(TutorialError):  # a template that refuses them says so
-        text = _render(tok, placeholders, add_generation_prompt=True)
-        return [number for number in range(len(messages)) if f"\0{number}\0" not in text]
-    return []
 
 
 def _authors(tok, messages: Messages, add_generation_prompt: bool, prompt: str) -> list[int | None]:
@@ -167,17 +161,47 @@ def _with_contents(messages: Messages, contents: list[str]) -> Messages:
 
 
 def _template_source(tok) -> str:
-    return tok.chat_template if isinstance(tok.chat_template, str) else "\n".join(tok.chat_template.values())
+    template = tok.chat_template or ""
+    return template if isinstance(template, str) else "\n".join(template.values())
 
 
-def _render(tok, messages: Messages, add_generation_prompt: bool) -> str:
+def thinking_variable(tok) -> str | None:
+    """Return the name of the variable by which the chat template switches thoughts on and off, None without one."""
+    found = re.search(
+        r"\{%-?\s*(?:if|elif|set)\b[^%]*?(?<![.\w'\"])(enable_thinking|thinking)\b", _template_source(tok)
+    )
+    return found[1] if found else None
+
+
+def thinks_by_default(tok) -> bool | None:
+    """Return whether the chat template lets the model think unless told otherwise; None where it cannot be told."""
+    question = [{"role": "user", "content": "?"}]
+    with suppress(TutorialError):  # a template that cannot be used says so when a message is sent
+        if thinking_variable(tok):
+            return _render(tok, question, True) == _render(tok, question, True, True)
+    return None
+
+
+def has_system_role(tok) -> bool:
+    """Return whether the chat template takes a system message; some refuse it, others leave it out."""
+    return _has_system_role(tok, _template_source(tok))
+
+
+@lru_cache(maxsize=8)
+def _has_system_role(tok, _source: str) -> bool:
+    with suppress(TutorialError):
+        return "\0" in _render(tok, [{"role": "system", "content": "\0"}, {"role": "user", "content": "?"}], True)
+    return False
+
+
+def _render(tok, messages: Messages, add_generation_prompt: bool, thinking: bool | None = None) -> str:
     from jinja2 import TemplateError, TemplateSyntaxError
 
+    variable = None if thinking is None else thinking_variable(tok)
+    options = {"add_generation_prompt": add_generation_prompt} | ({variable: thinking} if variable else {})
     plain = _with_contents(messages, [message["content"] for message in messages])
     try:
-        text = _with_time_limit(
-            lambda: tok.apply_chat_template(plain, tokenize=False, add_generation_prompt=add_generation_prompt)
-        )
+        text = _with_time_limit(lambda: tok.apply_chat_template(plain, tokenize=False, **options))
     except TemplateSyntaxError as error:
         hint = "Delete the model's folder, then: python -m helpers export"
         raise TutorialError(f"The model's chat template is damaged: {error}", hint) from error

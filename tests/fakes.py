@@ -6,6 +6,7 @@ import this module too.
 
 from __future__ import annotations
 
+import copy
 import threading
 import time
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from types import SimpleNamespace
 
 import numpy as np
 from openvino import Tensor
+from templates import QWEN3
 from tiny import TEMPLATE
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
@@ -67,6 +69,9 @@ def token_ids(text: str) -> list[int]:
 START, END = tokenizer().convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
 
 
+NO_THOUGHT = token_ids("<think>\n\n</think>\n\n")
+
+
 class FakeModel:
     """`reply` returns the answer to a user's message in parts: texts, exceptions to raise, and functions to call there.
 
@@ -94,9 +99,11 @@ class FakeModel:
         if not starts or ids[starts[-1] :][: len(header)] != header:  # a part of a prompt
             return logits
         text = tokenizer().decode(ids[starts[-2] : starts[-1] - 1]).removeprefix("user\n").rstrip("\n")
-        done = ids[starts[-1] + len(header) :]
+        done, reply = ids[starts[-1] + len(header) :], self.reply
+        if done[: len(NO_THOUGHT)] == NO_THOUGHT:  # of the prompt
+            done, reply = done[len(NO_THOUGHT) :], lambda _: [WORDS]
         script, events = [], {}
-        for part in self.reply(text.removesuffix("<|im_end|>")):
+        for part in reply(text.removesuffix("<|im_end|>")):
             if isinstance(part, str):
                 script += token_ids(part)
             else:
@@ -157,6 +164,13 @@ class FakeRequest:
 
     def wait(self) -> None:
         pass
+
+
+def thinking_conversation(thought: str, rate: float = 1e6, template: str = QWEN3, **settings) -> Conversation:
+    """Return a Conversation whose model thinks `thought` before it answers WORDS, unless it is told not to."""
+    tok = copy.deepcopy(tokenizer())
+    tok.chat_template = template
+    return Conversation(FakeModel(lambda _: [f"<think>\n{thought}\n</think>\n\n{WORDS}"], rate), tok, **settings)
 
 
 def fake_conversation(*parts, rate: float = 1e6, **settings) -> Conversation:

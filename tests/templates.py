@@ -39,6 +39,16 @@ KEPT_THOUGHT = (
     "{% if m.role == 'assistant' and loop.index0 < ns.last and '</think>' in m.content %}"
     "{{ m.content.split('</think>')[-1].lstrip('\n') }}{% else %}{{ m.content }}{% endif %}"
 )
+QWEN3 = (  # with reasoning_content apart, or in the content
+    LAST_QUESTION + LOOP + "{% if m.role == 'assistant' %}{% set content = m.content %}{% set thought = '' %}"
+    "{% if m.reasoning_content is string %}{% set thought = m.reasoning_content %}{% elif '</think>' in content %}"
+    "{% set thought = content.split('</think>')[0].rstrip('\n').split('<think>')[-1].lstrip('\n') %}"
+    "{% set content = content.split('</think>')[-1].lstrip('\n') %}{% endif %}<|im_start|>assistant\n"
+    "{% if loop.index0 > ns.last %}{{ '<think>\n' + thought.strip('\n') + '\n</think>\n\n' + content.lstrip('\n') }}"
+    "{% else %}{{ content }}{% endif %}<|im_end|>\n{% else %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n"
+    "{% endif %}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{% if enable_thinking is defined and enable_thinking is false %}{{ '<think>\n\n</think>\n\n' }}{% endif %}{% endif %}"
+)
 IM = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 PHI = ("<|endoftext|>", "<|user|>", "<|assistant|>", "<|system|>", "<|end|>")
 L3 = ("<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
@@ -67,6 +77,7 @@ SHAPES: dict[str, tuple[str, tuple, tuple, str]] = {
     "chatml, empty thought": ("bytes", IM, ("<think>", "</think>"), chatml(THOUGHT, tail="<think>\n\n</think>\n\n")),
     "chatml, thoughts as text": ("bytes", IM, (), chatml(THOUGHT)),
     "chatml, thoughts before the last": ("bytes", IM, ("<think>", "</think>"), LAST_QUESTION + chatml(KEPT_THOUGHT)),
+    "qwen3": ("bytes", IM, ("<think>", "</think>"), QWEN3),
     "chatml, command removed": (
         "bytes",
         IM,

@@ -105,8 +105,11 @@ class Card {
     this.toggle = user ? makeButton("Edit", () => this.edit()) : makeButton("X-ray", () => this.toggleXray());
     this.stats = make("div", { className: "stats" });
     this.body = make("div", { className: "body" });
+    this.thought = make("div");
+    this.thinking = make("details", { className: "thought" }, make("summary", {}, "Thought"), this.thought);
     this.tools = make("div", { className: "tools" }, ...(user ? [this.toggle, copy] : [copy, this.toggle, this.stats]));
-    this.node = make("article", { className: `message ${role}`, "aria-label": label }, this.body, this.tools);
+    this.node = make("article", { className: `message ${role}`, "aria-label": label }, this.thinking, this.body, this.tools);
+    this.showThought("");
     this.close();
   }
 
@@ -117,16 +120,24 @@ class Card {
     this.close();
     if (this.role === "user") this.body.textContent = message.text;
     else patchHTML(this.body, message.html);
+    this.showThought(message.thought);
     this.stats.textContent = message.stats ?? "";
     this.toggle.hidden = message.xray === false;
     this.node.classList.remove("draft");
   }
 
-  showDraft(html) {
+  // What the model wrote before its answer, folded until the user opens it.
+  showThought(text) {
+    this.thinking.hidden = !text;
+    if (this.thought.textContent !== text) this.thought.textContent = text ?? "";
+  }
+
+  showDraft(html, thought) {
     this.shown = "";
     this.close();
     this.node.classList.add("draft");
     this.stats.textContent = "";
+    this.showThought(thought);
     patchHTML(this.body, html);
   }
 
@@ -365,9 +376,9 @@ class View {
     return card;
   }
 
-  showDraft({ number, html }) {
+  showDraft({ number, html, thought }) {
     if (number !== this.model.get("messages").length) return; // of an answer that is complete by now
-    this.card(number, "assistant").showDraft(html);
+    this.card(number, "assistant").showDraft(html, thought);
     this.follow();
   }
 

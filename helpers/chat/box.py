@@ -11,7 +11,7 @@ from dataclasses import replace
 from weakref import WeakSet
 
 from IPython import get_ipython
-from ipywidgets import FloatText, IntText, Layout, Text, Textarea, ToggleButton, VBox, Widget
+from ipywidgets import Checkbox, FloatText, IntText, Layout, Text, Textarea, ToggleButton, VBox, Widget
 
 from helpers.chat.conversation import Answer, Conversation, require_idle
 from helpers.chat.messages import stats_line
@@ -28,6 +28,7 @@ CONTROLS = {  # by attribute of AnswerSettings: control, step of an arrow key, l
     "max_new_tokens": (IntText, 1, "Max new tokens", "The maximum number of tokens of an answer"),
     "seed": (Text, None, "Seed", "An integer: the same seed gives the same answer; empty: a new answer each time"),
 }
+SWITCH = {"thinking": (Checkbox, None, "Thinking", "Let the model think before it answers")}  # where templates have one
 
 
 class ChatBox(VBox):
@@ -188,16 +189,18 @@ class ChatBox(VBox):
 
     def _stream(self, answer: Answer) -> None:
         """Show the answer as it grows; a long one less often, so that rendering takes 2 % of the time."""
-        text, due = "", 0.0
+        text, thought, due, shown = "", "", 0.0, ""
         for piece in answer:
-            if not text:
-                done, total = answer.conversation.prefill_progress
-                progress = "Generating…" if piece else f"Prefill: {done:,} of {total:,} tokens"
+            done, total = answer.conversation.prefill_progress
+            progress = ("Thinking…" if answer.thinking else "Generating…") if piece else ""
+            progress = progress or f"Prefill: {done:,} of {total:,} tokens"
+            if progress != shown:
                 self.widget.set_status(progress, truncated_messages=answer.truncated_messages)
-            text += piece
+                shown = progress
+            text, thought = (text, thought + piece) if answer.thinking else (text + piece, thought)
             now = time.monotonic()
             if piece and now >= due:
-                self.widget.show_draft(len(answer.messages), text)
+                self.widget.show_draft(len(answer.messages), text, thought)
                 due = now + min(MAX_INTERVAL, max(MIN_INTERVAL, 50 * (time.monotonic() - now)))
 
     def _report_settings(self, sentence: str) -> None:
@@ -245,13 +248,15 @@ class AnswerSettings(VBox):
     def _controls(self) -> list:
         sampling, seed = self.conversation.sampling, self.conversation.sampling.seed
         values = vars(self.conversation) | vars(sampling) | {"seed": "" if seed is None else str(seed)}
-        look = {"style": {"description_width": "10em"}, "continuous_update": False}
-        for name, (kind, step, label, tooltip) in CONTROLS.items():
-            control = kind(values[name], description=label, tooltip=tooltip, **look, **({"step": step} if step else {}))
+        look = {"style": {"description_width": "10em"}}
+        controls = CONTROLS if self.conversation.thinking is None else CONTROLS | SWITCH
+        for name, (kind, step, label, tooltip) in controls.items():
+            options = {} if kind is Checkbox else {"continuous_update": False} | ({"step": step} if step else {})
+            control = kind(values[name], description=label, tooltip=tooltip, **look, **options)
             control.layout.width = "auto" if name == "system" else "20em"
             control.observe(self._apply, "value")
             setattr(self, name, control)
-        return [getattr(self, name) for name in CONTROLS]
+        return [getattr(self, name) for name in controls]
 
     def _apply(self, _) -> None:
         conversation = self.conversation
@@ -263,6 +268,8 @@ class AnswerSettings(VBox):
             return
         conversation.system, conversation.sampling = self.system.value, sampling
         conversation.max_new_tokens = max_new_tokens
+        if conversation.thinking is not None:
+            conversation.thinking = self.thinking.value
         self.report("Applies from the next answer on.")
 
     def _sampling(self) -> Sampling:

@@ -15,13 +15,14 @@ from threading import Event, RLock
 
 from helpers.chat.degenerate import describe_degeneration
 from helpers.chat.messages import Message, load_conversation, save_conversation, to_markdown
+from helpers.chat.thinking import find_thought, split_thought, thought_marks
 from helpers.decode import REPLACEMENT_CHARACTER, stream_decode
 from helpers.errors import TutorialError, check_int
 from helpers.generate.loop import GenerationStats, PromptCache, generate
 from helpers.generate.sampling import GREEDY, Sampling
 from helpers.load.config import context_length as longest_context
 from helpers.load.config import eos_token_ids, vocabulary_size
-from helpers.tokenize import omitted_messages, prompt_ids
+from helpers.tokenize import has_system_role, prompt_ids, thinks_by_default
 
 FIRST_TURNS = 64  # of the newest, how many are taken first when a prompt is made
 
@@ -35,9 +36,11 @@ def require_idle(busy: bool) -> None:
 class Conversation:
     """A conversation with one model, which keeps its KV cache between answers.
 
-    `system`, `sampling` and `max_new_tokens` may be changed between answers.  `messages` does not contain the system
-    message.  The first `truncated_messages` of them are no longer in the prompt: when the context is full, the oldest
-    are removed, a question together with its answer.  `context_length` may be shorter than the model's.
+    `system`, `sampling`, `max_new_tokens` and `thinking` may be changed between answers.  `thinking` is None where the
+    chat template cannot switch thoughts on and off.  `messages` does not contain the system message; a template without
+    a system role gets it at the beginning of the first user message, where the makers of Gemma and Mistral put it.  The
+    first `truncated_messages` of them are no longer in the prompt: when the context is full, the oldest are removed, a
+    question together with its answer.  `context_length` may be shorter than the model's.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class Conversation:
         max_new_tokens: int = 512,
         context_length: int | None = None,
         alternatives: int = 5,
+        thinking: bool | None = None,
     ) -> None:
         longest = longest_context(model.config)
         check_int(max_new_tokens, "max_new_tokens")
@@ -56,6 +60,10 @@ class Conversation:
             raise TutorialError(
                 f"context_length cannot be {context_length:,}.", f"This model's context has {longest:,} tokens."
             )
+        default = thinks_by_default(tok)
+        if thinking is not None and default is None:
+            raise TutorialError("This model's chat template cannot switch thinking on or off.", "Leave it out.")
+        self.thinking, self.marks = default if thinking is None else thinking, thought_marks(tok)
         self.model, self.tok, self.system, self.sampling = model, tok, system, sampling
         self.max_new_tokens, self.alternatives = max_new_tokens, alternatives
         self.context_length = context_length or longest
@@ -157,11 +165,21 @@ class Conversation:
         return self.messages[number]
 
     def _prompt_ids(self, messages: Sequence[Message]) -> list[int]:
-        return prompt_ids(self.tok, self._with_system(messages))
+        return prompt_ids(self.tok, self._with_system(messages), thinking=self.thinking)
 
     def _with_system(self, messages: Sequence[Message]) -> list[dict[str, str]]:
-        system = [{"role": "system", "content": self.system}] if self.system else []
-        return [*system, *({"role": each.role, "content": each.content} for each in messages)]
+        found = [{"role": each.role, "content": self._for_template(each)} for each in messages]
+        if self.system and found and not has_system_role(self.tok):
+            found[0]["content"] = f"{self.system}\n\n{found[0]['content']}"
+            return found
+        return [{"role": "system", "content": self.system}, *found] if self.system else found
+
+    def _for_template(self, message: Message) -> str:
+        """Return a message with its thought, also one that was stopped, if the template can tell thoughts apart."""
+        opening, closing = self.marks
+        if not message.parts[2] or closing not in str(self.tok.chat_template):
+            return message.answer
+        return f"{opening}\n{message.thought}\n{closing}\n\n{message.answer}"
 
     def _truncate_to_context(
         self, messages: Sequence[Message], kept_tokens: int, stopped: Callable[[], bool]
@@ -204,8 +222,9 @@ class Answer:
     iterates changes nothing.  If the iteration is abandoned, the answer ends there and its text so far is kept.
 
     `messages` are those that it answers, `tokens` those generated so far; `finish_reason`, one of FINISH_REASONS, is
-    None until it ends.  The iteration raises TutorialError, and changes nothing, for messages that do not fit into the
-    context, and when the conversation has changed since the answer was requested.
+    None until it ends.  `thinking` tells whether the last chunk is of a thought; the other chunks are the answer.  The
+    iteration raises TutorialError, and changes nothing, for messages that do not fit into the context, and when the
+    conversation has changed since the answer was requested.
     """
 
     def __init__(self, conversation: Conversation, messages: list[Message], kept: tuple = ()) -> None:
@@ -217,6 +236,7 @@ class Answer:
         self._ids, self.truncated_messages = list[int](), conversation.truncated_messages
         self._sampling, self._stop = conversation.sampling, Event()
         self.started, self.finish_reason = False, None
+        self.thinking, self._inside, self._kept, self._thought_tokens = False, False, len(kept), 0
         conversation._answer = self  # so that it can be stopped before its first token is requested
 
     def stop(self) -> None:
@@ -235,13 +255,16 @@ class Answer:
             tpot_ms=1000 * (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else None,
             context_length=self.conversation.context_length,
             finish_reason=self.finish_reason,
+            thought_tokens=max(0, self._thought_tokens - self._kept),
         )
 
     @property
     def message(self) -> Message:
         """The answer so far as a message.  An incomplete character at its end is left out."""
         text = self.conversation.tok.decode([token.id for token in self.tokens], skip_special_tokens=True)
-        return Message("assistant", text.rstrip(REPLACEMENT_CHARACTER), tuple(self.tokens), self.stats)
+        text = text.rstrip(REPLACEMENT_CHARACTER)
+        parts = find_thought(text, self.conversation.marks, self._inside)
+        return Message("assistant", text, tuple(self.tokens), self.stats, parts)
 
     def warnings(self) -> list[str]:
         """Return warnings about the finished answer, a sentence each."""
@@ -251,12 +274,8 @@ class Answer:
             found.append(
                 f"The context is full: the first {self.truncated_messages} messages are no longer in the prompt."
             )
-        prompt = self.conversation._with_system(self.messages[self.truncated_messages :])
-        for number in omitted_messages(self.conversation.tok, prompt):
-            found.append(
-                f"This model's chat template leaves out message {number}, with the role {prompt[number]['role']}. "
-                "Put its text into a user message."
-            )
+        if self.conversation.system and not has_system_role(self.conversation.tok):
+            found.append("This model has no system role: the system message is a part of the first user message.")
         deterministic = self._sampling.temperature == 0 or self._sampling.seed is not None
         contents = [each.content for each in (*self.messages, message)]
         if deterministic and contents == [each.content for each in messages_before]:
@@ -271,7 +290,12 @@ class Answer:
         try:
             self._begin()
             yield from self._prefill()
-            yield from stream_decode(conversation.tok, self._token_ids())
+            texts = stream_decode(conversation.tok, self._token_ids())
+            for chunk, is_thought in split_thought(texts, conversation.marks, self._inside):
+                if is_thought or self.thinking:  # its last token is that before the answer's first
+                    self._thought_tokens = len(self.tokens) - (not is_thought)
+                self.thinking = is_thought
+                yield chunk
         except BaseException as error:
             if conversation.messages is self.messages:  # else it has changed nothing yet
                 self.finish_reason = "stopped" if isinstance(error, GeneratorExit) else "error"
@@ -291,6 +315,7 @@ class Answer:
             raise TutorialError("The answer has tokens that are not in the model's vocabulary.", "Edit the question.")
         ids, self.truncated_messages = conversation._truncate_to_context(self.messages, len(kept), self._stop.is_set)
         self._ids = ids + kept  # the latter are prefilled, too
+        self._inside = conversation.tok.decode(ids[-16:]).rstrip().endswith(conversation.marks[0])
         removes = self.messages[: len(messages_before)] != messages_before
         with conversation._lock:
             if conversation.messages is not messages_before:  # by load, clear, or an answer that was used first

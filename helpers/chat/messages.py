@@ -22,12 +22,26 @@ HINT = "Choose a file that Conversation.save has written. The conversation is un
 
 @dataclass(frozen=True)
 class Message:
-    """One message: `role` is "user" or "assistant".  An answer has its tokens and its statistics."""
+    """One message: `role` is "user" or "assistant".  An answer has its tokens and its statistics.
+
+    `parts` are the positions in `content` where a thought begins and ends, and where the answer begins.
+    """
 
     role: str
     content: str
     tokens: tuple[GeneratedToken, ...] = ()
     stats: GenerationStats | None = None
+    parts: tuple[int, int, int] = (0, 0, 0)
+
+    @property
+    def thought(self) -> str:
+        """What the model wrote before its answer, without the marks around it."""
+        return self.content[slice(*self.parts[:2])]
+
+    @property
+    def answer(self) -> str:
+        """The content without a thought."""
+        return self.content[self.parts[2] :]
 
 
 def save_conversation(path: Path, tok, system: str, truncated_messages: int, messages: Sequence[Message]) -> Path:
@@ -95,13 +109,17 @@ def _message(entry: dict, same_tokenizer: bool) -> Message:
         for token in entry["tokens"]
     ]
     stats = _stats(entry["stats"]) if entry["stats"] else None
-    return Message(entry["role"], entry["content"], tuple(tokens) if same_tokenizer else (), stats)
+    parts = tuple(map(_count, entry.get("parts", (0, 0, 0))))
+    if len(parts) != 3 or [*parts, len(entry["content"])] != sorted([*parts, len(entry["content"])]):
+        raise ValueError(f"{parts!r:.60} are no positions of a thought")
+    return Message(entry["role"], entry["content"], tuple(tokens) if same_tokenizer else (), stats, parts)
 
 
 def _stats(entry: dict) -> GenerationStats:
     stats = GenerationStats(**entry)
     for name in ("prompt_tokens", "cached_tokens", "new_tokens", "context_length"):
         _count(entry[name])
+    _count(stats.thought_tokens)
     for milliseconds in (stats.ttft_ms, stats.tpot_ms):
         _number(0 if milliseconds is None else milliseconds)
     if stats.finish_reason not in FINISH_REASONS or stats.ttft_ms is None and stats.tpot_ms is not None:
@@ -128,15 +146,15 @@ def fingerprint(tok) -> str:
 
 
 def to_markdown(system: str, messages: Sequence[Message]) -> str:
-    """Return the conversation as Markdown: a heading per message, and its text unchanged."""
+    """Return the conversation as Markdown: a heading per message, and its text unchanged, without thoughts."""
     parts = [("System", system)] if system else []
-    parts += [(message.role.capitalize(), message.content) for message in messages]
+    parts += [(message.role.capitalize(), message.answer) for message in messages]
     return "\n\n".join(["# Conversation", *(f"## {heading}\n\n{text}" for heading, text in parts)]) + "\n"
 
 
 def stats_line(stats: GenerationStats) -> str:
     """Return the statistics of an answer in one line."""
-    parts = [_tokens(stats.new_tokens)]
+    parts = [_tokens(stats.new_tokens) + (f", {stats.thought_tokens:,} of a thought" if stats.thought_tokens else "")]
     if stats.ttft_ms is not None:
         parts.append(f"first token {_seconds(stats.ttft_ms)}")
     if stats.tpot_ms:

@@ -75,14 +75,29 @@ def print_answer(answer: Answer) -> None:
     """Print an answer as it is generated, to stdout; then its statistics and warnings, to stderr."""
     try:
         try:
+            thought = False
             for piece in answer:
-                print(printable(piece), end="", flush=True)
+                if thought and not answer.thinking:
+                    _note("\n")
+                thought = answer.thinking
+                if thought:
+                    _print_thought(printable(piece))
+                else:
+                    print(printable(piece), end="", flush=True)
         finally:
             print(end="\n" if answer.finish_reason else "", flush=True)
     except OSError as error:  # a full disk, or a pipe that nobody reads
         raise TutorialError(f"The answer cannot be printed: {error.strerror}.", "It is in the conversation.") from error
     for sentence in (stats_line(answer.stats), *answer.warnings()):
         _note(f"[{sentence}]")
+
+
+def _print_thought(text: str) -> None:
+    """Print a part of a thought to stderr, so that only the answer is piped, and dimmed where that is a terminal."""
+    if sys.stderr:
+        dims = sys.stderr.isatty() and (os.name != "nt" or "WT_SESSION" in os.environ)
+        with suppress(OSError):
+            print(f"\x1b[2m{text}\x1b[22m" if dims else text, end="", file=sys.stderr, flush=True)
 
 
 def _handle(conversation: Conversation, line: str) -> None:

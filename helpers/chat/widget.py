@@ -60,9 +60,9 @@ class ChatWidget(AnyWidget):
                 setattr(self, name, value)
             self.status = status.replace("\n", " ")
 
-    def show_draft(self, number: int, text: str) -> None:
-        """Show `text` as the answer in progress, which will be message `number`."""
-        self.draft = {"number": number, "html": render(text)}
+    def show_draft(self, number: int, text: str, thought: str = "") -> None:
+        """Show `text`, behind a `thought`, as the answer in progress, which will be message `number`."""
+        self.draft = {"number": number, "html": render(text), "thought": thought}
         self.send({"type": "draft", "draft": self.draft})
 
     def _reply(self, _, request: object, __) -> None:
@@ -85,10 +85,11 @@ class ChatWidget(AnyWidget):
 
 def message_card(message: Message) -> dict:
     """Return what the browser shows of a message; a user's text is never HTML."""
-    card = {"role": message.role, "text": message.content}
+    card = {"role": message.role, "text": message.answer}
     if message.role == "assistant":
         stats = stats_line(message.stats) if message.stats else ""
-        card |= {"html": _render_complete(message.content), "stats": stats, "xray": bool(message.tokens)}
+        card |= {"html": _render_complete(message.answer), "stats": stats, "xray": bool(message.tokens)}
+        card |= {"thought": message.thought}
     return card
 
 

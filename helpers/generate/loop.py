@@ -46,7 +46,8 @@ class GenerationStats:
     `prompt_tokens` counts the whole prompt: `cached_tokens` of it were in the KV cache, `prefilled_tokens` were not.
     `ttft_ms` is the time to the first token, `tpot_ms` the mean time per token after the first, each None when there
     are too few tokens; `tokens_per_second` is the decode rate, 1000 / tpot_ms.  `context_tokens` of `context_length`
-    are in use after the answer.  `finish_reason` is one of FINISH_REASONS, or None where it is unknown.
+    are in use after the answer.  `finish_reason` is one of FINISH_REASONS, or None where it is unknown.  Of the new
+    tokens, `thought_tokens` are a thought before the answer.
     """
 
     prompt_tokens: int
@@ -56,6 +57,7 @@ class GenerationStats:
     tpot_ms: float | None
     context_length: int | None
     finish_reason: str | None
+    thought_tokens: int = 0
 
     @classmethod
     def from_tokens(

@@ -127,7 +127,7 @@ def test_a_page_gets_the_draft_as_a_whole_and_the_status(box, page, monkeypatch)
     go(box)
     assert box.wait(20)
     drafts = [markdown.render(tokenizer().decode(token_ids(WORDS)[:n])) for n in range(1, N_TOKENS)]
-    assert page.drafts == [{"number": 1, "html": html} for html in drafts]
+    assert page.drafts == [{"number": 1, "html": html, "thought": ""} for html in drafts]
     assert [new for name, new in seen if name == "busy"] == [True, False]
     statuses = [new for name, new in seen if name == "status"]
     assert statuses == ["Prefill…", "Prefill: 0 of 20 tokens", "Generating…", box.status]
@@ -168,10 +168,10 @@ def slow_prompt(box, monkeypatch):
     """Two events: set when a prompt is being made, and to let it be finished."""
     begun, go_on = threading.Event(), threading.Event()
 
-    def make(*arguments):
+    def make(*arguments, **options):
         begun.set()
         assert go_on.wait(20)
-        return prompt_ids(*arguments)
+        return prompt_ids(*arguments, **options)
 
     monkeypatch.setattr(conversation_module, "prompt_ids", make)
     yield begun, go_on

@@ -440,9 +440,9 @@ def tokenized(monkeypatch):
     """The number of messages in each prompt that is made."""
     counted = []
 
-    def counting(tok, messages):
+    def counting(tok, messages, thinking):
         counted.append(len(messages))
-        return prompt_ids(tok, messages)
+        return prompt_ids(tok, messages, thinking=thinking)
 
     monkeypatch.setattr(conversation_module, "prompt_ids", counting)
     return counted
@@ -460,11 +460,11 @@ def test_stop_ends_the_truncation(monkeypatch, after):
     conversation = long_history(100)
     answer, n_before, calls = conversation.say("And now?"), len(conversation.messages), []
 
-    def counting(*arguments):
+    def counting(*arguments, **options):
         calls.append(arguments)
         if len(calls) == after:
             conversation.stop()
-        return prompt_ids(*arguments)
+        return prompt_ids(*arguments, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(conversation_module, "prompt_ids", counting)

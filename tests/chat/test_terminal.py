@@ -98,11 +98,11 @@ def test_ctrl_c_stops_the_answer_and_not_the_chat(chat, interrupt):
 def test_ctrl_c_while_the_prompt_is_made_stops_the_answer(chat, interrupt, monkeypatch):
     calls = []
 
-    def make(*arguments):
+    def make(*arguments, **options):
         calls.append(arguments)
         if len(calls) == 1:
             interrupt()
-        return prompt_ids(*arguments)
+        return prompt_ids(*arguments, **options)
 
     monkeypatch.setattr(conversation_module, "prompt_ids", make)
     conversation = fake_conversation(WORDS)
