@@ -43,6 +43,30 @@ def tiny_phi3(tests: Path) -> Path:
     return folder
 
 
+def tiny_qwen3(tests: Path) -> Path:
+    """A tiny Qwen3 with random weights, and a chat template that can think.  Made once per run of the tests."""
+    folder = tests / "qwen3-repository"
+    if not folder.exists():
+        import torch
+        from templates import tokenizer
+        from transformers import AutoModelForCausalLM, Qwen3Config
+
+        torch.manual_seed(0)
+        shape = {
+            "vocab_size": 600,
+            "hidden_size": 128,
+            "intermediate_size": 192,
+            "num_hidden_layers": 2,
+            "head_dim": 32,
+        }
+        shape |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 4096}
+        tok = tokenizer("qwen3")
+        config = Qwen3Config(**shape, random_weights=True, eos_token_id=tok.eos_token_id, bos_token_id=None)
+        AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
+        tok.save_pretrained(folder)
+    return folder
+
+
 class Hub:
     """`with Hub(folder) as hub:` serves `folder` at hub.url, counts what it is asked for, and fails when told to."""
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from fakes import DETOUR, WORDS, fake_conversation, token_ids, tokenizer
+from fakes import DETOUR, WORDS, fake_conversation, thinking_conversation, token_ids, tokenizer
 from hypothesis import example, given
 from hypothesis import strategies as st
 from ipywidgets.widgets.widget import _instances
@@ -629,3 +629,16 @@ def test_the_embedded_model_in_the_box(embedded_lm, monkeypatch):
     other = tokens[1]["options"][1]
     assert page.ask("branch", number=1, position=1, token_id=other["id"])["ok"] and box.wait(120)
     assert texts(box)[1].startswith(tokens[0]["text"] + other["text"].replace("␣", " "))
+
+
+def test_a_thought_is_apart_and_can_be_switched_off_where_the_template_can():
+    assert not hasattr(ChatBox(fake_conversation(WORDS)).settings, "thinking")
+    box = ChatBox(thinking_conversation("Hm <b>"))
+    say(box)
+    card = box.widget.messages[-1]
+    assert card["thought"] == "Hm <b>" and card["text"] == WORDS and "Hm" not in card["html"]
+    assert box.settings.thinking.value is True
+    box.settings.thinking.value = False
+    assert box.conversation.thinking is False
+    say(box)
+    assert box.widget.messages[-1]["thought"] == "" and box.widget.messages[-1]["text"] == WORDS

@@ -1,4 +1,6 @@
-"""Thoughts: recognised however the text is split, apart from the answer, and in the history as the template has them."""
+"""Thoughts: recognised however the text is split, shown apart, and in the history as the template has them."""
+
+import json
 
 import pytest
 from fakes import WORDS, fake_conversation, thinking_conversation, tokenizer
@@ -134,15 +136,9 @@ def test_a_template_that_knows_no_thoughts_gets_the_answers_alone():
 
 def test_a_prompt_that_opens_the_thought_needs_no_opening_mark():
     conversation = thinking_conversation(SILENT, template=chatml(THOUGHT, tail="<think>\n"))
-    conversation.model.logits = thinks_at_once(conversation.model.logits)
     list(conversation.say("Hello"))
     message = conversation.messages[-1]
     assert (message.thought, message.answer) == (SILENT, WORDS) and not message.content.startswith("<think>")
-
-
-def thinks_at_once(logits):
-    """Return logits() for a prompt that ends with the opening mark, which the script begins with."""
-    return logits  # the fake takes the mark at the end of the prompt for the beginning of its script
 
 
 def test_a_thought_survives_saving_and_a_damaged_one_is_refused(tmp_path):
@@ -153,9 +149,7 @@ def test_a_thought_survives_saving_and_a_damaged_one_is_refused(tmp_path):
     text, parts = file.read_text(encoding="utf-8"), list(conversation.messages[-1].parts)
     assert str(parts) in text
     for wrong in ([9, 1, 2], [0, 0], [0, 0, 10**6], [-1, 0, 0], "abc", None, [0, 0, 0.5]):
-        file.write_text(
-            text.replace(str(parts), str(wrong).replace("None", "null").replace("'", '"')), encoding="utf-8"
-        )
+        file.write_text(text.replace(str(parts), json.dumps(wrong)), encoding="utf-8")
         with pytest.raises(TutorialError, match="is damaged"):
             load_conversation(file, conversation.tok)
 
@@ -168,9 +162,7 @@ def test_a_terminal_shows_a_thought_beside_the_answer(capsys):
 
 NO_SYSTEM = {
     "refuses": "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + chatml(),
-    "leaves out": chatml()
-    .replace(LOOP, LOOP + "{% if m.role != 'system' %}")
-    .replace("{% endfor %}", "{% endif %}{% endfor %}", 1),
+    "leaves out": chatml("{{ m.content if m.role != 'system' }}"),
 }
 
 
@@ -179,9 +171,9 @@ def test_without_a_system_role_the_words_begin_the_first_message(template):
     conversation = thinking_conversation("", template=template, system="Be brief.")
     answer = conversation.say("Hello")
     list(answer)
-    assert conversation.tok.decode(answer._ids).startswith("<|im_start|>user\nBe brief.\n\nHello<|im_end|>")
+    assert "<|im_start|>user\nBe brief.\n\nHello<|im_end|>" in conversation.tok.decode(answer._ids)
     assert any("has no system role" in sentence for sentence in answer.warnings())
     assert conversation.messages[0].content == "Hello", "the words are those of the settings, not of the user"
-    assert not any(
-        "system role" in sentence for sentence in fake_conversation(WORDS, system="Be brief.").say("x").warnings()
-    )
+    with_role = fake_conversation(WORDS, system="Be brief.").say("Hello")
+    list(with_role)
+    assert with_role.warnings() == []
