@@ -73,7 +73,7 @@ def int4_flags(shapes: list[tuple[int, ...]], parameters: int) -> tuple[tuple[st
     if not widths:
         why = "the widths of its matrices are not known yet"
     elif odd:
-        why += f", except {', '.join(map(str, odd[:5]))}, which no group size divides: int8"
+        why += f", except {', '.join(map(str, odd[:5]))}, where no size of 32 or more fits: int8"
     return (*flags, "--ratio", ratio, "--sym"), f"{why}; ratio {ratio} for {parameters / 1e9:.1f} billion parameters."
 
 

@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 
 import pytest
+from architectures import ARCHITECTURES, write_checkpoint
 from hub import Hub, tiny_phi3
 from hypothesis import given
 from hypothesis import strategies as st
@@ -148,6 +150,24 @@ def test_what_cannot_be_used_is_a_sentence_and_leaves_no_checkpoint(serve, tmp_p
     assert caught.value.hint, "a reader is told what to do"
     assert not (tmp_path / "root").exists(), "nothing is left behind"
     assert not [name for name in hub.sent if name.endswith((".bin", ".gguf", ".safetensors"))]
+
+
+ROAD = ("Qwen3", "Granite", "GPT2")  # every push; the others once a week
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in ROAD else pytest.param(name, marks=pytest.mark.weekly) for name in ARCHITECTURES]
+)
+def test_an_architecture_goes_from_its_hub_name_to_an_answer(serve, tmp_path, name):
+    """With the flags that its shape gives, and the self-check's comparison of the KV cache."""
+    write_checkpoint(name, tmp_path / "repository")
+    serve(tmp_path / "repository", f"somebody/{name}")
+    common = {"TUTORIAL_MODEL_ROOT": str(tmp_path / "root"), "TUTORIAL_MODEL": f"somebody/{name}"}
+    made = helpers("export", **common)
+    assert made.returncode == 0 and "The flags: 32 is the largest power of two" in made.stdout, made.stdout
+    assert re.search(r"(?m)^ok\W+cache", made.stdout), made.stdout
+    asked = helpers("ask", "Hello", "--max-new-tokens", "4", **common)
+    assert asked.returncode == 0, asked.stdout
 
 
 @pytest.mark.parametrize("status", [401, 403])

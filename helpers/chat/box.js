@@ -126,7 +126,7 @@ class Card {
     this.node.classList.remove("draft");
   }
 
-  // What the model wrote before its answer, folded until the user opens it.
+  // What the model generated before its answer, folded until the user opens it.
   showThought(text) {
     this.thinking.hidden = !text;
     if (this.thought.textContent !== text) this.thought.textContent = text ?? "";

@@ -15,7 +15,7 @@ from threading import Event, RLock
 
 from helpers.chat.degenerate import describe_degeneration
 from helpers.chat.messages import Message, load_conversation, save_conversation, to_markdown
-from helpers.chat.thinking import find_thought, split_thought, thought_marks
+from helpers.chat.thinking import find_thought, split_thought, thought_tags
 from helpers.decode import REPLACEMENT_CHARACTER, stream_decode
 from helpers.errors import TutorialError, check_int
 from helpers.generate.loop import GenerationStats, PromptCache, generate
@@ -63,7 +63,7 @@ class Conversation:
         default = thinks_by_default(tok)
         if thinking is not None and default is None:
             raise TutorialError("This model's chat template cannot switch thinking on or off.", "Leave it out.")
-        self.thinking, self.marks = default if thinking is None else thinking, thought_marks(tok)
+        self.thinking, self.tags = default if thinking is None else thinking, thought_tags(tok)
         self.model, self.tok, self.system, self.sampling = model, tok, system, sampling
         self.max_new_tokens, self.alternatives = max_new_tokens, alternatives
         self.context_length = context_length or longest
@@ -176,7 +176,7 @@ class Conversation:
 
     def _for_template(self, message: Message) -> str:
         """Return a message with its thought, also one that was stopped, if the template can tell thoughts apart."""
-        opening, closing = self.marks
+        opening, closing = self.tags
         if not message.parts[2] or closing not in str(self.tok.chat_template):
             return message.answer
         return f"{opening}\n{message.thought}\n{closing}\n\n{message.answer}"
@@ -263,7 +263,7 @@ class Answer:
         """The answer so far as a message.  An incomplete character at its end is left out."""
         text = self.conversation.tok.decode([token.id for token in self.tokens], skip_special_tokens=True)
         text = text.rstrip(REPLACEMENT_CHARACTER)
-        parts = find_thought(text, self.conversation.marks, self._inside)
+        parts = find_thought(text, self.conversation.tags, self._inside)
         return Message("assistant", text, tuple(self.tokens), self.stats, parts)
 
     def warnings(self) -> list[str]:
@@ -291,7 +291,7 @@ class Answer:
             self._begin()
             yield from self._prefill()
             texts = stream_decode(conversation.tok, self._token_ids())
-            for chunk, is_thought in split_thought(texts, conversation.marks, self._inside):
+            for chunk, is_thought in split_thought(texts, conversation.tags, self._inside):
                 if is_thought or self.thinking:  # its last token is that before the answer's first
                     self._thought_tokens = len(self.tokens) - (not is_thought)
                 self.thinking = is_thought
@@ -315,7 +315,7 @@ class Answer:
             raise TutorialError("The answer has tokens that are not in the model's vocabulary.", "Edit the question.")
         ids, self.truncated_messages = conversation._truncate_to_context(self.messages, len(kept), self._stop.is_set)
         self._ids = ids + kept  # the latter are prefilled, too
-        self._inside = conversation.tok.decode(ids[-16:]).rstrip().endswith(conversation.marks[0])
+        self._inside = conversation.tok.decode(ids[-16:]).rstrip().endswith(conversation.tags[0])
         removes = self.messages[: len(messages_before)] != messages_before
         with conversation._lock:
             if conversation.messages is not messages_before:  # by load, clear, or an answer that was used first

@@ -35,7 +35,7 @@ class Message:
 
     @property
     def thought(self) -> str:
-        """What the model wrote before its answer, without the marks around it."""
+        """What the model generated before its answer, without the tags around it."""
         return self.content[slice(*self.parts[:2])]
 
     @property

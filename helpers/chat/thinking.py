@@ -1,4 +1,4 @@
-"""Thoughts that a model writes before its answer: where they begin and end in its text, also while that streams."""
+"""Thoughts that a model generates before its answer: where they begin and end in its text, also while that streams."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ from collections.abc import Iterable, Iterator
 from helpers.decode import partial_match_length
 
 CLOSING = re.compile(r"</[\w:]*think\w*>|\[/think\w*\]", re.IGNORECASE)
-Marks = tuple[str, str]
+Tags = tuple[str, str]
 
 
-def thought_marks(tok) -> Marks:
-    """Return the marks around a thought: those in the chat template or the added tokens, else <think> and </think>."""
+def thought_tags(tok) -> Tags:
+    """Return the tags around a thought: those in the chat template or the added tokens, else <think> and </think>."""
     source = " ".join([str(tok.chat_template), *(token.content for token in tok.added_tokens_decoder.values())])
     closing = found[0] if (found := CLOSING.search(source)) else "</think>"
     return closing.replace("/", "", 1), closing
 
 
-def find_thought(text: str, marks: Marks, inside: bool = False) -> tuple[int, int, int]:
+def find_thought(text: str, tags: Tags, inside: bool = False) -> tuple[int, int, int]:
     """Return where in `text` the thought begins and ends, and where the answer begins; zeros without a thought.
 
     A thought stands at the beginning.  It is `inside` from the first character on, if the prompt ends with the opening
-    mark.  White space around a thought, and line breaks before the answer, belong to neither.
+    tag.  White space around a thought, and line breaks before the answer, belong to neither.
     """
-    start, end, _ = _find(text, marks, inside)
-    return start, end, _answer_start(text, marks, inside)
+    start, end, _ = _find(text, tags, inside)
+    return start, end, _answer_start(text, tags, inside)
 
 
-def _find(text: str, marks: Marks, inside: bool) -> tuple[int, int, int]:
-    """Return begin and end of the thought, and the position behind its closing mark, -1 where there is none yet."""
-    opening, closing = marks
+def _find(text: str, tags: Tags, inside: bool) -> tuple[int, int, int]:
+    """Return begin and end of the thought, and the position behind its closing tag, -1 where there is none yet."""
+    opening, closing = tags
     lead = len(text) - len(text.lstrip())
     opened = text.startswith(opening, lead)
     if not (opened or inside):
@@ -42,13 +42,13 @@ def _find(text: str, marks: Marks, inside: bool) -> tuple[int, int, int]:
     return start, start + len(text[start:end].rstrip()), close + len(closing) if close >= 0 else -1
 
 
-def _answer_start(text: str, marks: Marks, inside: bool) -> int:
-    behind = _find(text, marks, inside)[2]
+def _answer_start(text: str, tags: Tags, inside: bool) -> int:
+    behind = _find(text, tags, inside)[2]
     return len(text) if behind < 0 else behind + len(text[behind:]) - len(text[behind:].lstrip("\n")) if behind else 0
 
 
-def split_thought(texts: Iterable[str], marks: Marks, inside: bool = False) -> Iterator[tuple[str, bool]]:
-    """Yield the text of `texts` in pieces, each with whether it is of the thought; marks are left out.
+def split_thought(texts: Iterable[str], tags: Tags, inside: bool = False) -> Iterator[tuple[str, bool]]:
+    """Yield the text of `texts` in pieces, each with whether it is of the thought; tags are left out.
 
     The pieces of each kind, joined, are what find_thought finds in the complete text.
     """
@@ -56,20 +56,20 @@ def split_thought(texts: Iterable[str], marks: Marks, inside: bool = False) -> I
     for chunk in chunks:
         text += chunk
         lead = text.lstrip()
-        if len(lead) < len(marks[0]) and marks[0].startswith(lead):  # it may become the opening mark
+        if len(lead) < len(tags[0]) and tags[0].startswith(lead):  # it may become the opening tag
             continue
-        start, end, behind = _find(text, marks, inside)
+        start, end, behind = _find(text, tags, inside)
         if behind < 0:
-            end = len(text[: len(text) - partial_match_length(marks[1], text)].rstrip())
+            end = len(text[: len(text) - partial_match_length(tags[1], text)].rstrip())
         shown = max(shown, start)
         if end > shown:
             yield text[shown:end], True
             shown = end
-        if behind >= 0 and (answer := text[_answer_start(text, marks, inside) :]):
+        if behind >= 0 and (answer := text[_answer_start(text, tags, inside) :]):
             yield answer, False
             break
     else:
-        start, end, answer_start = find_thought(text, marks, inside)
+        start, end, answer_start = find_thought(text, tags, inside)
         for piece, is_thought in ((text[max(shown, start) : end], True), (text[answer_start:], False)):
             if piece:
                 yield piece, is_thought

@@ -11,11 +11,11 @@ from templates import tokenizer as of_shape
 
 from helpers.chat.messages import Message, load_conversation, stats_line
 from helpers.chat.terminal import print_answer
-from helpers.chat.thinking import find_thought, split_thought, thought_marks
+from helpers.chat.thinking import find_thought, split_thought, thought_tags
 from helpers.errors import TutorialError
 from helpers.tokenize import thinking_variable, thinks_by_default
 
-MARKS = ("<think>", "</think>")
+TAGS = ("<think>", "</think>")
 PIECES = ["<think>", "</think>", "<th", "</", "ink>", "a", " b", "\n", "\n\n", " ", "<", ">", "Grüße 👩"]
 SILENT = "So  it is.\n\nYes: 1 < 2"
 
@@ -26,8 +26,8 @@ def test_any_split_of_the_stream_gives_the_same_thought_and_answer(pieces, data,
     text = "".join(pieces)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=8))) if data else range(len(text))
     chunks = [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
-    found = list(split_thought(chunks, MARKS, inside))
-    start, end, answer = find_thought(text, MARKS, inside)
+    found = list(split_thought(chunks, TAGS, inside))
+    start, end, answer = find_thought(text, TAGS, inside)
     assert "".join(piece for piece, is_thought in found if is_thought) == text[start:end]
     assert "".join(piece for piece, is_thought in found if not is_thought) == text[answer:]
     assert 0 <= start <= end <= answer <= len(text)
@@ -49,24 +49,24 @@ def test_any_split_of_the_stream_gives_the_same_thought_and_answer(pieces, data,
     ],
 )
 def test_what_is_thought_and_what_is_answer(text, inside, thought, answer):
-    start, end, begin = find_thought(text, MARKS, inside)
+    start, end, begin = find_thought(text, TAGS, inside)
     assert (text[start:end], text[begin:]) == (thought, answer)
 
 
 def test_a_stream_shows_a_thought_before_it_ends():
     chunks = iter(["<think>", "one", " two"])
-    assert next(split_thought(chunks, MARKS)) == ("one", True)
+    assert next(split_thought(chunks, TAGS)) == ("one", True)
 
 
 @pytest.mark.parametrize(
-    "name, marks",
-    [("qwen3", MARKS), ("phi-3", MARKS), ("deepseek-r1", MARKS), ("seed", ("<seed:think>", "</seed:think>"))],
+    "name, tags",
+    [("qwen3", TAGS), ("phi-3", TAGS), ("deepseek-r1", TAGS), ("seed", ("<seed:think>", "</seed:think>"))],
 )
-def test_the_marks_are_those_of_the_template(name, marks):
+def test_the_marks_are_those_of_the_template(name, tags):
     tok = of_shape(name)
     if name == "seed":
         tok.add_tokens(["</seed:think>"])
-    assert thought_marks(tok) == marks
+    assert thought_tags(tok) == tags
 
 
 def test_only_templates_with_a_switch_can_be_switched():
