@@ -6,7 +6,7 @@ from faults.conftest import state_of
 from faults.table import fault
 
 LONG = "word " * 3000
-NO_MODEL, NO_FORMAT = "in the catalog.\nChoose one of: smollm2-instruct", "Choose one of: int4, int8, fp16."
+NO_MODEL, NO_FORMAT = "Choose one of: smollm2-instruct", "Choose one of: int4, int8, fp16."
 
 
 @pytest.mark.parametrize(
