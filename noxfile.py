@@ -23,7 +23,7 @@ EMBEDDED = {"TUTORIAL_MODEL": "smollm2-instruct", "TUTORIAL_DEVICE": "CPU"}
 NBVAL = ("-q", "--nbval", "--nbval-current-env", "--nbval-cell-timeout=600", "-p", "no:cacheprovider")
 NOTEBOOKS = sorted(str(path) for path in Path("notebooks").glob("*.ipynb"))
 COMPRESS = "09_compress.ipynb"  # compresses for minutes: strict once a week; every push runs it on the tiny Phi-3
-UNTIMED = ("01_export.ipynb", "04_tokenize.ipynb")  # measure no time, and may run beside each other
+UNTIMED = ("00_quickstart.ipynb", "01_export.ipynb", "04_tokenize.ipynb", "06_decode.ipynb")  # may run in parallel
 # Two workers, each with one thread of PyTorch: more would compete for the same cores.  A worker without tests takes
 # over some of the other's, so that what is made once for a file of tests may be made twice.
 PARALLEL = ("--numprocesses=2", "--dist=worksteal")
@@ -242,6 +242,14 @@ def bench(session: nox.Session) -> None:
     install(session, "lab")
     session.run(*HELPERS, "export", env=EMBEDDED)
     session.run(PYTHON, "bench/run.py", *session.posargs, env=EMBEDDED)
+
+
+@session
+def defaults(session: nox.Session) -> None:
+    """Measure weight formats and sampling settings; writes docs/defaults.md.  After --: options of bench/defaults.py."""
+    install(session, "lab")
+    session.run(*HELPERS, "fetch", env=EMBEDDED)
+    session.run(PYTHON, "bench/defaults.py", *session.posargs, env=EMBEDDED)
 
 
 @session

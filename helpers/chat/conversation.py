@@ -18,7 +18,7 @@ from helpers.chat.messages import Message, load_conversation, save_conversation,
 from helpers.decode import REPLACEMENT_CHARACTER, stream_decode
 from helpers.errors import TutorialError, check_int
 from helpers.generate.loop import GenerationStats, PromptCache, generate
-from helpers.generate.sampling import GREEDY, Sampling
+from helpers.generate.sampling import CHAT, Sampling
 from helpers.load.config import context_length as longest_context
 from helpers.load.config import eos_token_ids, vocabulary_size
 from helpers.tokenize import omitted_messages, prompt_ids
@@ -45,7 +45,7 @@ class Conversation:
         model,
         tok,
         system: str = "",
-        sampling: Sampling = GREEDY,
+        sampling: Sampling = CHAT,
         max_new_tokens: int = 512,
         context_length: int | None = None,
         alternatives: int = 5,
