@@ -246,7 +246,7 @@ def bench(session: nox.Session) -> None:
 
 @session
 def defaults(session: nox.Session) -> None:
-    """Measure weight formats and sampling settings; writes docs/defaults.md.  After --: options of bench/defaults.py."""
+    """Measure weight formats and sampling settings; writes docs/defaults.md.  After --: its options."""
     install(session, "lab")
     session.run(*HELPERS, "fetch", env=EMBEDDED)
     session.run(PYTHON, "bench/defaults.py", *session.posargs, env=EMBEDDED)
