@@ -464,14 +464,14 @@ def defaults_table(results: dict) -> str:
 
 
 def answers_list(results: dict, name: str) -> str:
-    """Return all answers of the defaults, as they are, in a folded block."""
+    """Return all answers of the defaults, each on one line, in a folded block of code."""
     run, lines = results[defaults_key(name)], []
     for (question, _), text, verdict in zip(beginner_questions(), run["texts"], run["verdicts"], strict=True):
-        answer = re.sub(r"([\\`*_\[\]<>&#|~])", r"\\\1", " ".join(text.split()))
-        shown = answer if len(answer) <= SHOWN else f"{answer[:SHOWN].rstrip(chr(92))} …"
-        lines.append(f"- **{question}** {shown} ({MARKS[verdict]})")
+        answer = " ".join(text.split())
+        shown = answer if len(answer) <= SHOWN else f"{answer[:SHOWN]} …"
+        lines += [f"{question} ({MARKS[verdict]})", f"    {shown}"]
     summary = f"<summary>The 24 answers in {name}, the first {SHOWN} characters of each</summary>"
-    return "\n".join(["<details>", summary, "", *lines, "", "</details>"])
+    return "\n".join(["<details>", summary, "", "```text", *lines, "```", "", "</details>"])
 
 
 def document(results: dict) -> str:
