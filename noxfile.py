@@ -23,7 +23,7 @@ EMBEDDED = {"TUTORIAL_MODEL": "smollm2-instruct", "TUTORIAL_DEVICE": "CPU"}
 NBVAL = ("-q", "--nbval", "--nbval-current-env", "--nbval-cell-timeout=600", "-p", "no:cacheprovider")
 NOTEBOOKS = sorted(str(path) for path in Path("notebooks").glob("*.ipynb"))
 COMPRESS = "09_compress.ipynb"  # compresses for minutes: strict once a week; every push runs it on the tiny Phi-3
-UNTIMED = ("01_export.ipynb", "04_tokenize.ipynb")  # measure no time, and may run beside each other
+UNTIMED = ("00_quickstart.ipynb", "01_export.ipynb", "04_tokenize.ipynb", "06_decode.ipynb")  # may run in parallel
 # Two workers, each with one thread of PyTorch: more would compete for the same cores.  A worker without tests takes
 # over some of the other's, so that what is made once for a file of tests may be made twice.
 PARALLEL = ("--numprocesses=2", "--dist=worksteal")
@@ -153,7 +153,9 @@ def weekly(session: nox.Session) -> None:
     session.run(*HELPERS, "export", env=EMBEDDED)
     run_strict(session, "page 09, strict, no network", [path for path in NOTEBOOKS if COMPRESS in path])
     pytest = (PYTHON, "-m", "pytest", "-q", "-m", "weekly", "--durations=15")
-    timed(session, "slow tests", *pytest, "--ignore=tests/browser", env=EMBEDDED)
+    timed(session, "notebooks on the tiny Phi-3, and solutions", *pytest, "tests/pages", env=EMBEDDED)
+    others = ("--ignore=tests/browser", "--ignore=tests/pages")
+    timed(session, "other slow tests", *pytest, *PARALLEL, *others, env=EMBEDDED | {"OMP_NUM_THREADS": "1"})
     session.run(PYTHON, "tests/browser/browsers.py")
     timed(session, "slow tests in a browser", *pytest, "tests/browser", env=EMBEDDED)
     report(session)
@@ -242,6 +244,14 @@ def bench(session: nox.Session) -> None:
     install(session, "lab")
     session.run(*HELPERS, "export", env=EMBEDDED)
     session.run(PYTHON, "bench/run.py", *session.posargs, env=EMBEDDED)
+
+
+@session
+def defaults(session: nox.Session) -> None:
+    """Measure weight formats and sampling settings; writes docs/defaults.md.  After --: its options."""
+    install(session, "lab")
+    session.run(*HELPERS, "fetch", env=EMBEDDED)
+    session.run(PYTHON, "bench/defaults.py", *session.posargs, env=EMBEDDED)
 
 
 @session

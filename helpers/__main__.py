@@ -30,8 +30,10 @@ Model = Annotated[
     str | None, typer.Option("--model", help="A name from `python -m helpers models`, a hub repository, or a folder.")
 ]
 Format = Annotated[str | None, typer.Option("--format", help="Weight format: int4, int8 or fp16.")]
-Penalty = Annotated[float, typer.Option("--repetition-penalty", help="Values above 1 reduce repetition; try 1.1.")]
 Thinking = Annotated[bool | None, typer.Option("--thinking/--no-thinking", help="Where the model can do both.")]
+Penalty = Annotated[
+    float | None, typer.Option("--repetition-penalty", help="Values above 1 reduce repetition; 1 turns it off.")
+]
 Device = Annotated[str | None, typer.Option("--device", help="CPU, GPU, GPU.0, NPU or AUTO.")]
 
 
@@ -39,6 +41,13 @@ def chosen(**options: str | None) -> settings.Settings:
     """Return the project's settings with the options of the command line."""
     given = {name: value for name, value in options.items() if value is not None}
     return settings.check(replace(settings.load(), **given))
+
+
+def chosen_sampling(**options: float | None):
+    """Return the default sampling of conversations with the options of the command line."""
+    from helpers.generate.sampling import CHAT
+
+    return replace(CHAT, **{name: value for name, value in options.items() if value is not None})
 
 
 def show_findings(found: list, as_json: bool = False) -> None:
@@ -177,17 +186,16 @@ def ask(
     format: Format = None,
     device: Device = None,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Maximum number of tokens to generate.")] = None,
-    repetition_penalty: Penalty = 1,
+    repetition_penalty: Penalty = None,
     thinking: Thinking = None,
 ) -> None:
     """Answer one question; the answer is streamed to stdout, its statistics to stderr."""
     from helpers.chat.terminal import print_answer
-    from helpers.generate.sampling import Sampling
 
     choice = chosen(model=model, format=format, device=device)
     if not question.strip():
         raise TutorialError("The question is empty.", 'Try: python -m helpers ask "What is the capital of France?"')
-    sampling = Sampling(repetition_penalty=repetition_penalty)
+    sampling = chosen_sampling(repetition_penalty=repetition_penalty)
     print_answer(load_conversation(choice, sampling, max_new_tokens, thinking=thinking).say(question))
 
 
@@ -198,18 +206,19 @@ def chat(
     device: Device = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="Maximum number of tokens in an answer.")] = None,
     system: Annotated[str, typer.Option(help="The system message.")] = "",
-    temperature: Annotated[float, typer.Option(help="0: always the most likely token; above 0: sampling.")] = 0,
-    repetition_penalty: Penalty = 1,
+    temperature: Annotated[
+        float | None, typer.Option(help="0: always the most likely token; above 0: sampling.")
+    ] = None,
+    repetition_penalty: Penalty = None,
     seed: Annotated[int | None, typer.Option(help="Makes sampling repeatable.")] = None,
     context_length: Annotated[int | None, typer.Option(help="In tokens; at most the model's.")] = None,
     thinking: Thinking = None,
 ) -> None:
     """Chat with the model.  Ctrl-C stops an answer, /help lists the commands, /bye quits."""
     from helpers.chat import terminal
-    from helpers.generate.sampling import Sampling
 
     choice = chosen(model=model, format=format, device=device)
-    sampling = Sampling(temperature, repetition_penalty=repetition_penalty, seed=seed)
+    sampling = chosen_sampling(temperature=temperature, repetition_penalty=repetition_penalty, seed=seed)
     options = {"system": system, "context_length": context_length, "thinking": thinking}
     terminal.run(load_conversation(choice, sampling, max_new_tokens, **options))
 

@@ -21,6 +21,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from helpers.chat.conversation import Conversation
+from helpers.generate.sampling import GREEDY
 
 CODE = """# A heading
 
@@ -176,4 +177,5 @@ def thinking_conversation(thought: str, rate: float = 1e6, template: str = QWEN3
 def fake_conversation(*parts, rate: float = 1e6, **settings) -> Conversation:
     """Return a Conversation whose model answers each message with `parts`; without any, as ANSWERS has it."""
     reply = (lambda text: list(parts)) if parts else (lambda text: ANSWERS.get(text, [text]))
-    return Conversation(FakeModel(reply, rate), tokenizer(), **settings)
+    # A scripted model repeats itself on purpose, which the penalty of the default sampling would prevent.
+    return Conversation(FakeModel(reply, rate), tokenizer(), **{"sampling": GREEDY} | settings)

@@ -19,7 +19,7 @@ from helpers.chat.thinking import find_thought, split_thought, thought_tags
 from helpers.decode import REPLACEMENT_CHARACTER, stream_decode
 from helpers.errors import TutorialError, check_int
 from helpers.generate.loop import GenerationStats, PromptCache, generate
-from helpers.generate.sampling import GREEDY, Sampling
+from helpers.generate.sampling import CHAT, Sampling
 from helpers.load.config import context_length as longest_context
 from helpers.load.config import eos_token_ids, vocabulary_size
 from helpers.tokenize import has_system_role, prompt_ids, thinks_by_default
@@ -48,7 +48,7 @@ class Conversation:
         model,
         tok,
         system: str = "",
-        sampling: Sampling = GREEDY,
+        sampling: Sampling = CHAT,
         max_new_tokens: int = 512,
         context_length: int | None = None,
         alternatives: int = 5,

@@ -28,6 +28,6 @@ def describe_degeneration(text: str, ids: Sequence[int]) -> str | None:
             passage = "token" if period == 1 else f"{period} tokens"
             return (
                 f"The answer repeats itself: the same {passage} {1 + repeated // period} times in a row. Try a "
-                f"repetition penalty of 1.1, a smaller max_new_tokens, or the weight format int8. {CHECK}"
+                f"higher repetition penalty, a smaller max_new_tokens, or the weight format int8. {CHECK}"
             )
     return None

@@ -76,6 +76,9 @@ class Sampling:
 
 
 GREEDY = Sampling()
+# The default of conversations.  docs/defaults.md compares it with others: how many answers repeat themselves, and how
+# many state the right fact.  It is repeatable.
+CHAT = Sampling(repetition_penalty=1.1)
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
