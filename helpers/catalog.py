@@ -20,7 +20,9 @@ PHICOOKBOOK_INT4 = ("--weight-format", "int4", "--group-size", "128", "--ratio",
 # SmolLM2.  Ratio and AWQ: small models lose more accuracy at the same ratio.  docs/defaults.md compares the recipes:
 # AWQ halves the KL divergence at the same size.
 SMOLLM2_INT4 = ("--weight-format", "int4", "--group-size", "64", "--ratio", "0.3", "--sym", "--awq")
-HUB_NAME = re.compile(r"([A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})(?:@(\w[\w.-]{0,99}))?", re.ASCII)
+HUB_NAME = re.compile(
+    r"(?!.*(?:--|\.\.))([A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})(?:@(\w[\w.-]{0,99}))?", re.ASCII
+)
 PLAIN_FORMATS = {"int8": ("--weight-format", "int8"), "fp16": ("--weight-format", "fp16")}
 
 

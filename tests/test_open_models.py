@@ -2,23 +2,27 @@
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
 
+import loaded
 import pytest
 from architectures import ARCHITECTURES, write_checkpoint
 from hub import Hub, tiny_phi3
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers import catalog, files
+from helpers import catalog, export, files
 from helpers.catalog import MODELS, find
 from helpers.checkpoint import hub as hub_module
 from helpers.checkpoint.fetch import fetch
 from helpers.errors import TutorialError
+from helpers.generate import generate
+from helpers.load import load_fast
+from helpers.metrics.quality import REFERENCE
 from helpers.settings import ROOT, Settings
+from helpers.tokenize import prompt_ids
 
 QWEN, QWEN_IR = "Qwen/Qwen3-0.6B", "OpenVINO/Qwen3-0.6B-int4-ov"
 COMMIT = "c1899de289a04d12100db370d81485cdf75e47ca"
@@ -74,9 +78,7 @@ def test_a_model_answers_by_its_hub_name_then_offline_then_as_an_ir_and_from_a_f
     shutil.copytree(home / "int4", public, ignore=shutil.ignore_patterns(files.MANIFEST))
     serve(public, QWEN_IR)
     ran = helpers("export", "--model", QWEN_IR, **common)
-    assert ran.returncode == 0 and "is an OpenVINO IR already" in ran.stdout and "weights int4" in ran.stdout, (
-        ran.stdout
-    )
+    assert ran.returncode == 0 and "is an OpenVINO IR already" in ran.stdout and "% int4" in ran.stdout, ran.stdout
     assert "others have converted this model" in ran.stdout
     ran = helpers(*ask, "--model", QWEN_IR, **common | offline)
     assert ran.returncode == 0 and ran.stdout.splitlines()[0] == answer, ran.stdout
@@ -158,16 +160,20 @@ ROAD = ("Qwen3", "Granite", "GPT2")  # every push; the others once a week
 @pytest.mark.parametrize(
     "name", [name if name in ROAD else pytest.param(name, marks=pytest.mark.weekly) for name in ARCHITECTURES]
 )
-def test_an_architecture_goes_from_its_hub_name_to_an_answer(serve, tmp_path, name):
-    """With the flags that its shape gives, and the self-check's comparison of the KV cache."""
+def test_an_architecture_goes_from_its_hub_name_to_the_greedy_answer_of_transformers(serve, tmp_path, name):
+    """With the flags that its shape gives; transformers runs the same export."""
     write_checkpoint(name, tmp_path / "repository")
     serve(tmp_path / "repository", f"somebody/{name}")
-    common = {"TUTORIAL_MODEL_ROOT": str(tmp_path / "root"), "TUTORIAL_MODEL": f"somebody/{name}"}
-    made = helpers("export", **common)
-    assert made.returncode == 0 and "The flags: 32 is the largest power of two" in made.stdout, made.stdout
-    assert re.search(r"(?m)^ok\W+cache", made.stdout), made.stdout
-    asked = helpers("ask", "Hello", "--max-new-tokens", "4", **common)
-    assert asked.returncode == 0, asked.stdout
+    choice = Settings(model=f"somebody/{name}", model_root=str(tmp_path / "root"), ov_config=dict(REFERENCE))
+    fetch(choice.spec, choice.checkpoint_dir, report=lambda _: None)
+    argv = export.command(choice)
+    assert argv[argv.index("--group-size") + 1] == "32", "the largest power of two that divides each width"
+    export.run(argv, report=lambda _: None)
+    model, tok, _ = load_fast(choice)
+    prompt = prompt_ids(tok, [{"role": "user", "content": "Hello"}]) if tok.chat_template else tok("Hello").input_ids
+    ours = [token.id for token in generate(model, prompt, 24, stop_ids=())]
+    reference = loaded.load(choice.model_dir, **REFERENCE)
+    assert ours == loaded.theirs(reference, prompt, 24, do_sample=False, eos_token_id=None)
 
 
 @pytest.mark.parametrize("status", [401, 403])
@@ -219,6 +225,13 @@ def test_any_name_is_a_model_or_a_sentence(name):
         return
     folder = model.folder_name
     assert folder and folder not in (".", "..") and not set("/\\\0") & set(folder)
+
+
+@pytest.mark.parametrize("name", ["a--b/c", "a/b--c", "a/b..c"])
+def test_a_name_that_the_hub_does_not_allow_is_refused(name):
+    """Otherwise the first two would share a folder."""
+    with pytest.raises(TutorialError, match="There is no model"):
+        find(name)
 
 
 def test_two_folders_of_one_name_do_not_share_an_export(tmp_path):
