@@ -15,8 +15,8 @@ from helpers.catalog import Model
 from helpers.errors import TutorialError
 from helpers.files import GIB, MALFORMED
 
-# The fewer parameters, the more accuracy a model loses at the same ratio.  The first line is measured (SmolLM2, 135 M,
-# page 09); the others lie between it and the recipes of optimum-intel, which go up to 1.0.
+# The fewer parameters, the more accuracy a model loses at the same ratio.  The first line is measured (SmolLM2, 135 M:
+# docs/defaults.md, where AWQ helps at each ratio); the others lie between it and optimum-intel's recipes, up to 1.0.
 RATIOS = ((500e6, "0.3"), (2e9, "0.6"), (float("inf"), "0.8"))
 SMALLEST_GROUP, LARGEST_GROUP = 32, 128  # below 32, NNCF keeps a layer in 8 bits
 TITLES = {"i4": "int4", "u4": "int4", "i8": "int8", "u8": "int8", "f16": "16 bits", "bf16": "16 bits"}
@@ -74,7 +74,8 @@ def int4_flags(shapes: list[tuple[int, ...]], parameters: int) -> tuple[tuple[st
         why = "the widths of its matrices are not known yet"
     elif odd:
         why += f", except {', '.join(map(str, odd[:5]))}, where no size of 32 or more fits: int8"
-    return (*flags, "--ratio", ratio, "--sym"), f"{why}; ratio {ratio} for {parameters / 1e9:.1f} billion parameters."
+    why += f"; ratio {ratio} for {parameters / 1e9:.1f} billion parameters; AWQ, which needs no data."
+    return (*flags, "--ratio", ratio, "--sym", "--awq"), why
 
 
 def flags_for(model: Model, shapes: list[tuple[int, ...]]) -> tuple[tuple[str, ...], str]:

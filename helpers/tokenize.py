@@ -182,6 +182,15 @@ def thinks_by_default(tok) -> bool | None:
     return None
 
 
+def omitted_messages(tok, messages: Messages) -> list[int]:
+    """Return the numbers of the messages that the chat template leaves out, as some do with the system message."""
+    placeholders = _with_contents(messages, [f"\0{number}\0" for number in range(len(messages))])
+    with suppress(TutorialError):  # a template that refuses them says so
+        text = _render(tok, placeholders, add_generation_prompt=True)
+        return [number for number in range(len(messages)) if f"\0{number}\0" not in text]
+    return []
+
+
 def has_system_role(tok) -> bool:
     """Return whether the chat template takes a system message; some refuse it, others leave it out."""
     return _has_system_role(tok, _template_source(tok))

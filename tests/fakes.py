@@ -171,7 +171,9 @@ def thinking_conversation(thought: str, rate: float = 1e6, template: str = QWEN3
     """Return a Conversation whose model thinks `thought` before it answers WORDS, unless it is told not to."""
     tok = copy.deepcopy(tokenizer())
     tok.chat_template = template
-    return Conversation(FakeModel(lambda _: [f"<think>\n{thought}\n</think>\n\n{WORDS}"], rate), tok, **settings)
+    return Conversation(
+        FakeModel(lambda _: [f"<think>\n{thought}\n</think>\n\n{WORDS}"], rate), tok, **{"sampling": GREEDY} | settings
+    )
 
 
 def fake_conversation(*parts, rate: float = 1e6, **settings) -> Conversation:

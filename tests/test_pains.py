@@ -113,14 +113,26 @@ def test_phi3_agrees_with_pytorch_beyond_its_sliding_window(phi3_folder, tmp_pat
     assert with_window[2100:].mean() > without[2100:].mean() + 0.004
 
 
-def test_a_template_that_leaves_a_message_out_is_named():
+def test_a_template_that_leaves_the_system_message_out_gets_its_words():
     conversation, tok = fake_conversation(WORDS), copy.copy(tokenizer())
     conversation.tok, conversation.system = tok, "Be brief."
+    leaves_out = TEMPLATE.replace("in messages", "in messages if m.role != 'system'")
+    for template, named in (TEMPLATE, False), (leaves_out, True):
+        tok.chat_template = template
+        answer = conversation.say("Hello")
+        assert "".join(answer) == WORDS
+        assert any("This model has no system role" in warning for warning in answer.warnings()) is named
+        assert tok.decode(conversation.prompt()).count("Be brief.") == 1
+
+
+def test_a_template_that_leaves_a_message_out_is_named():
+    conversation, tok = fake_conversation(WORDS), copy.copy(tokenizer())
+    conversation.tok = tok
     for template, named in (TEMPLATE, False), (TEMPLATE.replace("in messages", "in messages[1:]"), True):
         tok.chat_template = template
         answer = conversation.say("Hello")
         assert "".join(answer) == WORDS
-        sentence = "This model's chat template leaves out message 0, with the role system."
+        sentence = "This model's chat template leaves out message 0, with the role user."
         assert any(sentence in warning for warning in answer.warnings()) is named
 
 

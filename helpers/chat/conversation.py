@@ -22,7 +22,7 @@ from helpers.generate.loop import GenerationStats, PromptCache, generate
 from helpers.generate.sampling import CHAT, Sampling
 from helpers.load.config import context_length as longest_context
 from helpers.load.config import eos_token_ids, vocabulary_size
-from helpers.tokenize import has_system_role, prompt_ids, thinks_by_default
+from helpers.tokenize import has_system_role, omitted_messages, prompt_ids, thinks_by_default
 
 FIRST_TURNS = 64  # of the newest, how many are taken first when a prompt is made
 
@@ -273,6 +273,12 @@ class Answer:
         if self.truncated_messages > truncated_before:
             found.append(
                 f"The context is full: the first {self.truncated_messages} messages are no longer in the prompt."
+            )
+        prompt = self.conversation._with_system(self.messages[self.truncated_messages :])
+        for number in omitted_messages(self.conversation.tok, prompt):
+            found.append(
+                f"This model's chat template leaves out message {number}, with the role {prompt[number]['role']}. "
+                "Put its text into a different message."
             )
         if self.conversation.system and not has_system_role(self.conversation.tok):
             found.append("This model has no system role: the system message is a part of the first user message.")

@@ -17,7 +17,7 @@ from helpers.catalog import MODELS, Model
 from helpers.checkpoint.architecture import require_exportable
 from helpers.errors import HUB_LOGIN_HINT, NETWORK_HINT, TutorialError, check_addresses
 
-# Data, no code, no pickle.  Mistral's repositories repeat their weights as consolidated.safetensors.
+# Data; neither code nor files that run code.  Mistral's repositories repeat their weights in one file, consolidated*.
 WANTED = ["*.json", "*.jinja", "*.safetensors", "tokenizer.model", "LICENSE*", "openvino_*.xml", "openvino_*.bin"]
 COMMIT = re.compile("[0-9a-f]{40}")
 LISTING_LIMIT = 2**24  # bytes; Phi-3's has 5 KB
