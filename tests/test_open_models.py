@@ -100,6 +100,7 @@ def test_a_model_answers_by_its_hub_name_then_offline_then_as_an_ir_and_from_a_f
     assert helpers("remove", "..", **common).returncode == 1 and root.exists()
 
 
+@pytest.mark.weekly  # 20 s
 def test_a_checkpoint_in_a_folder_is_exported_beside_the_other_models(tmp_path):
     mine = tmp_path / "my checkpoint"
     shutil.copytree(tiny_phi3(tmp_path), mine)

@@ -16,7 +16,7 @@ from helpers.errors import TutorialError, cause_of, check_token_ids
 from helpers.files import GIB, MALFORMED, atomic_write_text, is_ir, read_json, read_manifest
 from helpers.generate import PromptCache, generate
 from helpers.generate.sampling import log_softmax, single_thread
-from helpers.load import load_model
+from helpers.load import load_model, require_export
 from helpers.settings import Settings, display_path
 from helpers.tokenize import prompt_ids
 
@@ -43,12 +43,13 @@ def check(settings: Settings) -> list[Finding]:
     """Compare an export with its checkpoint, its KV cache with a run without one, and its device with the CPU.
 
     Loads the checkpoint for a while.  Without the memory for that, uses the answers of an earlier check, or skips the
-    comparison.  Raises TutorialError when there is no export.
+    comparison.  Only one model is in memory at a time.  Raises TutorialError when there is no export.
     """
+    require_export(settings)
+    answers, skipped = _reference_answers(settings)
     model, tok, choice = load_model(settings)
     export_again = f"Delete the folder {display_path(settings.model_dir)}, then: python -m helpers export"
     prompts = [prompt_ids(tok, [{"role": "user", "content": question}]) for question in QUESTIONS]
-    answers, skipped = _reference_answers(settings)
     findings = [_check_tokenizer(tok, prompts, answers, export_again)]
     try:
         if skipped:
@@ -56,6 +57,7 @@ def check(settings: Settings) -> list[Finding]:
         with_cache = np.concatenate([incremental_logprobs(model, answer) for answer in answers])
     except TutorialError as error:  # the logits are not numbers
         return [*findings, Finding("logits", "problem", error.message, export_again)]
+    del model
     logprobs = _export_logprobs(settings, choice.device, answers)
     if skipped:
         findings.append(Finding("checkpoint", "note", skipped, "To fetch it: python -m helpers fetch"))

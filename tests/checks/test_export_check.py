@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import weakref
 import xml.etree.ElementTree as ET
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -147,6 +148,25 @@ def alone(small, answers):
 
 
 @pytest.mark.weekly
+def test_only_one_model_is_in_memory_at_a_time(small, monkeypatch):
+    """Two of Phi-3's size take 11 GB, and an 8 GB laptop is to run the check of a ready-made IR."""
+    loaded, load, score = [], export_check.load_model, export_check._export_logprobs
+
+    def load_watched(settings):
+        model, *rest = load(settings)
+        loaded.append(weakref.ref(model))
+        return model, *rest
+
+    def score_watched(*given):
+        assert [model() for model in loaded] == [None]
+        return score(*given)
+
+    monkeypatch.setattr(export_check, "load_model", load_watched)
+    monkeypatch.setattr(export_check, "_export_logprobs", score_watched)
+    check(small)
+    assert loaded
+
+
 def test_a_sound_export_passes_with_its_checkpoint_then_with_its_answers_then_alone(small, monkeypatch):
     first = check(small)
     assert states(first) == ALL_OK and not any(finding.hint for finding in first)
