@@ -189,9 +189,9 @@ def find(name: str) -> Model:
 
 
 def _folder(name: str) -> Path | None:
-    """Return the folder `name`, relative to the project, if it exists."""
+    """Return the folder `name`, relative to the project, if it has a model's config.json."""
     try:
         folder = ROOT / Path(name).expanduser()
-        return folder.resolve() if name and folder.is_dir() else None
+        return folder.resolve() if name and (folder / "config.json").is_file() else None
     except (OSError, RuntimeError, ValueError):  # too long; ~name of an unknown user; a null character
         return None

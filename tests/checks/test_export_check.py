@@ -147,7 +147,6 @@ def alone(small, answers):
     return write
 
 
-@pytest.mark.weekly
 def test_only_one_model_is_in_memory_at_a_time(small, monkeypatch):
     """Two of Phi-3's size take 11 GB, and an 8 GB laptop is to run the check of a ready-made IR."""
     loaded, load, score = [], export_check.load_model, export_check._export_logprobs
@@ -167,6 +166,7 @@ def test_only_one_model_is_in_memory_at_a_time(small, monkeypatch):
     assert loaded
 
 
+@pytest.mark.weekly
 def test_a_sound_export_passes_with_its_checkpoint_then_with_its_answers_then_alone(small, monkeypatch):
     first = check(small)
     assert states(first) == ALL_OK and not any(finding.hint for finding in first)
