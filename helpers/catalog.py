@@ -64,9 +64,9 @@ class Model:
 
     @property
     def run_ram_gib(self) -> float:
-        """Return the GiB of memory that it takes in int4; measured: SmolLM2 0.8, Phi-3-mini's shape 5.7."""
+        """Return the GiB of memory that it takes in int4; measured: SmolLM2 0.9, Phi-3-mini's shape 5.7."""
         weights = self.checkpoint_gib if self.is_ir else self.parameters * INT4_BYTES / GIB
-        return round(0.6 + 2 * weights, 1)
+        return round(0.7 + 2.15 * weights, 1)
 
     @property
     def disk_gib(self) -> float:
