@@ -107,7 +107,13 @@ class Card {
     this.body = make("div", { className: "body" });
     this.thought = make("div");
     this.thinking = make("details", { className: "thought" }, make("summary", {}, "Thought"), this.thought);
-    this.tools = make("div", { className: "tools" }, ...(user ? [this.toggle, copy] : [copy, this.toggle, this.stats]));
+    const step = (by) => () => this.switch(by);
+    const [previous, next] = [makeButton("‹", step(-1)), makeButton("›", step(1))];
+    previous.setAttribute("aria-label", `Previous version of ${label.toLowerCase()}`);
+    next.setAttribute("aria-label", `Next version of ${label.toLowerCase()}`);
+    this.version = make("span");
+    this.versions = make("span", { className: "versions", hidden: true }, previous, this.version, next);
+    this.tools = make("div", { className: "tools" }, this.versions, ...(user ? [this.toggle, copy] : [copy, this.toggle, this.stats]));
     this.node = make("article", { className: `message ${role}`, "aria-label": label }, this.thinking, this.body, this.tools);
     this.showThought("");
     this.close();
@@ -123,7 +129,17 @@ class Card {
     this.showThought(message.thought);
     this.stats.textContent = message.stats ?? "";
     this.toggle.hidden = message.xray === false;
+    this.versions.hidden = !message.versions;
+    this.version.textContent = message.versions?.join("/") ?? "";
     this.node.classList.remove("draft");
+  }
+
+  // Show the version before or after this one, or that at the other end.
+  switch(by) {
+    const [shown, total] = this.message.versions;
+    const version = ((shown - 1 + by + total) % total) + 1;
+    this.view.stick = false; // or the log would scroll away from this message
+    this.view.request("switch", "the other version", { number: this.number, version });
   }
 
   // What the model generated before its answer, folded until the user opens it.

@@ -32,7 +32,8 @@ SWITCH = {"thinking": (Checkbox, None, "Thinking", "Let the model think before i
 
 
 class ChatBox(VBox):
-    """A chat with `conversation`'s model.  From code: submit, edit, regenerate, branch, wait, stop, clear, undo.
+    """A chat with `conversation`'s model.  From code: submit, edit, regenerate, branch, wait, stop, switch,
+    clear, undo.
 
     The first four return at once, and a thread generates the answer; they raise TutorialError for what cannot be used,
     and while an answer is generated.  `status` is the line below the log, `error` the traceback of an answer that
@@ -46,7 +47,7 @@ class ChatBox(VBox):
     def __init__(self, conversation: Conversation) -> None:
         self.conversation, self.error, self._lock = conversation, "", threading.RLock()
         self._join_kernel()
-        requests = ("submit", "edit", "regenerate", "branch", "stop", "clear", "undo", "export", "xray")
+        requests = ("submit", "edit", "regenerate", "branch", "switch", "stop", "clear", "undo", "export", "xray")
         self.widget = ChatWidget({name: getattr(self, name) for name in requests})
         self.settings = AnswerSettings(conversation, self._report_settings)
         super().__init__([self.widget, self.settings], layout=Layout(max_width="820px"))
@@ -79,11 +80,11 @@ class ChatBox(VBox):
         self._begin(lambda: self.conversation.say(_well_formed(text)))
 
     def edit(self, number: int, text: str) -> None:
-        """Replace the user's message `number`; what followed it is removed, until undo."""
+        """Replace the user's message `number`; the old one, and what followed, stays as a version."""
         self._begin(lambda: self.conversation.edit(number, _well_formed(text)))
 
     def regenerate(self) -> None:
-        """Generate the last answer again."""
+        """Generate the last answer again; the old one stays as a version."""
         self._begin(lambda: self.conversation.regenerate())
 
     def branch(self, number: int, position: int, token_id: int) -> None:
@@ -119,8 +120,18 @@ class ChatBox(VBox):
         self._change(self.conversation.clear, "Cleared. Undo restores the messages.")
 
     def undo(self) -> None:
-        """Restore what the last clear, edit, regenerate or branch has removed."""
+        """Restore what the last clear, edit, regenerate or branch has replaced."""
         self._change(self.conversation.undo, "The messages are restored.")
+
+    def versions(self, number: int) -> tuple[int, int]:
+        """Return which version of message `number` is shown, counted from 1, and how many there are."""
+        return self.conversation.versions(number)
+
+    def switch(self, number: int, version: int) -> None:
+        """Show a different version of message `number`, and what followed it."""
+        self._change(lambda: self.conversation.switch(number, version), "")
+        current, total = self.versions(number)
+        self.widget.set_status(f"Version {current} of {total}.")
 
     def refresh(self) -> None:
         """Show the conversation as it is; needed only after other code has changed it."""
@@ -151,6 +162,7 @@ class ChatBox(VBox):
         self.widget.show_messages(
             conversation.messages,
             status,
+            [self.versions(number) for number in range(len(conversation.messages))],
             truncated_messages=conversation.truncated_messages,
             context=[used, conversation.context_length],
             can_undo=conversation.can_undo,

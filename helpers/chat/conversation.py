@@ -14,7 +14,7 @@ from pathlib import Path
 from threading import Event, RLock
 
 from helpers.chat.degenerate import describe_degeneration
-from helpers.chat.messages import Message, load_conversation, save_conversation, to_markdown
+from helpers.chat.messages import Branch, Message, load_conversation, save_conversation, to_markdown
 from helpers.chat.thinking import find_thought, split_thought, thought_tags
 from helpers.decode import REPLACEMENT_CHARACTER, stream_decode
 from helpers.errors import TutorialError, check_int
@@ -41,6 +41,9 @@ class Conversation:
     a system role gets it at the beginning of the first user message, where the makers of Gemma and Mistral put it.  The
     first `truncated_messages` of them are no longer in the prompt: when the context is full, the oldest are removed, a
     question together with its answer.  `context_length` may be shorter than the model's.
+
+    edit, regenerate and branch keep what they replace: a message then has several versions, and switch shows a
+    different one, with what followed it.
     """
 
     def __init__(
@@ -73,7 +76,8 @@ class Conversation:
         self._cache = PromptCache(model)
         self._answer: Answer | None = None  # the most recent one, until it ends
         self._lock = RLock()  # held while messages are replaced, which any thread may do
-        self._undo: tuple[list[Message], int] | None = None  # messages, truncated_messages
+        self._branches: list[Branch] = []  # what was shown before an edit or a switch, in this order
+        self._undo: tuple[list[Message], int, list[Branch]] | None = None  # messages, truncated_messages, _branches
 
     @property
     def answering(self) -> bool:
@@ -85,7 +89,7 @@ class Conversation:
         return Answer(self, [*self.messages, _user_message(text)])
 
     def edit(self, number: int, text: str) -> Answer:
-        """Return the answer to `text` in place of the user's message `number`; what followed that is removed."""
+        """Return the answer to `text` in place of the user's message `number`; what followed that is a version."""
         self._require_message(number, "user")
         return Answer(self, [*self.messages[:number], _user_message(text)])
 
@@ -120,8 +124,8 @@ class Conversation:
         with self._lock:
             require_idle(self.answering)
             if self.messages:
-                self._undo = self.messages, self.truncated_messages
-                self.messages, self.truncated_messages = [], 0
+                self._undo = self.messages, self.truncated_messages, self._branches
+                self.messages, self.truncated_messages, self._branches = [], 0, []
 
     @property
     def can_undo(self) -> bool:
@@ -129,16 +133,53 @@ class Conversation:
         return self._undo is not None and not self.answering
 
     def undo(self) -> None:
-        """Restore the messages that the last clear, edit, regenerate or branch has removed."""
+        """Restore the messages that the last clear, edit, regenerate or branch has replaced."""
         with self._lock:
             require_idle(self.answering)
             if self._undo is None:
                 raise TutorialError("There is nothing to undo.")
-            (self.messages, self.truncated_messages), self._undo = self._undo, None
+            left = [(self.messages, self.truncated_messages)] if self.messages else []
+            (self.messages, self.truncated_messages, branches), self._undo = self._undo, None
+            self._branches = [*branches, *left]
+
+    def versions(self, number: int) -> tuple[int, int]:
+        """Return which version of message `number` is shown, counted from 1, and how many there are."""
+        message, found = self._require_message(number), self._versions(number)
+        return found.index(message) + 1, len(found)
+
+    def switch(self, number: int, version: int) -> None:
+        """Show version `version` of message `number`, and what followed it.  Raises TutorialError if there is none."""
+        with self._lock:
+            require_idle(self.answering)
+            shown, total = self.versions(number)
+            if check_int(version, "version") > total:
+                raise TutorialError(f"Message {number} has no version {version}.", f"The last one is {total}.")
+            if version == shown:
+                return
+            wanted = [*self.messages[:number], self._versions(number)[version - 1]]
+            self._keep_branch()
+            found = (branch for branch in reversed(self._branches) if branch[0][: len(wanted)] == wanted)
+            (self.messages, self.truncated_messages), self._undo = next(found), None
+
+    def _versions(self, number: int) -> list[Message]:
+        """Return the messages, in their order, that stand behind the first `number` of those shown."""
+        found: list[Message] = []
+        for messages in (*(messages for messages, _ in self._branches), self.messages):
+            same = len(messages) > number and messages[:number] == self.messages[:number]
+            if same and messages[number] not in found:
+                found.append(messages[number])
+        return found
+
+    def _keep_branch(self) -> None:
+        """Keep the messages that are shown, before they are replaced."""
+        if all(messages != self.messages for messages, _ in self._branches):
+            self._branches = [*self._branches, (self.messages, self.truncated_messages)]
 
     def save(self, path: Path | str) -> Path:
-        """Write the messages, with tokens and statistics, as JSON.  Raises TutorialError where that is impossible."""
-        return save_conversation(Path(path), self.tok, self.system, self.truncated_messages, self.messages)
+        """Write all versions of the messages, with tokens and statistics, as JSON.  Raises TutorialError."""
+        with self._lock:
+            content = self.system, self.truncated_messages, self.messages, self._branches
+        return save_conversation(Path(path), self.tok, *content)
 
     def load(self, path: Path | str) -> None:
         """Continue a saved conversation.  Raises TutorialError, and changes nothing, for any other file."""
@@ -146,22 +187,21 @@ class Conversation:
         loaded = load_conversation(Path(path), self.tok)
         with self._lock:
             require_idle(self.answering)
-            (self.system, self.truncated_messages, self.messages), self._undo = loaded, None
+            (self.system, self.truncated_messages, self.messages, self._branches), self._undo = loaded, None
 
     def markdown(self) -> str:
-        """Return the conversation as Markdown."""
+        """Return the versions of the messages that are shown as Markdown."""
         return to_markdown(self.system, self.messages)
 
     def prompt(self) -> list[int]:
         """Return the prompt ids of the messages as they are, up to where an answer would begin."""
         return self._prompt_ids(self.messages[self.truncated_messages :])
 
-    def _require_message(self, number: int, role: str) -> Message:
+    def _require_message(self, number: int, role: str = "") -> Message:
         found = isinstance(number, Integral) and 0 <= number < len(self.messages)
-        if not found or self.messages[number].role != role:
-            raise TutorialError(
-                f"Message {number!r:.20} does not have the role {role}.", f"There are {len(self.messages)} messages."
-            )
+        if not found or role and self.messages[number].role != role:
+            what = f"does not have the role {role}" if role else "does not exist"
+            raise TutorialError(f"Message {number!r:.20} {what}.", f"There are {len(self.messages)} messages.")
         return self.messages[number]
 
     def _prompt_ids(self, messages: Sequence[Message]) -> list[int]:
@@ -326,7 +366,9 @@ class Answer:
         with conversation._lock:
             if conversation.messages is not messages_before:  # by load, clear, or an answer that was used first
                 raise TutorialError("The conversation has changed since this answer was requested.", "Ask again.")
-            conversation._undo = self._before if removes else None
+            if removes:
+                conversation._keep_branch()
+            conversation._undo = (*self._before, conversation._branches) if removes else None
             conversation.messages, conversation.truncated_messages = self.messages, self.truncated_messages
 
     def _prefill(self) -> Iterator[str]:

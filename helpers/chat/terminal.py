@@ -21,8 +21,8 @@ except ImportError:  # not on Windows
     kbhit = None
 
 HELP = """\
-/regenerate    generate the last answer again
-/undo          restore what the last /regenerate or /clear removed
+/regenerate    generate the last answer again; /save keeps all versions of it
+/undo          restore what the last /regenerate or /clear replaced
 /clear         remove all messages
 /save FILE     save the conversation as JSON; /load FILE continues it
 /export FILE   write the conversation as Markdown

@@ -48,10 +48,15 @@ class ChatWidget(AnyWidget):
         if hasattr(self.comm, "_reply_subshell_for"):
             self.comm._reply_subshell_for = lambda data, default: default
 
-    def show_messages(self, messages: Sequence[Message], status: str, **traits) -> None:
-        """Show complete messages, and set other traits, all in one update of the browser."""
-        self.draft = None
-        self.set_status(status, messages=[message_card(message) for message in messages], **traits)
+    def show_messages(self, messages: Sequence[Message], status: str, versions: Sequence = (), **traits) -> None:
+        """Show complete messages, and set other traits, all in one update of the browser.
+
+        `versions` has for each message which version it is, and of how many.
+        """
+        self.draft, cards = None, [message_card(message) for message in messages]
+        for card, pair in zip(cards, versions, strict=False):
+            card |= {"versions": list(pair)} if pair[1] > 1 else {}
+        self.set_status(status, messages=cards, **traits)
 
     def set_status(self, status: str, **traits) -> None:
         """Set the status line, and other traits, in one update of the browser."""

@@ -642,3 +642,15 @@ def test_a_thought_is_apart_and_can_be_switched_off_where_the_template_can():
     assert box.conversation.thinking is False
     say(box)
     assert box.widget.messages[-1]["thought"] == "" and box.widget.messages[-1]["text"] == WORDS
+
+
+def test_a_page_switches_between_versions(box, page):
+    box.conversation.model.reply = lambda text: [text]
+    say(box, "Hello")
+    assert "versions" not in box.widget.messages[0]
+    box.edit(0, "Other")
+    assert box.wait(20) and box.versions(0) == (2, 2)
+    assert box.widget.messages[0]["versions"] == [2, 2] and "versions" not in box.widget.messages[1]
+    assert page.ask("switch", number=0, version=1)["ok"]
+    assert texts(box) == ["Hello", "Hello"] and box.status == "Version 1 of 2."
+    assert not page.ask("switch", number=0, version=3)["ok"] and "no version 3" in box.status
