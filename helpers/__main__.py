@@ -216,11 +216,14 @@ def chat(
 ) -> None:
     """Chat with the model.  Ctrl-C stops an answer, /help lists the commands, /bye quits."""
     from helpers.chat import terminal
+    from helpers.chat.history import History
 
     choice = chosen(model=model, format=format, device=device)
     sampling = chosen_sampling(temperature=temperature, repetition_penalty=repetition_penalty, seed=seed)
     options = {"system": system, "context_length": context_length, "thinking": thinking}
-    terminal.run(load_conversation(choice, sampling, max_new_tokens, **options))
+    conversation = load_conversation(choice, sampling, max_new_tokens, **options)
+    conversation.history = History()
+    terminal.run(conversation)
 
 
 def prepare_streams() -> None:

@@ -113,7 +113,8 @@ class Card {
     next.setAttribute("aria-label", `Next version of ${label.toLowerCase()}`);
     this.version = make("span");
     this.versions = make("span", { className: "versions", hidden: true }, previous, this.version, next);
-    this.tools = make("div", { className: "tools" }, this.versions, ...(user ? [this.toggle, copy] : [copy, this.toggle, this.stats]));
+    const tools = user ? [this.toggle, copy] : [copy, this.toggle, this.stats];
+    this.tools = make("div", { className: "tools" }, this.versions, ...tools);
     this.node = make("article", { className: `message ${role}`, "aria-label": label }, this.thinking, this.body, this.tools);
     this.showThought("");
     this.close();
@@ -273,11 +274,15 @@ class View {
     this.meter = make("meter", { min: 0, "aria-label": "Context" });
     this.used = make("span", { className: "used" });
     this.buttons = ["Undo", "Regenerate", "Export", "Clear"].map((name) => makeButton(name, () => this.act(name)));
+    this.continue = makeButton("", () => this.openKept(this.model.get("last")));
+    this.continue.className = "continue";
+    this.menuButton = makeButton("Conversations", () => this.toggleMenu(), { "aria-expanded": "false" });
+    this.menu = make("ul", { className: "menu", hidden: true, "aria-label": "Kept conversations" });
     const compose = make("div", { className: "compose" }, this.input, this.sendButton, this.stopButton);
     const context = make("span", { className: "context" }, "Context ", this.meter, " ", this.used);
-    const foot = make("div", { className: "foot" }, context, ...this.buttons);
+    const foot = make("div", { className: "foot" }, context, ...this.buttons, this.menuButton);
     this.el.classList.add("ovchat");
-    this.el.append(this.log, compose, this.status, foot, this.spoken);
+    this.el.append(this.log, this.continue, compose, this.status, foot, this.menu, this.spoken);
   }
 
   listen() {
@@ -383,6 +388,45 @@ class View {
     if (name !== "Export") this.input.focus();
   }
 
+  toggleMenu(shown = this.menu.hidden) {
+    this.menu.hidden = !shown;
+    this.menuButton.setAttribute("aria-expanded", shown);
+    if (shown) this.request("conversations", "the list", {}, (entries) => this.drawMenu(entries));
+  }
+
+  openKept(name) {
+    this.stick = true;
+    const done = () => (this.toggleMenu(false), this.input.focus());
+    this.request("open", "the conversation", { name }, done);
+  }
+
+  // The kept conversations.  Their names are data, so they are set as text.
+  drawMenu(entries) {
+    const rows = entries.map(({ name, modified, damaged, current }) => {
+      const open = makeButton(name, () => this.openKept(name), { className: "name" });
+      if (current) open.setAttribute("aria-current", "true");
+      open.disabled = damaged;
+      const redraw = (left) => this.drawMenu(left);
+      const change = (type, fields) => this.request(type, "the list", { name, ...fields }, redraw);
+      const rename = makeButton("Rename", () => {
+        const area = make("textarea", { value: name, rows: 1, "aria-label": `New name of ${name}` });
+        onKeys(area, () => change("rename", { new: area.value }), () => (area.replaceWith(open), rename.focus()));
+        open.replaceWith(area);
+        area.focus();
+      });
+      const remove = makeButton("Delete", () => {
+        if (remove.textContent !== "Delete") return change("delete");
+        remove.textContent = "Delete for good";
+        remove.setAttribute("aria-label", `Delete for good: ${name}`);
+      });
+      rename.setAttribute("aria-label", `Rename ${name}`);
+      remove.setAttribute("aria-label", `Delete ${name}`);
+      return make("li", {}, open, make("span", {}, damaged ? `${modified}, damaged` : modified), rename, remove);
+    });
+    this.menu.replaceChildren(...(rows.length ? rows : [make("li", {}, "No conversation is kept yet.")]));
+    if (!this.menu.contains(document.activeElement)) this.menuButton.focus();
+  }
+
   card(number, role) {
     const old = this.cards[number];
     if (old?.role === role) return old;
@@ -424,6 +468,10 @@ class View {
     this.sendButton.hidden = busy;
     this.stopButton.hidden = !busy;
     undo.hidden = !this.model.get("can_undo");
+    this.continue.hidden = busy || !!this.gone || messages.length > 0 || !this.model.get("last");
+    this.continue.textContent = `Continue: ${this.model.get("last")}`;
+    this.menuButton.hidden = !this.model.get("keeps");
+    this.menuButton.disabled = busy || this.gone;
     others.forEach((one) => (one.disabled = busy || this.gone || !messages.length));
     if (focused) this.input.focus();
     const [used, all] = this.model.get("context");

@@ -14,6 +14,7 @@ from IPython import get_ipython
 from ipywidgets import Checkbox, FloatText, IntText, Layout, Text, Textarea, ToggleButton, VBox, Widget
 
 from helpers.chat.conversation import Answer, Conversation, require_idle
+from helpers.chat.history import History
 from helpers.chat.messages import stats_line
 from helpers.chat.widget import ChatWidget, xray
 from helpers.errors import TutorialError, check_int
@@ -33,7 +34,7 @@ SWITCH = {"thinking": (Checkbox, None, "Thinking", "Let the model think before i
 
 class ChatBox(VBox):
     """A chat with `conversation`'s model.  From code: submit, edit, regenerate, branch, wait, stop, switch,
-    clear, undo.
+    clear, undo, open.  The conversation is kept on disk as it grows, unless `keep` is False.
 
     The first four return at once, and a thread generates the answer; they raise TutorialError for what cannot be used,
     and while an answer is generated.  `status` is the line below the log, `error` the traceback of an answer that
@@ -44,14 +45,23 @@ class ChatBox(VBox):
 
     _thread: threading.Thread | None = None  # which generates an answer
 
-    def __init__(self, conversation: Conversation) -> None:
+    def __init__(self, conversation: Conversation, keep: bool = True) -> None:
+        if keep and conversation.history is None:
+            conversation.history = History()
         self.conversation, self.error, self._lock = conversation, "", threading.RLock()
         self._join_kernel()
         requests = ("submit", "edit", "regenerate", "branch", "switch", "stop", "clear", "undo", "export", "xray")
-        self.widget = ChatWidget({name: getattr(self, name) for name in requests})
+        requests += ("conversations", "rename", "delete") if conversation.history else ()
+        self.widget = ChatWidget({name: getattr(self, name) for name in requests} | {"open": self._open})
         self.settings = AnswerSettings(conversation, self._report_settings)
         super().__init__([self.widget, self.settings], layout=Layout(max_width="820px"))
+        self.widget.keeps = conversation.history is not None
         self._show("")
+
+    def _last(self) -> str:
+        """Return the name of the kept conversation with which a new one could be continued, or ""."""
+        entries = self.conversation.history.entries() if self.conversation.history else []
+        return next((entry.name for entry in entries if not entry.damaged), "")
 
     def _join_kernel(self) -> None:
         """Replace the boxes of an earlier run of this cell, and let interrupts stop answers while no cell runs."""
@@ -137,6 +147,29 @@ class ChatBox(VBox):
         """Show the conversation as it is; needed only after other code has changed it."""
         self._change(lambda: None, "")
 
+    def open(self, name: str | None = None) -> None:
+        """Continue the kept conversation `name`.  Without one, this is ipywidgets' own method of this name."""
+        super().open() if name is None else self._open(name)
+
+    def _open(self, name: str) -> None:
+        self._change(lambda: self.conversation.open(name), f"Opened {name}.")
+
+    def conversations(self) -> list[dict]:
+        """Return the kept conversations, the newest first: name, when it was written, whether it is damaged."""
+        history = self.conversation.history
+        return [vars(entry) | {"current": entry.name == history.name} for entry in history.entries()]
+
+    def rename(self, name: str, new: str) -> list[dict]:
+        """Rename a kept conversation, and return them all."""
+        self.widget.set_status(f"Renamed to {self.conversation.history.rename(name, new)}.")
+        return self.conversations()
+
+    def delete(self, name: str) -> list[dict]:
+        """Delete a kept conversation, and return the others."""
+        self.conversation.history.delete(name)
+        self.widget.set_status(f"Deleted {name}.", last=self._last())
+        return self.conversations()
+
     def export(self) -> str:
         """Return the conversation as Markdown."""
         return self.conversation.markdown()
@@ -166,6 +199,7 @@ class ChatBox(VBox):
             truncated_messages=conversation.truncated_messages,
             context=[used, conversation.context_length],
             can_undo=conversation.can_undo,
+            last="" if conversation.messages else self._last(),
             busy=self.busy,
         )
 

@@ -14,7 +14,16 @@ from pathlib import Path
 from threading import Event, RLock
 
 from helpers.chat.degenerate import describe_degeneration
-from helpers.chat.messages import Branch, Message, load_conversation, save_conversation, to_markdown
+from helpers.chat.history import History
+from helpers.chat.messages import (
+    Branch,
+    Message,
+    fingerprint,
+    load_conversation,
+    save_conversation,
+    to_json,
+    to_markdown,
+)
 from helpers.chat.thinking import find_thought, split_thought, thought_tags
 from helpers.decode import REPLACEMENT_CHARACTER, stream_decode
 from helpers.errors import TutorialError, check_int
@@ -43,7 +52,7 @@ class Conversation:
     question together with its answer.  `context_length` may be shorter than the model's.
 
     edit, regenerate and branch keep what they replace: a message then has several versions, and switch shows a
-    different one, with what followed it.
+    different one, with what followed it.  Where there is a `history`, the conversation is kept there as it grows.
     """
 
     def __init__(
@@ -77,7 +86,10 @@ class Conversation:
         self._answer: Answer | None = None  # the most recent one, until it ends
         self._lock = RLock()  # held while messages are replaced, which any thread may do
         self._branches: list[Branch] = []  # what was shown before an edit or a switch, in this order
-        self._undo: tuple[list[Message], int, list[Branch]] | None = None  # messages, truncated_messages, _branches
+        # messages, truncated_messages, _branches, the name in the history
+        self._undo: tuple[list[Message], int, list[Branch], str] | None = None
+        self.history: History | None = None
+        self._fingerprint = ""  # of the tokenizer, computed when it is needed first
 
     @property
     def answering(self) -> bool:
@@ -124,8 +136,11 @@ class Conversation:
         with self._lock:
             require_idle(self.answering)
             if self.messages:
-                self._undo = self.messages, self.truncated_messages, self._branches
+                name = self.history.name if self.history else ""
+                self._undo = self.messages, self.truncated_messages, self._branches, name
                 self.messages, self.truncated_messages, self._branches = [], 0, []
+                if self.history:  # what is kept stays, and a new conversation begins
+                    self.history.start()
 
     @property
     def can_undo(self) -> bool:
@@ -139,8 +154,11 @@ class Conversation:
             if self._undo is None:
                 raise TutorialError("There is nothing to undo.")
             left = [(self.messages, self.truncated_messages)] if self.messages else []
-            (self.messages, self.truncated_messages, branches), self._undo = self._undo, None
+            (self.messages, self.truncated_messages, branches, name), self._undo = self._undo, None
             self._branches = [*branches, *left]
+            if self.history and not self.history.name:
+                self.history.start(name)
+            self._keep(self.messages)
 
     def versions(self, number: int) -> tuple[int, int]:
         """Return which version of message `number` is shown, counted from 1, and how many there are."""
@@ -160,6 +178,7 @@ class Conversation:
             self._keep_branch()
             found = (branch for branch in reversed(self._branches) if branch[0][: len(wanted)] == wanted)
             (self.messages, self.truncated_messages), self._undo = next(found), None
+            self._keep(self.messages)
 
     def _versions(self, number: int) -> list[Message]:
         """Return the messages, in their order, that stand behind the first `number` of those shown."""
@@ -183,11 +202,29 @@ class Conversation:
 
     def load(self, path: Path | str) -> None:
         """Continue a saved conversation.  Raises TutorialError, and changes nothing, for any other file."""
+        self._load(path)
+
+    def open(self, name: str) -> None:
+        """Continue the conversation `name` of the history.  Raises TutorialError as load does."""
+        if self.history is None:
+            raise TutorialError("This conversation has no history.", "Set conversation.history = History().")
+        self._load(self.history.path(name), name)
+
+    def _load(self, path: Path | str, name: str = "") -> None:
         require_idle(self.answering)
         loaded = load_conversation(Path(path), self.tok)
         with self._lock:
             require_idle(self.answering)
             (self.system, self.truncated_messages, self.messages, self._branches), self._undo = loaded, None
+            if self.history:
+                self.history.start(name)
+
+    def _keep(self, messages: Sequence[Message]) -> None:
+        """Write `messages` and their versions to the history, if there is one."""
+        if self.history and messages:
+            self._fingerprint = self._fingerprint or fingerprint(self.tok)
+            text = to_json(self._fingerprint, self.system, self.truncated_messages, messages, self._branches)
+            self.history.write(messages[0].content, text)
 
     def markdown(self) -> str:
         """Return the versions of the messages that are shown as Markdown."""
@@ -326,6 +363,8 @@ class Answer:
         contents = [each.content for each in (*self.messages, message)]
         if deterministic and contents == [each.content for each in messages_before]:
             found.append("The answer is the same, because the settings are. Raise the temperature, or change the seed.")
+        if self.conversation.history:
+            found.append(self.conversation.history.problem)
         return [sentence for sentence in found if sentence]
 
     def __iter__(self) -> Iterator[str]:
@@ -335,6 +374,7 @@ class Answer:
             conversation._answer, self.started = self, True
         try:
             self._begin()
+            self._keep_so_far()
             yield from self._prefill()
             texts = stream_decode(conversation.tok, self._token_ids())
             for chunk, is_thought in split_thought(texts, conversation.tags, self._inside):
@@ -342,15 +382,19 @@ class Answer:
                     self._thought_tokens = len(self.tokens) - (not is_thought)
                 self.thinking = is_thought
                 yield chunk
+                if conversation.history and time.monotonic() >= conversation.history.due:
+                    self._keep_so_far()
         except BaseException as error:
             if conversation.messages is self.messages:  # else it has changed nothing yet
                 self.finish_reason = "stopped" if isinstance(error, GeneratorExit) else "error"
             raise
         finally:
             with conversation._lock:
-                if conversation.messages is self.messages:
+                if grows := conversation.messages is self.messages:
                     conversation.messages = [*self.messages, self.message]
                 conversation._answer = None
+                if grows:
+                    conversation._keep(conversation.messages)
             trim_malloc()
 
     def _begin(self) -> None:
@@ -368,8 +412,14 @@ class Answer:
                 raise TutorialError("The conversation has changed since this answer was requested.", "Ask again.")
             if removes:
                 conversation._keep_branch()
-            conversation._undo = (*self._before, conversation._branches) if removes else None
+            conversation._undo = (*self._before, conversation._branches, "") if removes else None
             conversation.messages, conversation.truncated_messages = self.messages, self.truncated_messages
+
+    def _keep_so_far(self) -> None:
+        """Write the answer so far to the history, as one that was stopped, which it is if this process is killed."""
+        if self.conversation.history:
+            message = replace(self.message, stats=replace(self.stats, finish_reason="stopped"))
+            self.conversation._keep([*self.messages, message])
 
     def _prefill(self) -> Iterator[str]:
         """Prefill a long prompt in chunks, all but a short rest; yield an empty chunk of text before each."""

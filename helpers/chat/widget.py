@@ -35,6 +35,8 @@ class ChatWidget(AnyWidget):
     truncated_messages = Int(0).tag(sync=True)
     busy = Bool(False).tag(sync=True)
     can_undo = Bool(False).tag(sync=True)
+    keeps = Bool(False).tag(sync=True)  # whether there is a list of kept conversations
+    last = Unicode("").tag(sync=True)  # the kept conversation that Continue opens
     status = Unicode("").tag(sync=True)
     context = List([0, 1]).tag(sync=True)  # tokens: used, in all
 
