@@ -110,6 +110,7 @@ DAMAGED = [
     b"null",
     b"{}",
     b'{"version": 2',
+    b'{"version": 2, "tokenizer": "',
     b"\xff\xfe",
     b'{"version": 3, "x": 1}',
     b"[" * 1000,
