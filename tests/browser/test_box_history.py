@@ -26,7 +26,7 @@ def test_a_kept_conversation_is_renamed_continued_and_deleted(chat):
     expect(chat.page.get_by_role("button", name="i Other i", exact=True)).to_be_visible()
     chat.button("Clear").click()
     chat.button("Continue: i Other i").click()
-    expect(chat.answers.last).to_have_text("mine")
+    expect(chat.answers.last).to_have_text("<b>mine</b>")
     chat.button("Conversations").click()
     chat.button("Delete i Other i").click()
     chat.button("Delete for good: i Other i").click()
