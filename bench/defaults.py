@@ -25,7 +25,7 @@ from pathlib import Path
 from string import Template
 
 import numpy as np
-from rehearsal import cpu_name
+from rehearsal import cpu_name, rounded
 
 from helpers import catalog, export, settings
 from helpers.chat.degenerate import describe_degeneration
@@ -513,15 +513,6 @@ def document(results: dict) -> str:
 
 
 # ---------------------------------------------------------------------------------------------------------- the program
-def rounded(value):
-    """Return `value` with four digits of each float in it: the others change from run to run."""
-    if isinstance(value, dict):
-        return {name: rounded(inside) for name, inside in value.items()}
-    if isinstance(value, list | tuple):
-        return [rounded(inside) for inside in value]
-    return float(f"{value:.4g}") if isinstance(value, float) else value
-
-
 def about() -> dict:
     """Return what the results hold for."""
     libraries = ("openvino", "nncf", "optimum-intel", "transformers")

@@ -129,13 +129,22 @@ def compare_with_bandwidth() -> None:
 
     rounds = timing.interleaved({"limit": limit, "tokens_per_second": decode}, ROUNDS)
     sizes = {"weight_bytes": weight_bytes, "kv_bytes": timing.kv_bytes_per_token(model, "u8"), "threads": threads}
-    print("NOTE " + json.dumps(sizes | {name: [float(f"{x:.4g}") for x in each] for name, each in rounds.items()}))
+    print("NOTE " + json.dumps(sizes | rounded(rounds)))
 
 
 def cpu_name() -> str:
     import openvino
 
     return openvino.Core().get_property("CPU", "FULL_DEVICE_NAME")
+
+
+def rounded(value):
+    """Return `value` with four digits of each float in it: the others change from run to run."""
+    if isinstance(value, dict):
+        return {name: rounded(inside) for name, inside in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(inside) for inside in value]
+    return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
 def main() -> None:
@@ -178,8 +187,8 @@ def main() -> None:
     about = {"cpu": cpu_name(), "cores": os.cpu_count(), "system": platform.system(), "date": date.today().isoformat()}
     about["memory_gib"] = round(psutil.virtual_memory().total / GIB)
     decode = json.loads(measure("decode", [*worker, "bandwidth"], folder).note.partition("; ")[0])
-    rounded = [asdict(cost) | {key: round(getattr(cost, key), 2) for key in FIGURES} for cost in costs]
-    rehearsal = {"about": about, "steps": rounded, "decode": decode}
+    rows = [asdict(cost) | {key: round(getattr(cost, key), 2) for key in FIGURES} for cost in costs]
+    rehearsal = {"about": about, "steps": rows, "decode": decode}
     report.REHEARSAL.write_text(json.dumps(rehearsal, indent=1) + "\n", encoding="utf-8")
     report.write(report.stored(report.RESULTS), rehearsal)
     if not options.keep:

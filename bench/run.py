@@ -22,7 +22,7 @@ from time import perf_counter
 import psutil
 import report
 from engines import ENGINES, ov_config
-from rehearsal import cpu_name
+from rehearsal import cpu_name, rounded
 from sections import QUICK, SECTIONS, Plan, choice
 
 from helpers.files import GIB
@@ -60,15 +60,6 @@ def about(plan: Plan) -> dict:
 def kept(stored: dict, about: dict) -> dict:
     """Return the stored results if machine, versions and sizes are the same, else none."""
     return stored if stored.get("about") == about else {"about": about}
-
-
-def rounded(value):
-    """Return `value` with four digits of each float in it: the others change from run to run."""
-    if isinstance(value, dict):
-        return {name: rounded(inside) for name, inside in value.items()}
-    if isinstance(value, list | tuple):
-        return [rounded(inside) for inside in value]
-    return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
 def stolen() -> tuple[float, float]:

@@ -83,7 +83,7 @@ def models() -> None:
         print(f"{model.name:18} {model.title}{'' if model.tried else ' (not tried here; sizes are estimates)'}")
         print(
             f"{'':18} {model.parameters / 1e6:,.0f} M parameters, download {model.download_mib:,} MiB, {export}"
-            f"{model.run_ram_gib} to run in int4, licence: {model.licence}, {model.languages}"
+            f"{model.run_ram_gib} GiB to run in int4, licence: {model.licence}, {model.languages}"
             f"{', can think' if model.thinking else ''}"
         )
     print("Others: a hub repository (owner/name or owner/name@revision), or a folder with a checkpoint or an IR.")

@@ -64,9 +64,9 @@ class Model:
 
     @property
     def run_ram_gib(self) -> float:
-        """Return the GiB of memory that it takes in int4; measured: SmolLM2 0.8, Phi-3-mini's shape 5.7."""
+        """Return the GiB of memory that it takes in int4; measured: SmolLM2 0.9, Phi-3-mini's shape 5.7."""
         weights = self.checkpoint_gib if self.is_ir else self.parameters * INT4_BYTES / GIB
-        return round(0.6 + 2 * weights, 1)
+        return round(0.7 + 2.15 * weights, 1)
 
     @property
     def disk_gib(self) -> float:
@@ -189,9 +189,9 @@ def find(name: str) -> Model:
 
 
 def _folder(name: str) -> Path | None:
-    """Return the folder `name`, relative to the project, if it exists."""
+    """Return the folder `name`, relative to the project, if it has a model's config.json."""
     try:
         folder = ROOT / Path(name).expanduser()
-        return folder.resolve() if name and folder.is_dir() else None
+        return folder.resolve() if name and (folder / "config.json").is_file() else None
     except (OSError, RuntimeError, ValueError):  # too long; ~name of an unknown user; a null character
         return None

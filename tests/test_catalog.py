@@ -64,3 +64,9 @@ def test_the_embedded_model_is_what_the_catalog_says():
 def test_the_error_for_an_unknown_name_lists_the_known_ones():
     with pytest.raises(TutorialError, match="smollm2-instruct, phi3-instruct, phi3-rehearsal"):
         find("gpt-7")
+
+
+@pytest.mark.parametrize(("name", "measured"), [("smollm2-instruct", 0.9), ("phi3-rehearsal", 5.7)])
+def test_the_memory_to_run_is_what_was_measured(name, measured):
+    """By bench/run.py and bench/rehearsal.py; the other entries are computed by the same formula."""
+    assert MODELS[name].run_ram_gib == measured

@@ -44,6 +44,7 @@ def test_models_are_listed_without_loading_a_library(helpers, tmp_path):
     assert (code, errors) == (0, "")
     for model in (*MODELS.values(), *HUB_MODELS.values()):
         assert model.name in out and f"{model.download_mib:,} MiB" in out and model.licence in out
+        assert f"{model.run_ram_gib} GiB to run" in out
 
 
 @pytest.mark.parametrize(

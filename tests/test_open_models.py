@@ -233,9 +233,15 @@ def test_a_name_that_the_hub_does_not_allow_is_refused(name):
         find(name)
 
 
+def test_a_folder_without_a_model_is_refused(tmp_path):
+    with pytest.raises(TutorialError, match="There is no model"):
+        find(str(tmp_path))
+
+
 def test_two_folders_of_one_name_do_not_share_an_export(tmp_path):
     for parent in ("one", "two"):
         (tmp_path / parent / "model").mkdir(parents=True)
+        (tmp_path / parent / "model" / "config.json").touch()
     names = {find(str(tmp_path / parent / "model")).folder_name for parent in ("one", "two")}
     assert len(names) == 2
 

@@ -13,7 +13,7 @@ import numpy as np
 from helpers.checkpoint.tokenizer import load_tokenizer
 from helpers.checks.finding import Finding
 from helpers.errors import TutorialError, cause_of, check_token_ids
-from helpers.files import GIB, MALFORMED, atomic_write_text, is_ir, read_json, read_manifest
+from helpers.files import GIB, MALFORMED, atomic_write_text, is_ir, read_json
 from helpers.generate import PromptCache, generate
 from helpers.generate.sampling import log_softmax, single_thread
 from helpers.load import load_model, require_export
@@ -25,9 +25,9 @@ TOKENS = 16  # of each answer
 SAMPLE = "Zwei Gläser für 3.50 €, bitte: f(x) = [a_1] <b>"
 ANSWERS_FILE = "selfcheck.json"  # beside the exports: the checkpoint's answers
 # The smallest part of its probability that a token may keep (geometric mean over the answers).  SmolLM2 keeps all of it
-# in int8 and 96 % in the catalog's int4; without AWQ 63 % with --ratio 1.0, and 57 % where one of its 30 layers does
-# nothing.
-MIN_KEPT = 0.7
+# in int8 and 96 % in the catalog's int4; where one of its 30 layers does nothing, 66 to 79 %; with --ratio 1.0 and
+# without AWQ, 63 %.
+MIN_KEPT = 0.75
 
 
 @dataclass(frozen=True)
@@ -125,8 +125,7 @@ def _reference_answers(settings: Settings) -> tuple[list[ReferenceAnswer], str]:
     import psutil
 
     file = settings.home / ANSWERS_FILE
-    revision = read_manifest(settings.checkpoint_dir).get("revision", settings.spec.revision)
-    key = {"revision": revision, "questions": list(QUESTIONS), "tokens": TOKENS}
+    key = {"revision": settings.spec.revision, "questions": list(QUESTIONS), "tokens": TOKENS}
     free, need = psutil.virtual_memory().available / GIB, 1 + settings.spec.checkpoint_gib
     reason = f"Skipped: the checkpoint needs {need:.1f} GiB of memory, and {free:.1f} GiB is free."
     if is_ir(settings.checkpoint_dir):

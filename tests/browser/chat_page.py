@@ -133,7 +133,8 @@ class ChatPage(Box):
 
     def kernel(self, expression: str):
         """The value of a Python expression in the notebook's kernel: what the page should show."""
-        (session,) = self.server.api("GET", "api/sessions")
+        page = urlsplit(self.page.url).path  # an earlier test's notebook may be open on the same server
+        (session,) = [each for each in self.server.api("GET", "api/sessions") if page.endswith(each["path"])]
         client = BlockingKernelClient(
             connection_file=str(self.server.runtime / f"kernel-{session['kernel']['id']}.json")
         )

@@ -81,7 +81,7 @@ def lone(sound, tmp_path):
 def test_a_sound_export_passes_with_a_margin(sound):
     _, findings = sound
     assert states(findings) == ALL_OK and not any(finding.hint for finding in findings)
-    assert kept(findings, "checkpoint") > 0.75 and kept(findings, "cache") > 0.85
+    assert kept(findings, "checkpoint") > 0.9 and kept(findings, "cache") > 0.9
 
 
 @pytest.mark.model
@@ -95,7 +95,7 @@ def test_int8_keeps_more_than_int4(sound):
 
 @pytest.mark.model
 @pytest.mark.weekly
-@pytest.mark.parametrize(("part", "how"), [("layers.10.", "zero"), ("layers.25.self_attn", "shuffle")])
+@pytest.mark.parametrize(("part", "how"), [("layers.20.", "zero"), ("layers.25.self_attn", "shuffle")])
 def test_damaged_weights_are_found(lone, part, how):
     damage(lone.model_dir, part, how)
     findings = check(lone)
@@ -147,7 +147,6 @@ def alone(small, answers):
     return write
 
 
-@pytest.mark.weekly
 def test_only_one_model_is_in_memory_at_a_time(small, monkeypatch):
     """Two of Phi-3's size take 11 GB, and an 8 GB laptop is to run the check of a ready-made IR."""
     loaded, load, score = [], export_check.load_model, export_check._export_logprobs
@@ -167,6 +166,7 @@ def test_only_one_model_is_in_memory_at_a_time(small, monkeypatch):
     assert loaded
 
 
+@pytest.mark.weekly
 def test_a_sound_export_passes_with_its_checkpoint_then_with_its_answers_then_alone(small, monkeypatch):
     first = check(small)
     assert states(first) == ALL_OK and not any(finding.hint for finding in first)
@@ -247,16 +247,16 @@ def test_with_the_kv_cache_the_logprobs_are_those_of_one_run(exported, answers):
     "lost, state, share",
     [
         (0, "ok", "100%"),
-        (0.356, "ok", "70%"),
-        (0.358, "problem", "70%"),
+        (0.287, "ok", "75%"),
+        (0.288, "problem", "75%"),
         (10, "problem", "0%"),
         (np.nan, "problem", "nan%"),
     ],
 )
-def test_less_than_70_percent_or_no_number_is_a_problem(lost, state, share):
+def test_less_than_75_percent_or_no_number_is_a_problem(lost, state, share):
     finding = export_check._judge("it", lost, "The tokens", "Do that.")
     assert (finding.topic, finding.state, finding.hint) == ("it", state, "Do that." if state == "problem" else "")
-    assert finding.message == f"The tokens keep {share} of their probability; at least 70% is expected."
+    assert finding.message == f"The tokens keep {share} of their probability; at least 75% is expected."
 
 
 def test_answers_that_an_earlier_version_wrote_are_used(alone, answers):
