@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -64,6 +65,8 @@ if __name__ == "__main__":
     if NOTEBOOKS.parent != settings.ROOT:  # it deletes the export of the project whose helpers are imported
         sys.exit(f"This would run the pages of one project with the helpers of another: {settings.ROOT}")
     os.environ["TQDM_DISABLE"] = "1"
+    kept = tempfile.TemporaryDirectory()
+    os.environ["TUTORIAL_CONVERSATIONS"] = kept.name  # not among the reader's own
     for path in [Path(name) for name in sys.argv[1:]] or sorted(NOTEBOOKS.glob("*.ipynb")):
         if path.name in MAKES_THE_EXPORT:
             setup = settings.load()
