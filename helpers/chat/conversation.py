@@ -111,6 +111,19 @@ class Conversation:
             raise TutorialError("There is no answer to regenerate.", "Send a message first.")
         return Answer(self, self.messages[:-1])
 
+    def resume(self) -> Answer:
+        """Return the last answer continued, where max_new_tokens, Stop or an error has ended it.
+
+        The chunks of text begin with the part that is kept, which is no version of its own.
+        """
+        message = self._require_message(len(self.messages) - 1, "assistant")
+        if not message.tokens or message.stats and message.stats.finish_reason == "eos_token":
+            why = "is complete" if message.tokens else "has no tokens to continue from"
+            raise TutorialError(f"The last answer {why}.", "Send a message, or regenerate it.")
+        answer = Answer(self, self.messages[:-1], message.tokens)
+        answer.extends, answer.max_new_tokens = True, answer.max_new_tokens + len(message.tokens)
+        return answer
+
     def branch(self, number: int, position: int, token_id: int) -> Answer:
         """Return answer `number` continued from a different token at `position`, one of the alternatives there.
 
@@ -160,6 +173,22 @@ class Conversation:
                 self.history.start(name)
             self._keep(self.messages)
 
+    def use(self, model, tok) -> None:
+        """Continue with a different model.  The messages stay; their tokens only where both tokenizers agree."""
+        same = fingerprint(tok) == fingerprint(self.tok)
+
+        def converted(messages: Sequence[Message]) -> list[Message]:
+            return [message if same or not message.tokens else replace(message, tokens=()) for message in messages]
+
+        with self._lock:
+            require_idle(self.answering)
+            self.model, self.tok, self._cache, self._fingerprint = model, tok, PromptCache(model), ""
+            self.context_length, self.tags = longest_context(model.config), thought_tags(tok)
+            self.thinking = thinks_by_default(tok)
+            self.messages, self.truncated_messages = converted(self.messages), 0
+            self._branches, self._undo = [(converted(messages), 0) for messages, _ in self._branches], None
+            self._keep(self.messages)
+
     def versions(self, number: int) -> tuple[int, int]:
         """Return which version of message `number` is shown, counted from 1, and how many there are."""
         message, found = self._require_message(number), self._versions(number)
@@ -196,9 +225,15 @@ class Conversation:
 
     def save(self, path: Path | str) -> Path:
         """Write all versions of the messages, with tokens and statistics, as JSON.  Raises TutorialError."""
+        return save_conversation(Path(path), self.tok, *self._content())
+
+    def json(self) -> str:
+        """Return what save writes."""
+        return to_json(fingerprint(self.tok), *self._content())
+
+    def _content(self) -> tuple:
         with self._lock:
-            content = self.system, self.truncated_messages, self.messages, self._branches
-        return save_conversation(Path(path), self.tok, *content)
+            return self.system, self.truncated_messages, self.messages, self._branches
 
     def load(self, path: Path | str) -> None:
         """Continue a saved conversation.  Raises TutorialError, and changes nothing, for any other file."""
@@ -312,7 +347,7 @@ class Answer:
         self._before = conversation.messages, conversation.truncated_messages
         self._ids, self.truncated_messages = list[int](), conversation.truncated_messages
         self._sampling, self._stop = conversation.sampling, Event()
-        self.started, self.finish_reason = False, None
+        self.started, self.finish_reason, self.extends = False, None, False
         self.thinking, self._inside, self._kept, self._thought_tokens = False, False, len(kept), 0
         conversation._answer = self  # so that it can be stopped before its first token is requested
 
@@ -410,7 +445,7 @@ class Answer:
         with conversation._lock:
             if conversation.messages is not messages_before:  # by load, clear, or an answer that was used first
                 raise TutorialError("The conversation has changed since this answer was requested.", "Ask again.")
-            if removes:
+            if removes and not self.extends:
                 conversation._keep_branch()
             conversation._undo = (*self._before, conversation._branches, "") if removes else None
             conversation.messages, conversation.truncated_messages = self.messages, self.truncated_messages
