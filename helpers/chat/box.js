@@ -121,7 +121,8 @@ class Card {
     this.versions = make("span", { className: "versions", hidden: true }, previous, this.version, next);
     const tools = user ? [this.toggle, copy] : [this.resume, copy, this.toggle, this.stats];
     this.tools = make("div", { className: "tools" }, this.versions, ...tools);
-    this.node = make("article", { className: `message ${role}`, "aria-label": label }, this.thinking, this.body, this.tools);
+    const parts = [this.thinking, this.body, this.tools];
+    this.node = make("article", { className: `message ${role}`, "aria-label": label }, ...parts);
     this.showThought("");
     this.close();
   }
@@ -444,7 +445,10 @@ class View {
       const text = picture || file.size > LONGEST_FILE ? "\0" : await file.text();
       if (picture) this.notify("This model reads no pictures. Text files are inserted into the message.");
       else if (/[\0\ufffd]/.test(text)) this.notify(`${file.name} is no text, or longer than 200 kB: not inserted.`);
-      else this.input.setRangeText(`${file.name}:\n\n${text}\n`, this.input.selectionStart, this.input.selectionEnd, "end");
+      else {
+        const { selectionStart: start, selectionEnd: end } = this.input;
+        this.input.setRangeText(`${file.name}:\n\n${text}\n`, start, end, "end");
+      }
     }
     this.grow();
     this.input.focus();
@@ -539,7 +543,8 @@ class View {
     const firstInPrompt = this.cards[this.model.get("truncated_messages")];
     if (this.model.get("truncated_messages") && firstInPrompt) this.log.insertBefore(this.divider, firstInPrompt.node);
     else this.divider.remove();
-    this.cards.forEach((card, n) => (card.resume.hidden = busy || !!this.gone || n < messages.length - 1 || !card.message?.cut));
+    const cut = messages.at(-1)?.cut && !busy && !this.gone;
+    this.cards.forEach((card, n) => (card.resume.hidden = !cut || n < messages.length - 1));
     this.drawEmpty(messages.length || busy || hasDraft ? [] : this.model.get("starters"));
     this.drawControls(messages, busy);
     this.drawStatus();

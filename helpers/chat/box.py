@@ -399,7 +399,7 @@ class AnswerSettings(VBox):
             control.observe(self._apply, "value")
             setattr(self, name, control)
         tooltip = "Those on this disk.  The conversation stays; the next answer prefills all of it."
-        self.model = Dropdown(description="Model", tooltip=tooltip, **look, layout=Layout(width="20em"))
+        self.model = Dropdown(description="Model", tooltip=tooltip, **look, layout=Layout(width="auto"))
         self.model.observe(self._choose, "value")
         return [self.model, *(getattr(self, name) for name in controls)]
 
