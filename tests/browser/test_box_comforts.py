@@ -22,7 +22,9 @@ def f():
 
 שלום עולם
 """
-ANSWER = f"from fakes import ANSWERS\nANSWERS['rich'] = [{RICH!r}]\nANSWERS['lines'] = ['```py\\n' + 'x = 1\\n' * 200 + '```']"
+ANSWER = (
+    f"from fakes import ANSWERS\nANSWERS |= {{'rich': [{RICH!r}], 'lines': ['```py\\n' + 'x = 1\\n' * 200 + '```']}}"
+)
 RICH_BOX = f"{ANSWER}\nbox = ChatBox(fake_conversation(rate=400, max_new_tokens=1500))\nbox"
 assert "rich" not in ANSWERS
 

@@ -41,7 +41,8 @@ box.refresh()
 """
 # What Markdown may become; the rest of the box is the widget's own, and sets the direction of each paragraph.
 ATTRIBUTES = {"class", "style", "dir"}.union(*ALLOWED.values())
-STRANGE = """([allowed, attributes]) => [...document.querySelectorAll("[role=log] .body, [role=log] .body *")].flatMap(node => [
+STRANGE = """([allowed, attributes]) =>
+[...document.querySelectorAll("[role=log] .body, [role=log] .body *")].flatMap(node => [
     ...(allowed.includes(node.localName) ? [] : [node.outerHTML]),
     ...[...node.attributes].filter(({name}) => !attributes.includes(name))
         .map(({name, value}) => name + "=" + value),

@@ -47,6 +47,9 @@ def run(path: Path) -> float:
     seconds = time.perf_counter() - start
     reading.fill(notebook, "Time to run", f"{reading.running(seconds)} ({machine()})")
     notebook.metadata.pop("widgets", None)
+    for data in [output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", ())]:
+        if "text/html" in data:  # the chat box's picture, which a view without its kernel would hide
+            data.pop("application/vnd.jupyter.widget-view+json", None)
     notebook.metadata["language_info"] = {"name": "python"}  # not the version of the machine that ran it
     nbformat.validate(notebook)
     nbformat.write(notebook, path)
