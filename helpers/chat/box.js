@@ -8,6 +8,7 @@ const STICKY = 24; // pixels from the log's end within which it scrolls with the
 const NOTE_SHOWN = 4000; // milliseconds
 const LONGEST_FILE = 200_000; // bytes
 const BLOCKS = "p, li, h3, h4, h5, h6, blockquote, th, td"; // each has the direction of its own words
+const WIDE = "table, pre, math[display=block]";
 const HINT = "Enter sends, Shift+Enter starts a new line, ↑ edits the last message";
 const BUSY_HINT = "Escape stops the answer; you can type meanwhile";
 const XRAY_HINT =
@@ -46,6 +47,7 @@ function patchHTML(node, html) {
   const template = document.createElement("template"); // its content is inert: nothing loads or runs
   template.innerHTML = html;
   template.content.querySelectorAll(BLOCKS).forEach((block) => (block.dir = "auto"));
+  template.content.querySelectorAll(WIDE).forEach((block) => (block.tabIndex = 0)); // arrow keys scroll it
   patch(node, template.content);
 }
 
@@ -311,6 +313,7 @@ class View {
 
   listen() {
     this.log.addEventListener("scroll", () => {
+      if (this.size !== this.logSize()) return this.follow(); // the window has changed, and not a person's mind
       this.latest.hidden = this.stick = this.log.scrollHeight - this.log.scrollTop - this.log.clientHeight < STICKY;
     });
     this.log.addEventListener("click", ({ target }) => {
@@ -605,7 +608,12 @@ class View {
     this.details.setAttribute("aria-expanded", open);
   }
 
+  logSize() {
+    return `${this.log.clientWidth} ${this.log.clientHeight}`;
+  }
+
   follow() {
+    this.size = this.logSize();
     if (this.stick) this.log.scrollTop = this.log.scrollHeight;
     this.latest.hidden = this.stick || this.log.scrollHeight <= this.log.clientHeight;
   }

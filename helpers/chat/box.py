@@ -7,6 +7,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from weakref import WeakSet
 
@@ -257,7 +258,7 @@ class ChatBox(VBox):
             last="" if conversation.messages else self._last(),
             busy=self.busy,
             about=self.about,
-            starters=list(find(chosen.model).starters if (chosen := self._settings) else STARTERS),
+            starters=list(self.starters),
         )
 
     def _begin(self, request: Callable[[], Answer]) -> None:
@@ -316,6 +317,14 @@ class ChatBox(VBox):
         chosen = self._settings
         return f"{chosen.model} · {chosen.format} · {chosen.device}" if chosen else ""
 
+    @property
+    def starters(self) -> tuple[str, ...]:
+        """Questions that the model answers well."""
+        with suppress(TutorialError):  # its folder may be gone
+            if chosen := self._settings:
+                return find(chosen.model).starters
+        return STARTERS
+
     def _repr_mimebundle_(self, **options) -> dict:
         """Add a picture of the messages for places that show stored outputs only, such as GitHub."""
         bundle = super()._repr_mimebundle_(**options)
@@ -369,8 +378,10 @@ class AnswerSettings(VBox):
     def show_model(self) -> None:
         """Offer the models that are on this disk, and select the one that is used."""
         chosen = getattr(self.conversation.model, "settings", None)
-        names = [(name, folder.name) for name, folders in project.on_disk() for folder in folders]
-        names = [name for name in names if name[1] in project.FORMATS]
+        names = []
+        with suppress(TutorialError, OSError):  # of settings.toml, which has its own messages elsewhere
+            found = [(name, folder.name) for name, folders in project.on_disk() for folder in folders]
+            names = [name for name in found if name[1] in project.FORMATS]
         now = (chosen.model, chosen.format) if chosen else None
         self._setting = True
         self.model.options = [(" · ".join(name), name) for name in dict.fromkeys([*names, *filter(None, [now])])]

@@ -40,7 +40,7 @@ box.conversation.messages = [message for turn in said for message in turn]
 box.refresh()
 """
 # What Markdown may become; the rest of the box is the widget's own, and sets the direction of each paragraph.
-ATTRIBUTES = {"class", "style", "dir"}.union(*ALLOWED.values())
+ATTRIBUTES = {"class", "style", "dir", "tabindex"}.union(*ALLOWED.values())
 STRANGE = """([allowed, attributes]) =>
 [...document.querySelectorAll("[role=log] .body, [role=log] .body *")].flatMap(node => [
     ...(allowed.includes(node.localName) ? [] : [node.outerHTML]),
