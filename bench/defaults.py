@@ -234,7 +234,7 @@ def ask_in_box(scratch: Path) -> dict:
     from helpers.load import load_model
 
     model, tok, _ = load_model(replace(settings.Settings(), model_root=str(default_root(scratch))))
-    box = ChatBox(Conversation(model, tok, max_new_tokens=MODEL.max_new_tokens))
+    box = ChatBox(Conversation(model, tok, max_new_tokens=MODEL.max_new_tokens), keep=False)
     for question, _ in beginner_questions():
         box.submit(question)
         assert box.wait() and not box.error, box.error

@@ -1,11 +1,17 @@
-"""Voilà's configuration for `nox -s demo`: only the chat box of page 07, large enough for a projector."""
+"""Voilà's configuration for `nox -s demo`: only the chat box of page 07, which fills a projector's screen."""
 
 import ast
+import os
+from pathlib import Path
 
 import nbformat
 from voila.app import Voila
 
-STYLE = "<style>.jp-OutputArea { zoom: 1.4; max-width: 860px; margin: auto }</style>"
+TITLE = "Chat with a model on this computer"
+# The box takes its sizes from its width; page margins would cost a small screen several lines of the conversation.
+STYLE = "<style>#rendered_cells > div { padding: 0 8px !important } .jp-OutputPrompt { display: none !important }"
+STYLE += " .ovchat .frame, .ovchat-controls { margin: auto }"
+STYLE += " .ovchat .view .log { height: max(8em, 100dvh - 21em) }</style>"
 # Voilà's template loads icons from the internet, which nothing here uses; this header makes the browser skip them.
 ONLY_FROM_HERE = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-ancestors 'self'"
 
@@ -13,6 +19,7 @@ ONLY_FROM_HERE = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; 
 def only_the_chat_box(_handler, notebook, cwd):
     """Replace the cells by the statements that `box` needs, and show it.  Voilà calls this for each visitor."""
     code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    notebook.metadata["title"] = TITLE
     notebook.cells = [nbformat.v4.new_markdown_cell(STYLE), nbformat.v4.new_code_cell(needed_for("box", code))]
     return notebook
 
@@ -41,6 +48,9 @@ def names(statement: ast.stmt) -> tuple[set[str], set[str]]:
 
 
 c = get_config()  # noqa: F821  traitlets defines it
+# Our template of what is shown until the box is there comes before Voilà's.
+share = str(Path(__file__).parent / "share") if "__file__" in globals() else str(Path("demo", "share").resolve())
+os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, [share, os.environ.get("JUPYTER_PATH")]))
 c.VoilaConfiguration.prelaunch_hook = only_the_chat_box
 # Only from this machine, only with the token, and not from a web page whose host name resolves to this machine.
 c.Voila.ip = "127.0.0.1"

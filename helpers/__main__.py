@@ -87,23 +87,10 @@ def models() -> None:
             f"{', can think' if model.thinking else ''}"
         )
     print("Others: a hub repository (owner/name or owner/name@revision), or a folder with a checkpoint or an IR.")
-    for name, folders in on_disk():
+    for name, folders in settings.on_disk():
         sizes = ", ".join(f"{folder.name} {size_mb(folder):,.0f} MB" for folder in folders)
         noted = next(filter(None, (read_manifest(folder).get("licence") for folder in folders)), "")
         print(f"on this disk: {name}, {sizes}" + (f", licence: {noted}" if isinstance(noted, str) and noted else ""))
-
-
-def on_disk() -> list[tuple[str, list[Path]]]:
-    """Return each model below the model root, by the name that the settings take, with its folders."""
-    root = settings.load().home.parent
-    found = []
-    for home in sorted(root.iterdir()) if root.is_dir() else ():
-        folders = (
-            sorted(folder for folder in home.iterdir() if (folder / "config.json").exists()) if home.is_dir() else []
-        )
-        if folders:
-            found.append((home.name.replace("--", "/"), folders))
-    return found
 
 
 def size_mb(folder: Path) -> float:
@@ -113,7 +100,7 @@ def size_mb(folder: Path) -> float:
 @app.command()
 def remove(name: Annotated[str, typer.Argument(help="A name from `python -m helpers models`.")]) -> None:
     """Delete all that is on this disk of a model: its checkpoint and exports, not a folder of your own."""
-    if name not in dict(on_disk()):
+    if name not in dict(settings.on_disk()):
         raise TutorialError(f"No model {name!r:.100} is on this disk.", "To see which are: python -m helpers models")
     home = settings.load().home.parent / name.replace("/", "--")
     size = size_mb(home)
@@ -216,11 +203,14 @@ def chat(
 ) -> None:
     """Chat with the model.  Ctrl-C stops an answer, /help lists the commands, /bye quits."""
     from helpers.chat import terminal
+    from helpers.chat.history import History
 
     choice = chosen(model=model, format=format, device=device)
     sampling = chosen_sampling(temperature=temperature, repetition_penalty=repetition_penalty, seed=seed)
     options = {"system": system, "context_length": context_length, "thinking": thinking}
-    terminal.run(load_conversation(choice, sampling, max_new_tokens, **options))
+    conversation = load_conversation(choice, sampling, max_new_tokens, **options)
+    conversation.history = History()
+    terminal.run(conversation)
 
 
 def prepare_streams() -> None:

@@ -25,6 +25,13 @@ HUB_NAME = re.compile(
 )
 PLAIN_FORMATS = {"int8": ("--weight-format", "int8"), "fp16": ("--weight-format", "fp16")}
 
+# Three first questions.  SmolLM2 answers them well, and to the end, with its defaults; tried beside eight others.
+STARTERS = (
+    "What is the capital of France?",
+    "Give me three tips for a good night's sleep.",
+    "What is photosynthesis?",
+)
+
 
 @dataclass(frozen=True)
 class Model:
@@ -43,6 +50,7 @@ class Model:
     max_new_tokens: int
     # Weight format -> flags of optimum-cli.  Those for int4 are (), if the shape of the checkpoint decides: shapes.py.
     flags: dict[str, tuple[str, ...]] = field(hash=False)
+    starters: tuple[str, ...] = STARTERS
     sha256: str = ""  # of the wheel
     languages: str = "English"
     thinking: bool = False  # it can think before it answers

@@ -13,6 +13,7 @@ from helpers.files import atomic_write_text, existing_parent
 ROOT = catalog.ROOT
 SETTINGS_FILE = ROOT / "settings.toml"
 PHICOOKBOOK_OV_CONFIG = {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1", "CACHE_DIR": ""}
+FORMATS = ("int4", *catalog.PLAIN_FORMATS)
 OVERRIDES = {"TUTORIAL_MODEL": "model", "TUTORIAL_DEVICE": "device", "TUTORIAL_MODEL_ROOT": "model_root"}
 
 
@@ -103,6 +104,19 @@ def save(settings: Settings, path: Path = SETTINGS_FILE) -> Path:
     table = {name: value for name, value in asdict(check(settings)).items() if value != defaults[name]}
     atomic_write_text(path, tomli_w.dumps(table))
     return path
+
+
+def on_disk() -> list[tuple[str, list[Path]]]:
+    """Return each model below the model root, by the name that the settings take, with its folders."""
+    root = load().home.parent
+    found = []
+    for home in sorted(root.iterdir()) if root.is_dir() else ():
+        folders = (
+            sorted(folder for folder in home.iterdir() if (folder / "config.json").exists()) if home.is_dir() else []
+        )
+        if folders:
+            found.append((home.name.replace("--", "/"), folders))
+    return found
 
 
 def display_path(path: Path) -> str:

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,6 +37,10 @@ hypothesis.settings.load_profile("any machine")
 # A shell starts background jobs with Ctrl-C ignored, and the programs that the tests start would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+# The chats of the tests, also those in kernels, are not kept among the reader's own.
+KEPT_CHATS = tempfile.TemporaryDirectory(prefix="conversations-", ignore_cleanup_errors=True)
+os.environ["TUTORIAL_CONVERSATIONS"] = KEPT_CHATS.name
+
 MUTANT = os.environ.get("MUTANT_UNDER_TEST")  # set by mutmut, which runs a test session for each mutant
 MUTATED = MUTANT is not None
 KEPT = ROOT / "kept"  # tiny models that the first session of mutmut leaves for the others

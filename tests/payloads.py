@@ -134,6 +134,18 @@ PAYLOADS: list[str] = [
     f"<a href='{URL}' ping='{URL}/ping' target=_top>click</a>",
     f'<div id="cookie" class="jp-Notebook" data-commandlinker-command="notebook:run-all-cells">{RUN}</div>',
     f"${{{RUN}}} {{{{{RUN}}}}} #{{{RUN}}} <%={RUN}%>",
+    # LaTeX, task lists, long code
+    f"\\(\\text{{<img src=x onerror={RUN}>}}\\)",
+    f"$$ \\href{{javascript:{RUN}}}{{x}} $$",
+    f"\\[ \\style{{background:url({URL}/t.png)}}{{x}} \\]",
+    f"\\(\\text{{&lt;script&gt;{RUN}&lt;/script&gt;}}\\)",
+    f"\\(\\mbox{{</mtext></math><img src=x onerror={RUN}>}}\\)",
+    f"$\\class{{jp-Cell}}{{x}} \\id{{x}}{{<svg onload={RUN}>}}$",
+    f"\\(\\color{{red;background:url({URL}/c.png)}}{{x}}\\)",
+    f"$$ \\includegraphics{{{URL}/i.png}} \\url{{javascript:{RUN}}} $$",
+    f'\\[ \\begin{{array}}{{"onmouseover={RUN}}} a \\end{{array}} \\]',
+    f"- [ ] <img src=x onerror={RUN}>\n- [x] [x](javascript:{RUN})",
+    f'```<img/src=x/onerror={RUN}>"\n' + f"</code></pre></details><script>{RUN}</script>\n" * 70 + "```",
 ]
 
 # What a terminal obeys, or what reverses the order of the text that it shows.

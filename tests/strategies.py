@@ -23,10 +23,23 @@ ALLOWED = {tag: {} for tag in PLAIN} | {
     "a": {"href": r"(?:https?://|mailto:)[!-~]+", "target": "_blank", "rel": "noopener noreferrer"},
     "ol": {"start": "[0-9]{1,9}"},
     "pre": {"class": "highlight"},
+    "div": {"class": "code", "data-language": r"[\w+#.*/() -]*"},
+    "button": {"type": "button", "class": "copy", "aria-label": "Copy code"},
+    "details": {},
+    "summary": {},
+    "li": {"class": "task"},
     "span": {"class": "[a-z]{1,2}[a-z0-9]?"},  # Pygments' short names of kinds of tokens
     "th": {"style": "text-align:(?:left|center|right)"},
     "td": {"style": "text-align:(?:left|center|right)"},
 }
+# MathML: no element or attribute that loads, links, or sets a style.
+MATHML = "math mrow mi mn mo mtext mspace mstyle mpadded mphantom menclose mfrac msqrt mroot msub msup msubsup munder"
+MATHML += " mover munderover mmultiscripts mprescripts none mtable mtr mtd"
+FORMAL = "display displaystyle scriptlevel mathvariant stretchy fence largeop movablelimits accent accentunder"
+FORMAL += (
+    " linethickness columnalign notation form lspace rspace width height depth minsize maxsize separator symmetric"
+)
+ALLOWED |= {tag: dict.fromkeys(FORMAL.split(), r"[\w .+-]{1,40}") for tag in MATHML.split()}
 
 # JSON that no reader of ours may trust, as bytes: some of it is none, and the rest has an unexpected shape.
 NOT_JSON = [

@@ -185,7 +185,7 @@ conversations = st.lists(pair, max_size=3).map(lambda pairs: [message for pair i
 @given(system=st.text(), messages=conversations, truncated=st.integers(0, 3))
 def test_a_saved_conversation_comes_back(folder, bytes_tok, system, messages, truncated):
     saved = (system, min(2 * truncated, len(messages)), messages)
-    assert load_conversation(save_conversation(folder / "saved.json", bytes_tok, *saved), bytes_tok) == saved
+    assert load_conversation(save_conversation(folder / "saved.json", bytes_tok, *saved), bytes_tok) == (*saved, [])
 
 
 def use(tok, system: str, _truncated: int, messages: list[Message]) -> None:
@@ -244,7 +244,7 @@ def test_a_file_with_one_wrong_value_gives_a_usable_conversation_or_an_error(fol
     except TutorialError as error:
         assert error.message and error.hint
         return
-    use(bytes_tok, *loaded)
+    use(bytes_tok, *loaded[:3])
     again = save_conversation(folder / "again.json", bytes_tok, *loaded)
     assert load_conversation(again, bytes_tok) == loaded
 

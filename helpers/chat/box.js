@@ -6,6 +6,11 @@ const GONE = { restarting: "was restarted:", autorestarting: "was restarted:" };
 Object.assign(GONE, { dead: "has died: restart it, then", terminating: "was shut down: start it, then" });
 const STICKY = 24; // pixels from the log's end within which it scrolls with the answer
 const NOTE_SHOWN = 4000; // milliseconds
+const LONGEST_FILE = 200_000; // bytes
+const BLOCKS = "p, li, h3, h4, h5, h6, blockquote, th, td"; // each has the direction of its own words
+const WIDE = "table, pre, math[display=block]";
+const HINT = "Enter sends, Shift+Enter starts a new line, ↑ edits the last message";
+const BUSY_HINT = "Escape stops the answer; you can type meanwhile";
 const XRAY_HINT =
   "The warmer the colour, the less likely the token; dotted below 50 %. Select a token to see the alternatives.";
 
@@ -41,6 +46,8 @@ function patch(old, fresh) {
 function patchHTML(node, html) {
   const template = document.createElement("template"); // its content is inert: nothing loads or runs
   template.innerHTML = html;
+  template.content.querySelectorAll(BLOCKS).forEach((block) => (block.dir = "auto"));
+  template.content.querySelectorAll(WIDE).forEach((block) => (block.tabIndex = 0)); // arrow keys scroll it
   patch(node, template.content);
 }
 
@@ -87,7 +94,7 @@ async function copyText(text) {
 }
 
 function download(name, text) {
-  const link = make("a", { href: URL.createObjectURL(new Blob([text], { type: "text/markdown" })), download: name });
+  const link = make("a", { href: URL.createObjectURL(new Blob([text], { type: "text/plain" })), download: name });
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 1000);
 }
@@ -104,11 +111,20 @@ class Card {
     const copy = makeButton("Copy", () => copyText(text()).then(() => view.notify("Copied.")));
     this.toggle = user ? makeButton("Edit", () => this.edit()) : makeButton("X-ray", () => this.toggleXray());
     this.stats = make("div", { className: "stats" });
-    this.body = make("div", { className: "body" });
+    this.body = make("div", { className: "body", dir: user ? "auto" : "" });
+    this.resume = makeButton("Continue", () => view.act("resume"), { hidden: true });
     this.thought = make("div");
     this.thinking = make("details", { className: "thought" }, make("summary", {}, "Thought"), this.thought);
-    this.tools = make("div", { className: "tools" }, ...(user ? [this.toggle, copy] : [copy, this.toggle, this.stats]));
-    this.node = make("article", { className: `message ${role}`, "aria-label": label }, this.thinking, this.body, this.tools);
+    const step = (by) => () => this.switch(by);
+    const [previous, next] = [makeButton("‹", step(-1)), makeButton("›", step(1))];
+    previous.setAttribute("aria-label", `Previous version of ${label.toLowerCase()}`);
+    next.setAttribute("aria-label", `Next version of ${label.toLowerCase()}`);
+    this.version = make("span");
+    this.versions = make("span", { className: "versions", hidden: true }, previous, this.version, next);
+    const tools = user ? [this.toggle, copy] : [this.resume, copy, this.toggle, this.stats];
+    this.tools = make("div", { className: "tools" }, this.versions, ...tools);
+    const parts = [this.thinking, this.body, this.tools];
+    this.node = make("article", { className: `message ${role}`, "aria-label": label }, ...parts);
     this.showThought("");
     this.close();
   }
@@ -123,7 +139,17 @@ class Card {
     this.showThought(message.thought);
     this.stats.textContent = message.stats ?? "";
     this.toggle.hidden = message.xray === false;
+    this.versions.hidden = !message.versions;
+    this.version.textContent = message.versions?.join("/") ?? "";
     this.node.classList.remove("draft");
+  }
+
+  // Show the version before or after this one, or that at the other end.
+  switch(by) {
+    const [shown, total] = this.message.versions;
+    const version = ((shown - 1 + by + total) % total) + 1;
+    this.view.stick = false; // or the log would scroll away from this message
+    this.view.request("switch", "the other version", { number: this.number, version });
   }
 
   // What the model generated before its answer, folded until the user opens it.
@@ -156,7 +182,7 @@ class Card {
   }
 
   edit() {
-    const area = make("textarea", { value: this.message.text, "aria-label": "Edit message", rows: 3 });
+    const area = make("textarea", { value: this.message.text, "aria-label": "Edit message", rows: 3, dir: "auto" });
     const cancel = () => (this.close(), this.toggle.focus());
     const done = () => (this.close(), this.view.input.focus());
     const save = () => this.view.request("edit", "your message", { number: this.number, text: area.value }, done);
@@ -247,28 +273,72 @@ class View {
     // The log itself is silent: a screen reader would read each piece of an answer.  `spoken` gets it once, complete.
     const label = { role: "log", "aria-label": "Conversation", "aria-live": "off" };
     this.log = make("div", { className: "log", tabIndex: 0, ...label });
+    this.latest = makeButton("Jump to latest", () => this.jump(), { className: "latest", hidden: true });
+    this.empty = make("div", { className: "empty" });
+    this.about = make("span", { className: "about" });
+    const [smaller, larger] = [makeButton("A−", () => this.zoom(1 / 1.15)), makeButton("A+", () => this.zoom(1.15))];
+    smaller.setAttribute("aria-label", "Smaller text");
+    larger.setAttribute("aria-label", "Larger text");
+    const head = make("div", { className: "head" }, this.about, smaller, larger);
     this.spoken = make("div", { className: "spoken", "aria-live": "polite" });
     this.divider = make("p", { className: "divider" }, "The messages above are no longer in the prompt.");
-    const placeholder = "Enter sends, Shift+Enter starts a new line";
-    this.input = make("textarea", { rows: 2, "aria-label": "Message", placeholder });
+    this.input = make("textarea", { rows: 2, "aria-label": "Message", dir: "auto" });
     this.sendButton = makeButton("Send", () => this.submit(), { className: "send" });
-    this.stopButton = makeButton("Stop", () => this.stop(), { className: "stop" });
+    this.stopButton = makeButton("Stop", () => this.stop(), { className: "stop", "aria-keyshortcuts": "Escape" });
+    // The progress, which changes each second, is not a live region; the status says that work begins, and its result.
     this.status = make("div", { className: "status", role: "status" });
+    this.progress = make("div", { className: "progress" });
+    this.details = makeButton("Details", () => this.toggleDetails(), { "aria-expanded": "false" });
+    this.statusLine = make("div", { className: "status-line" }, this.progress, this.status, this.details);
     this.meter = make("meter", { min: 0, "aria-label": "Context" });
     this.used = make("span", { className: "used" });
     this.buttons = ["Undo", "Regenerate", "Export", "Clear"].map((name) => makeButton(name, () => this.act(name)));
+    this.buttons[2].onclick = () => this.export("md");
+    this.continue = makeButton("", () => this.openKept(this.model.get("last")));
+    this.continue.className = "continue";
+    this.menuButton = makeButton("Conversations", () => this.toggleMenu(), { "aria-expanded": "false" });
+    const exports = [["Markdown", "md"], ["JSON", "json"]];
+    const exporting = exports.map(([name, format]) => makeButton(`Export as ${name}`, () => this.export(format)));
+    this.kept = make("ul", { "aria-label": "Kept conversations" });
+    this.menu = make("div", { className: "menu", hidden: true }, ...exporting, this.kept);
     const compose = make("div", { className: "compose" }, this.input, this.sendButton, this.stopButton);
     const context = make("span", { className: "context" }, "Context ", this.meter, " ", this.used);
-    const foot = make("div", { className: "foot" }, context, ...this.buttons);
+    const foot = make("div", { className: "foot" }, context, ...this.buttons, this.menuButton);
     this.el.classList.add("ovchat");
-    this.el.append(this.log, compose, this.status, foot, this.spoken);
+    const view = make("div", { className: "view" }, this.log, this.latest);
+    const parts = [head, view, this.continue, compose, this.statusLine, foot, this.menu, this.spoken];
+    this.el.append(make("div", { className: "frame" }, ...parts));
+    this.zoom(1);
   }
 
   listen() {
     this.log.addEventListener("scroll", () => {
-      this.stick = this.log.scrollHeight - this.log.scrollTop - this.log.clientHeight < STICKY;
+      if (this.size !== this.logSize()) return this.follow(); // the window has changed, and not a person's mind
+      this.latest.hidden = this.stick = this.log.scrollHeight - this.log.scrollTop - this.log.clientHeight < STICKY;
+    });
+    this.log.addEventListener("click", ({ target }) => {
+      if (!target.matches(".copy")) return;
+      copyText(target.parentElement.querySelector("code").textContent).then(() => this.notify("Copied."));
     });
     onKeys(this.input, () => this.submit());
+    this.input.addEventListener("keydown", (event) => {
+      const last = this.cards.findLast(({ role }) => role === "user");
+      if (event.key !== "ArrowUp" || this.input.value || this.model.get("busy") || this.gone || !last) return;
+      event.preventDefault();
+      last.close();
+      last.edit();
+    });
+    this.input.addEventListener("input", () => this.grow());
+    this.input.addEventListener("paste", (event) => {
+      const { files } = event.clipboardData;
+      if (files.length && !event.clipboardData.getData("text/plain")) this.insert(event, files);
+    });
+    this.el.addEventListener("dragover", (event) => event.preventDefault());
+    this.el.addEventListener("drop", (event) => {
+      if (event.dataTransfer.files.length) this.insert(event, event.dataTransfer.files);
+    });
+    this.resized = new ResizeObserver(() => (this.grow(), this.drawStatus(), this.follow()));
+    this.resized.observe(this.el);
     this.el.addEventListener("keydown", (event) => {
       // JupyterLab must not get the keys: Shift+Enter would run the cell again.
       if (!isSave(event)) event.stopPropagation();
@@ -287,7 +357,7 @@ class View {
     this.changed = () => this.draw();
     this.received = (message) => {
       if (message.type === "draft") this.showDraft(message.draft);
-      else if (message.type === "refused") this.input.value = `${message.text}\n${this.input.value}`.trimEnd();
+      else if (message.type === "refused") this.write(`${message.text}\n${this.input.value}`.trimEnd());
       else this.replied(message);
     };
     this.model.on("change", this.changed);
@@ -301,6 +371,7 @@ class View {
     this.model.off("msg:custom", this.received);
     this.kernel?.statusChanged?.disconnect(this.kernelChanged);
     window.removeEventListener("keydown", this.keys, true);
+    this.resized.disconnect();
     [this.noteTimer, ...[...this.waiting.values()].map(({ timer }) => timer)].forEach(clearTimeout);
   }
 
@@ -342,15 +413,58 @@ class View {
     if (note && !lasting) this.noteTimer = setTimeout(() => this.notify(""), NOTE_SHOWN);
   }
 
-  submit() {
-    const text = this.input.value;
+  // Change the size of the text, as far as it stays legible, and remember it in this browser.
+  zoom(by) {
+    const stored = Number(globalThis.localStorage?.getItem("ovchat-size")) || 1;
+    const size = Math.min(2.5, Math.max(0.7, stored * by));
+    globalThis.localStorage?.setItem("ovchat-size", size);
+    (this.el.closest(".ovchat-box") ?? this.el).style.setProperty("--size", size);
+    this.el.style.setProperty("--size", size);
+  }
+
+  jump() {
+    this.stick = true;
+    this.follow();
+    this.input.focus();
+  }
+
+  write(text) {
+    this.input.value = text;
+    this.grow();
+  }
+
+  // The message field is as high as its text; the style sheet has the limit.
+  grow() {
+    if (!this.input.scrollHeight) return; // not displayed
+    this.input.style.height = "auto";
+    this.input.style.height = `${this.input.scrollHeight + 2}px`;
+  }
+
+  // Insert text files where the cursor is.  A file is read here and goes nowhere but into the field.
+  async insert(event, files) {
+    event.preventDefault();
+    for (const file of files) {
+      const picture = file.type.startsWith("image/");
+      const text = picture || file.size > LONGEST_FILE ? "\0" : await file.text();
+      if (picture) this.notify("This model reads no pictures. Text files are inserted into the message.");
+      else if (/[\0\ufffd]/.test(text)) this.notify(`${file.name} is no text, or longer than 200 kB: not inserted.`);
+      else {
+        const { selectionStart: start, selectionEnd: end } = this.input;
+        this.input.setRangeText(`${file.name}:\n\n${text}\n`, start, end, "end");
+      }
+    }
+    this.grow();
+    this.input.focus();
+  }
+
+  submit(text = this.input.value) {
     if ([...this.waiting.values()].some(({ type }) => type === "submit")) return;
     if (this.model.get("busy")) return this.notify("Wait until the answer ends, or stop it. Your text stays here.");
     this.stick = true;
     // The text stays in the field until the kernel has it, so that nothing is lost.
     this.request("submit", "your message", { text }, () => {
       const now = this.input.value;
-      this.input.value = now.startsWith(text) ? now.slice(text.length) : now;
+      this.write(now.startsWith(text) ? now.slice(text.length) : now);
     });
     this.input.focus();
   }
@@ -361,10 +475,52 @@ class View {
   }
 
   act(name) {
-    const done = name === "Export" ? (text) => download("conversation.md", text) : undefined;
     this.stick = this.stick || name === "Regenerate";
-    this.request(name.toLowerCase(), name, {}, done);
-    if (name !== "Export") this.input.focus();
+    this.request(name.toLowerCase(), name);
+    this.input.focus();
+  }
+
+  export(format) {
+    this.request("export", "Export", { format }, (text) => download(`conversation.${format}`, text));
+  }
+
+  toggleMenu(shown = this.menu.hidden) {
+    this.menu.hidden = !shown;
+    this.menuButton.setAttribute("aria-expanded", shown);
+    if (shown) this.request("conversations", "the list", {}, (entries) => this.drawMenu(entries));
+  }
+
+  openKept(name) {
+    this.stick = true;
+    const done = () => (this.toggleMenu(false), this.input.focus());
+    this.request("open", "the conversation", { name }, done);
+  }
+
+  // The kept conversations.  Their names are data, so they are set as text.
+  drawMenu(entries) {
+    const rows = entries.map(({ name, modified, damaged, current }) => {
+      const open = makeButton(name, () => this.openKept(name), { className: "name" });
+      if (current) open.setAttribute("aria-current", "true");
+      open.disabled = damaged;
+      const redraw = (left) => this.drawMenu(left);
+      const change = (type, fields) => this.request(type, "the list", { name, ...fields }, redraw);
+      const rename = makeButton("Rename", () => {
+        const area = make("textarea", { value: name, rows: 1, "aria-label": `New name of ${name}` });
+        onKeys(area, () => change("rename", { new: area.value }), () => (area.replaceWith(open), rename.focus()));
+        open.replaceWith(area);
+        area.focus();
+      });
+      const remove = makeButton("Delete", () => {
+        if (remove.textContent !== "Delete") return change("delete");
+        remove.textContent = "Delete for good";
+        remove.setAttribute("aria-label", `Delete for good: ${name}`);
+      });
+      rename.setAttribute("aria-label", `Rename ${name}`);
+      remove.setAttribute("aria-label", `Delete ${name}`);
+      return make("li", {}, open, make("span", {}, damaged ? `${modified}, damaged` : modified), rename, remove);
+    });
+    this.kept.replaceChildren(...(rows.length ? rows : [make("li", {}, "No conversation is kept yet.")]));
+    if (!this.menu.contains(document.activeElement)) this.menuButton.focus();
   }
 
   card(number, role) {
@@ -390,6 +546,9 @@ class View {
     const firstInPrompt = this.cards[this.model.get("truncated_messages")];
     if (this.model.get("truncated_messages") && firstInPrompt) this.log.insertBefore(this.divider, firstInPrompt.node);
     else this.divider.remove();
+    const cut = messages.at(-1)?.cut && !busy && !this.gone;
+    this.cards.forEach((card, n) => (card.resume.hidden = !cut || n < messages.length - 1));
+    this.drawEmpty(messages.length || busy || hasDraft ? [] : this.model.get("starters"));
     this.drawControls(messages, busy);
     this.drawStatus();
     if (this.wasBusy && !busy && messages.at(-1)?.role === "assistant") {
@@ -400,7 +559,18 @@ class View {
     this.follow();
   }
 
+  // What the log shows before the first message.
+  drawEmpty(starters) {
+    if (!starters.length) return this.empty.remove();
+    if (this.empty.isConnected) return;
+    const buttons = starters.map((text) => makeButton(text, () => this.submit(text)));
+    this.empty.replaceChildren(make("p", {}, "Send a message to start, or choose one:"), ...buttons);
+    this.log.append(this.empty);
+  }
+
   drawControls(messages, busy) {
+    this.about.textContent = this.model.get("about");
+    this.input.placeholder = busy ? BUSY_HINT : HINT;
     const [undo, ...others] = this.buttons;
     const focused = document.activeElement === (busy ? this.sendButton : this.stopButton); // which is hidden now
     this.el.classList.toggle("busy", busy);
@@ -408,6 +578,9 @@ class View {
     this.sendButton.hidden = busy;
     this.stopButton.hidden = !busy;
     undo.hidden = !this.model.get("can_undo");
+    this.continue.hidden = busy || !!this.gone || messages.length > 0 || !this.model.get("last");
+    this.continue.textContent = `Continue: ${this.model.get("last")}`;
+    this.menuButton.disabled = busy || this.gone;
     others.forEach((one) => (one.disabled = busy || this.gone || !messages.length));
     if (focused) this.input.focus();
     const [used, all] = this.model.get("context");
@@ -417,11 +590,32 @@ class View {
 
   drawStatus() {
     const text = this.note || this.gone || this.model.get("status");
-    if (this.status.textContent !== text) this.status.textContent = text;
+    const works = this.model.get("busy") && !this.note && !this.gone;
+    const said = works ? "Working…" : text;
+    this.progress.textContent = works ? text : "";
+    this.status.classList.toggle("spoken", works);
+    if (this.status.textContent !== said) {
+      this.status.textContent = said;
+      this.toggleDetails(false);
+    }
+    const open = this.statusLine.classList.contains("open");
+    this.details.hidden = works || !(open || this.status.scrollWidth > this.status.clientWidth);
+  }
+
+  // The status has one line, so that nothing moves; the rest of it opens above that.
+  toggleDetails(open = !this.statusLine.classList.contains("open")) {
+    this.statusLine.classList.toggle("open", open);
+    this.details.setAttribute("aria-expanded", open);
+  }
+
+  logSize() {
+    return `${this.log.clientWidth} ${this.log.clientHeight}`;
   }
 
   follow() {
+    this.size = this.logSize();
     if (this.stick) this.log.scrollTop = this.log.scrollHeight;
+    this.latest.hidden = this.stick || this.log.scrollHeight <= this.log.clientHeight;
   }
 }
 

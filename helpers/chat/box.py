@@ -7,19 +7,32 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from weakref import WeakSet
 
 from IPython import get_ipython
-from ipywidgets import Checkbox, FloatText, IntText, Layout, Text, Textarea, ToggleButton, VBox, Widget
+from ipywidgets import Checkbox, Dropdown, FloatText, IntText, Layout, Text, Textarea, ToggleButton, VBox, Widget
 
+from helpers import settings as project
+from helpers.catalog import STARTERS, find
 from helpers.chat.conversation import Answer, Conversation, require_idle
+from helpers.chat.history import History
 from helpers.chat.messages import stats_line
+from helpers.chat.picture import to_html
 from helpers.chat.widget import ChatWidget, xray
 from helpers.errors import TutorialError, check_int
 from helpers.generate.sampling import Sampling
+from helpers.load import load_fast
 
 MIN_INTERVAL, MAX_INTERVAL = 0.06, 0.5  # seconds between two updates of an answer in progress
+RULES = {  # what a value must be
+    "temperature": "a number of 0 or more",
+    "top_p": "a number above 0 and at most 1",
+    "repetition_penalty": "a number above 0",
+    "max_new_tokens": "an integer of 1 or more",
+    "seed": "an integer of at most 18 digits, or empty",
+}
 CONTROLS = {  # by attribute of AnswerSettings: control, step of an arrow key, label, tooltip
     "system": (Textarea, None, "System message", "Instructions to the model before the first message"),
     "temperature": (FloatText, 0.1, "Temperature", "0: always the most likely token; higher: more random"),
@@ -32,10 +45,11 @@ SWITCH = {"thinking": (Checkbox, None, "Thinking", "Let the model think before i
 
 
 class ChatBox(VBox):
-    """A chat with `conversation`'s model.  From code: submit, edit, regenerate, branch, wait, stop, clear, undo.
+    """A chat with `conversation`'s model.  From code: submit, edit, regenerate, resume, branch, use, wait, stop,
+    versions, switch, clear, undo, open.  The conversation is kept on disk as it grows, unless `keep` is False.
 
-    The first four return at once, and a thread generates the answer; they raise TutorialError for what cannot be used,
-    and while an answer is generated.  `status` is the line below the log, `error` the traceback of an answer that
+    The first six return at once, and a thread does the work; they raise TutorialError for what cannot be used, and
+    while an answer is generated.  `status` is the line below the log, `error` the traceback of an answer that
     ended with an error, or "".  A message that does not fit into the context ends so too, and changes nothing.
 
     Interrupting the kernel stops the answer if no cell runs.  A box closes when its cell is run again.
@@ -43,14 +57,24 @@ class ChatBox(VBox):
 
     _thread: threading.Thread | None = None  # which generates an answer
 
-    def __init__(self, conversation: Conversation) -> None:
+    def __init__(self, conversation: Conversation, keep: bool = True) -> None:
+        if keep and conversation.history is None:
+            conversation.history = History()
         self.conversation, self.error, self._lock = conversation, "", threading.RLock()
         self._join_kernel()
-        requests = ("submit", "edit", "regenerate", "branch", "stop", "clear", "undo", "export", "xray")
-        self.widget = ChatWidget({name: getattr(self, name) for name in requests})
-        self.settings = AnswerSettings(conversation, self._report_settings)
-        super().__init__([self.widget, self.settings], layout=Layout(max_width="820px"))
+        requests = ("submit", "edit", "regenerate", "resume", "branch", "switch", "stop", "clear", "undo", "export")
+        requests += ("xray", "conversations")
+        requests += ("rename", "delete") if conversation.history else ()
+        self.widget = ChatWidget({name: getattr(self, name) for name in requests} | {"open": self._open})
+        self.settings = AnswerSettings(conversation, self._report_settings, self.use)
+        super().__init__([self.widget, self.settings], layout=Layout(width="100%"))
+        self.add_class("ovchat-box")
         self._show("")
+
+    def _last(self) -> str:
+        """Return the name of the kept conversation with which a new one could be continued, or ""."""
+        entries = self.conversation.history.entries() if self.conversation.history else []
+        return next((entry.name for entry in entries if not entry.damaged), "")
 
     def _join_kernel(self) -> None:
         """Replace the boxes of an earlier run of this cell, and let interrupts stop answers while no cell runs."""
@@ -79,12 +103,52 @@ class ChatBox(VBox):
         self._begin(lambda: self.conversation.say(_well_formed(text)))
 
     def edit(self, number: int, text: str) -> None:
-        """Replace the user's message `number`; what followed it is removed, until undo."""
+        """Replace the user's message `number`; the old one, and what followed, stays as a version."""
         self._begin(lambda: self.conversation.edit(number, _well_formed(text)))
 
     def regenerate(self) -> None:
-        """Generate the last answer again."""
+        """Generate the last answer again; the old one stays as a version."""
         self._begin(lambda: self.conversation.regenerate())
+
+    def resume(self) -> None:
+        """Continue the last answer, where max_new_tokens, Stop or an error has ended it."""
+        self._begin(lambda: self.conversation.resume())
+
+    def use(self, name: str, format: str | None = None) -> None:
+        """Continue the conversation with the model `name`, in the weight format `format` if it is not the same.
+
+        The model must be on this disk: python -m helpers models.  The status says how long it took to load.
+        """
+        now = self._settings or project.load()
+        found = [folder.name for folder in dict(project.on_disk()).get(name, ()) if folder.name in project.FORMATS]
+        format = format or (now.format if now.format in found or not found else found[0])
+        wanted = project.check(replace(now, model=name, format=format))
+        with self._lock:
+            require_idle(self.busy)
+            self._thread = threading.Thread(target=self._load, args=[wanted], daemon=True)
+            self.widget.set_status(f"Loading {name} · {format}…", busy=True)
+            self._thread.start()
+
+    def _load(self, wanted: project.Settings) -> None:
+        started, status = time.perf_counter(), ""
+        try:
+            model, tok, _ = load_fast(wanted)
+            self.conversation.use(model, tok)
+            status = f"Loaded {wanted.model} · {wanted.format} in {time.perf_counter() - started:.1f} s."
+            if self.conversation.messages:
+                tokens = len(self.conversation.prompt())
+                status += f" The next answer prefills the whole conversation: {tokens:,} tokens."
+        except Exception as error:  # of the reader's files; the conversation goes on with the model that it has
+            self.error, status = traceback.format_exc(), f"{wanted.model} cannot be used. {error}"
+        finally:
+            with self._lock:
+                self._thread = None
+                self.settings.show_model()
+                self._show(status)
+
+    @property
+    def _settings(self) -> project.Settings | None:
+        return getattr(self.conversation.model, "settings", None)  # a model that load_model has not made has none
 
     def branch(self, number: int, position: int, token_id: int) -> None:
         """Continue answer `number` from a different token at that position."""
@@ -119,16 +183,52 @@ class ChatBox(VBox):
         self._change(self.conversation.clear, "Cleared. Undo restores the messages.")
 
     def undo(self) -> None:
-        """Restore what the last clear, edit, regenerate or branch has removed."""
+        """Restore what the last clear, edit, regenerate or branch has replaced."""
         self._change(self.conversation.undo, "The messages are restored.")
+
+    def versions(self, number: int) -> tuple[int, int]:
+        """Return which version of message `number` is shown, counted from 1, and how many there are."""
+        return self.conversation.versions(number)
+
+    def switch(self, number: int, version: int) -> None:
+        """Show a different version of message `number`, and what followed it."""
+        self._change(lambda: self.conversation.switch(number, version), "")
+        current, total = self.versions(number)
+        self.widget.set_status(f"Version {current} of {total}.")
 
     def refresh(self) -> None:
         """Show the conversation as it is; needed only after other code has changed it."""
         self._change(lambda: None, "")
 
-    def export(self) -> str:
-        """Return the conversation as Markdown."""
-        return self.conversation.markdown()
+    def open(self, name: str | None = None) -> None:
+        """Continue the kept conversation `name`.  Without one, this is ipywidgets' own method of this name."""
+        super().open() if name is None else self._open(name)
+
+    def _open(self, name: str) -> None:
+        self._change(lambda: self.conversation.open(name), f"Opened {name}.")
+
+    def conversations(self) -> list[dict]:
+        """Return the kept conversations, the newest first: name, when it was written, whether it is damaged."""
+        if (history := self.conversation.history) is None:
+            return []
+        return [vars(entry) | {"current": entry.name == history.name} for entry in history.entries()]
+
+    def rename(self, name: str, new: str) -> list[dict]:
+        """Rename a kept conversation, and return them all."""
+        self.widget.set_status(f"Renamed to {self.conversation.history.rename(name, new)}.")
+        return self.conversations()
+
+    def delete(self, name: str) -> list[dict]:
+        """Delete a kept conversation, and return the others."""
+        self.conversation.history.delete(name)
+        self.widget.set_status(f"Deleted {name}.", last=self._last())
+        return self.conversations()
+
+    def export(self, format: str = "md") -> str:
+        """Return the conversation as Markdown ("md"), or with all versions, tokens and statistics as JSON ("json")."""
+        if format not in ("md", "json"):
+            raise TutorialError(f"There is no export as {format!r:.20}.", "Choose md or json.")
+        return self.conversation.json() if format == "json" else self.conversation.markdown()
 
     def xray(self, number: int) -> list[dict]:
         """Return the tokens of answer `number`, each with its probability and its alternatives."""
@@ -151,10 +251,14 @@ class ChatBox(VBox):
         self.widget.show_messages(
             conversation.messages,
             status,
+            [self.versions(number) for number in range(len(conversation.messages))],
             truncated_messages=conversation.truncated_messages,
             context=[used, conversation.context_length],
             can_undo=conversation.can_undo,
+            last="" if conversation.messages else self._last(),
             busy=self.busy,
+            about=self.about,
+            starters=list(self.starters),
         )
 
     def _begin(self, request: Callable[[], Answer]) -> None:
@@ -207,6 +311,26 @@ class ChatBox(VBox):
         if not self.busy:  # or it would hide the progress
             self.widget.set_status(sentence)
 
+    @property
+    def about(self) -> str:
+        """The model, its weight format, and the device, as the box names them."""
+        chosen = self._settings
+        return f"{chosen.model} · {chosen.format} · {chosen.device}" if chosen else ""
+
+    @property
+    def starters(self) -> tuple[str, ...]:
+        """Questions that the model answers well."""
+        with suppress(TutorialError):  # its folder may be gone
+            if chosen := self._settings:
+                return find(chosen.model).starters
+        return STARTERS
+
+    def _repr_mimebundle_(self, **options) -> dict:
+        """Add a picture of the messages for places that show stored outputs only, such as GitHub."""
+        bundle = super()._repr_mimebundle_(**options)
+        picture = {"text/html": to_html(self.about, self.conversation.messages)} if self.conversation.messages else {}
+        return bundle | picture
+
     def __repr__(self) -> str:
         return "ChatBox()"
 
@@ -228,22 +352,51 @@ def _well_formed(text: str) -> str:
 
 
 class AnswerSettings(VBox):
-    """A button that shows and hides the settings of `conversation`'s next answer; an invalid value changes nothing.
+    """A button that shows and hides the settings of `conversation`'s next answer.
 
-    `report` is called with a sentence about each change.
+    `report` is called with a sentence about each change.  An invalid value is replaced by the one before it.  `use` is
+    called with the name and the weight format of a model that is chosen.
     """
 
-    def __init__(self, conversation: Conversation, report: Callable[[str], None]) -> None:
-        self.conversation, self.report = conversation, report
+    def __init__(
+        self, conversation: Conversation, report: Callable[[str], None], use: Callable[[str, str], None]
+    ) -> None:
+        self.conversation, self.report, self.use = conversation, report, use
+        self._setting = False  # whether a control is set here, and not by a person
         self.controls = VBox(self._controls(), layout=Layout(display="none"))
         # Not an Accordion: its title takes no focus, so no key opens it.
         self.shown = ToggleButton(description="Settings", tooltip="Show or hide the settings of the next answer")
         self.shown.add_class("ovchat-settings")
         self.shown.observe(self._toggle, "value")
         super().__init__([self.shown, self.controls])
+        self.add_class("ovchat-controls")
 
     def _toggle(self, change) -> None:
+        self.show_model()
         self.controls.layout.display = None if change.new else "none"
+
+    def show_model(self) -> None:
+        """Offer the models that are on this disk, and select the one that is used."""
+        chosen = getattr(self.conversation.model, "settings", None)
+        names = []
+        with suppress(TutorialError, OSError):  # of settings.toml, which has its own messages elsewhere
+            found = [(name, folder.name) for name, folders in project.on_disk() for folder in folders]
+            names = [name for name in found if name[1] in project.FORMATS]
+        now = (chosen.model, chosen.format) if chosen else None
+        self._setting = True
+        self.model.options = [(" · ".join(name), name) for name in dict.fromkeys([*names, *filter(None, [now])])]
+        self.model.value = now
+        self.model.layout.display = None if names else "none"
+        self._setting = False
+
+    def _choose(self, change) -> None:
+        if self._setting or not change.new:
+            return
+        try:
+            self.use(*change.new)
+        except TutorialError as error:
+            self.report(str(error))
+            self.show_model()
 
     def _controls(self) -> list:
         sampling, seed = self.conversation.sampling, self.conversation.sampling.seed
@@ -256,15 +409,24 @@ class AnswerSettings(VBox):
             control.layout.width = "auto" if name == "system" else "20em"
             control.observe(self._apply, "value")
             setattr(self, name, control)
-        return [getattr(self, name) for name in controls]
+        tooltip = "Those on this disk.  The conversation stays; the next answer prefills all of it."
+        self.model = Dropdown(description="Model", tooltip=tooltip, **look, layout=Layout(width="auto"))
+        self.model.observe(self._choose, "value")
+        return [self.model, *(getattr(self, name) for name in controls)]
 
-    def _apply(self, _) -> None:
+    def _apply(self, change) -> None:
         conversation = self.conversation
+        if self._setting:
+            return
         try:
             sampling = self._sampling()
             max_new_tokens = check_int(self.max_new_tokens.value, "max_new_tokens")
-        except TutorialError as error:
-            self.report(f"Not applied. {error}")
+        except TutorialError:
+            name = next(name for name in RULES if getattr(self, name) is change.owner)
+            self._setting, change.owner.value = True, change.old
+            self._setting = False
+            value = f"{change.new!s:.30}"
+            self.report(f"{change.owner.description} must be {RULES[name]}. {value} is not applied.")
             return
         conversation.system, conversation.sampling = self.system.value, sampling
         conversation.max_new_tokens = max_new_tokens

@@ -14,7 +14,16 @@ from pathlib import Path
 from threading import Event, RLock
 
 from helpers.chat.degenerate import describe_degeneration
-from helpers.chat.messages import Message, load_conversation, save_conversation, to_markdown
+from helpers.chat.history import History
+from helpers.chat.messages import (
+    Branch,
+    Message,
+    fingerprint,
+    load_conversation,
+    save_conversation,
+    to_json,
+    to_markdown,
+)
 from helpers.chat.thinking import find_thought, split_thought, thought_tags
 from helpers.decode import REPLACEMENT_CHARACTER, stream_decode
 from helpers.errors import TutorialError, check_int
@@ -41,6 +50,9 @@ class Conversation:
     a system role gets it at the beginning of the first user message, where the makers of Gemma and Mistral put it.  The
     first `truncated_messages` of them are no longer in the prompt: when the context is full, the oldest are removed, a
     question together with its answer.  `context_length` may be shorter than the model's.
+
+    edit, regenerate and branch keep what they replace: a message then has several versions, and switch shows a
+    different one, with what followed it.  Where there is a `history`, the conversation is kept there as it grows.
     """
 
     def __init__(
@@ -73,7 +85,11 @@ class Conversation:
         self._cache = PromptCache(model)
         self._answer: Answer | None = None  # the most recent one, until it ends
         self._lock = RLock()  # held while messages are replaced, which any thread may do
-        self._undo: tuple[list[Message], int] | None = None  # messages, truncated_messages
+        self._branches: list[Branch] = []  # what was shown before an edit or a switch, in this order
+        # messages, truncated_messages, _branches, the name in the history
+        self._undo: tuple[list[Message], int, list[Branch], str] | None = None
+        self.history: History | None = None
+        self._fingerprint = ""  # of the tokenizer, computed when it is needed first
 
     @property
     def answering(self) -> bool:
@@ -85,7 +101,7 @@ class Conversation:
         return Answer(self, [*self.messages, _user_message(text)])
 
     def edit(self, number: int, text: str) -> Answer:
-        """Return the answer to `text` in place of the user's message `number`; what followed that is removed."""
+        """Return the answer to `text` in place of the user's message `number`; what followed that is a version."""
         self._require_message(number, "user")
         return Answer(self, [*self.messages[:number], _user_message(text)])
 
@@ -94,6 +110,19 @@ class Conversation:
         if not self.messages:
             raise TutorialError("There is no answer to regenerate.", "Send a message first.")
         return Answer(self, self.messages[:-1])
+
+    def resume(self) -> Answer:
+        """Return the last answer continued, where max_new_tokens, Stop or an error has ended it.
+
+        The chunks of text begin with the part that is kept, which is no version of its own.
+        """
+        message = self._require_message(len(self.messages) - 1, "assistant")
+        if not message.tokens or message.stats and message.stats.finish_reason == "eos_token":
+            why = "is complete" if message.tokens else "has no tokens to continue from"
+            raise TutorialError(f"The last answer {why}.", "Send a message, or regenerate it.")
+        answer = Answer(self, self.messages[:-1], message.tokens)
+        answer.extends, answer.max_new_tokens = True, answer.max_new_tokens + len(message.tokens)
+        return answer
 
     def branch(self, number: int, position: int, token_id: int) -> Answer:
         """Return answer `number` continued from a different token at `position`, one of the alternatives there.
@@ -120,8 +149,11 @@ class Conversation:
         with self._lock:
             require_idle(self.answering)
             if self.messages:
-                self._undo = self.messages, self.truncated_messages
-                self.messages, self.truncated_messages = [], 0
+                name = self.history.name if self.history else ""
+                self._undo = self.messages, self.truncated_messages, self._branches, name
+                self.messages, self.truncated_messages, self._branches = [], 0, []
+                if self.history:  # what is kept stays, and a new conversation begins
+                    self.history.start()
 
     @property
     def can_undo(self) -> bool:
@@ -129,39 +161,119 @@ class Conversation:
         return self._undo is not None and not self.answering
 
     def undo(self) -> None:
-        """Restore the messages that the last clear, edit, regenerate or branch has removed."""
+        """Restore the messages that the last clear, edit, regenerate or branch has replaced."""
         with self._lock:
             require_idle(self.answering)
             if self._undo is None:
                 raise TutorialError("There is nothing to undo.")
-            (self.messages, self.truncated_messages), self._undo = self._undo, None
+            left = [(self.messages, self.truncated_messages)] if self.messages else []
+            (self.messages, self.truncated_messages, branches, name), self._undo = self._undo, None
+            self._branches = [*branches, *left]
+            if self.history and not self.history.name:
+                self.history.start(name)
+            self._keep(self.messages)
+
+    def use(self, model, tok) -> None:
+        """Continue with a different model.  The messages stay; their tokens only where both tokenizers agree."""
+        same = fingerprint(tok) == fingerprint(self.tok)
+
+        def converted(messages: Sequence[Message]) -> list[Message]:
+            return [message if same or not message.tokens else replace(message, tokens=()) for message in messages]
+
+        with self._lock:
+            require_idle(self.answering)
+            self.model, self.tok, self._cache, self._fingerprint = model, tok, PromptCache(model), ""
+            self.context_length, self.tags = longest_context(model.config), thought_tags(tok)
+            self.thinking = thinks_by_default(tok)
+            self.messages, self.truncated_messages = converted(self.messages), 0
+            self._branches, self._undo = [(converted(messages), 0) for messages, _ in self._branches], None
+            self._keep(self.messages)
+
+    def versions(self, number: int) -> tuple[int, int]:
+        """Return which version of message `number` is shown, counted from 1, and how many there are."""
+        message, found = self._require_message(number), self._versions(number)
+        return found.index(message) + 1, len(found)
+
+    def switch(self, number: int, version: int) -> None:
+        """Show version `version` of message `number`, and what followed it.  Raises TutorialError if there is none."""
+        with self._lock:
+            require_idle(self.answering)
+            shown, total = self.versions(number)
+            if check_int(version, "version") > total:
+                raise TutorialError(f"Message {number} has no version {version}.", f"The last one is {total}.")
+            if version == shown:
+                return
+            wanted = [*self.messages[:number], self._versions(number)[version - 1]]
+            self._keep_branch()
+            found = (branch for branch in reversed(self._branches) if branch[0][: len(wanted)] == wanted)
+            (self.messages, self.truncated_messages), self._undo = next(found), None
+            self._keep(self.messages)
+
+    def _versions(self, number: int) -> list[Message]:
+        """Return the messages, in their order, that stand behind the first `number` of those shown."""
+        found: list[Message] = []
+        for messages in (*(messages for messages, _ in self._branches), self.messages):
+            same = len(messages) > number and messages[:number] == self.messages[:number]
+            if same and messages[number] not in found:
+                found.append(messages[number])
+        return found
+
+    def _keep_branch(self) -> None:
+        """Keep the messages that are shown, before they are replaced."""
+        if all(messages != self.messages for messages, _ in self._branches):
+            self._branches = [*self._branches, (self.messages, self.truncated_messages)]
 
     def save(self, path: Path | str) -> Path:
-        """Write the messages, with tokens and statistics, as JSON.  Raises TutorialError where that is impossible."""
-        return save_conversation(Path(path), self.tok, self.system, self.truncated_messages, self.messages)
+        """Write all versions of the messages, with tokens and statistics, as JSON.  Raises TutorialError."""
+        return save_conversation(Path(path), self.tok, *self._content())
+
+    def json(self) -> str:
+        """Return what save writes."""
+        return to_json(fingerprint(self.tok), *self._content())
+
+    def _content(self) -> tuple:
+        with self._lock:
+            return self.system, self.truncated_messages, self.messages, self._branches
 
     def load(self, path: Path | str) -> None:
         """Continue a saved conversation.  Raises TutorialError, and changes nothing, for any other file."""
+        self._load(path)
+
+    def open(self, name: str) -> None:
+        """Continue the conversation `name` of the history.  Raises TutorialError as load does."""
+        if self.history is None:
+            raise TutorialError("This conversation has no history.", "Set conversation.history = History().")
+        self._load(self.history.path(name), name)
+
+    def _load(self, path: Path | str, name: str = "") -> None:
         require_idle(self.answering)
         loaded = load_conversation(Path(path), self.tok)
         with self._lock:
             require_idle(self.answering)
-            (self.system, self.truncated_messages, self.messages), self._undo = loaded, None
+            (self.system, self.truncated_messages, self.messages, self._branches), self._undo = loaded, None
+            if self.history:
+                self.history.start(name)
+
+    def _keep(self, messages: Sequence[Message]) -> None:
+        """Write `messages` and their versions to the history, if there is one."""
+        if self.history and messages:
+            self._fingerprint = self._fingerprint or fingerprint(self.tok)
+            text = to_json(self._fingerprint, self.system, self.truncated_messages, messages, self._branches)
+            self.history.write(messages[0].content, text)
 
     def markdown(self) -> str:
-        """Return the conversation as Markdown."""
+        """Return the versions of the messages that are shown as Markdown."""
         return to_markdown(self.system, self.messages)
 
     def prompt(self) -> list[int]:
         """Return the prompt ids of the messages as they are, up to where an answer would begin."""
         return self._prompt_ids(self.messages[self.truncated_messages :])
 
-    def _require_message(self, number: int, role: str) -> Message:
+    def _require_message(self, number: int, role: str = "") -> Message:
         found = isinstance(number, Integral) and 0 <= number < len(self.messages)
-        if not found or self.messages[number].role != role:
-            raise TutorialError(
-                f"Message {number!r:.20} does not have the role {role}.", f"There are {len(self.messages)} messages."
-            )
+        if not found or role and self.messages[number].role != role:
+            what = f"does not have the role {role}" if role else "does not exist"
+            raise TutorialError(f"Message {number!r:.20} {what}.", f"There are {len(self.messages)} messages.")
         return self.messages[number]
 
     def _prompt_ids(self, messages: Sequence[Message]) -> list[int]:
@@ -235,7 +347,7 @@ class Answer:
         self._before = conversation.messages, conversation.truncated_messages
         self._ids, self.truncated_messages = list[int](), conversation.truncated_messages
         self._sampling, self._stop = conversation.sampling, Event()
-        self.started, self.finish_reason = False, None
+        self.started, self.finish_reason, self.extends = False, None, False
         self.thinking, self._inside, self._kept, self._thought_tokens = False, False, len(kept), 0
         conversation._answer = self  # so that it can be stopped before its first token is requested
 
@@ -286,6 +398,8 @@ class Answer:
         contents = [each.content for each in (*self.messages, message)]
         if deterministic and contents == [each.content for each in messages_before]:
             found.append("The answer is the same, because the settings are. Raise the temperature, or change the seed.")
+        if self.conversation.history:
+            found.append(self.conversation.history.problem)
         return [sentence for sentence in found if sentence]
 
     def __iter__(self) -> Iterator[str]:
@@ -295,6 +409,7 @@ class Answer:
             conversation._answer, self.started = self, True
         try:
             self._begin()
+            self._keep_so_far()
             yield from self._prefill()
             texts = stream_decode(conversation.tok, self._token_ids())
             for chunk, is_thought in split_thought(texts, conversation.tags, self._inside):
@@ -302,15 +417,19 @@ class Answer:
                     self._thought_tokens = len(self.tokens) - (not is_thought)
                 self.thinking = is_thought
                 yield chunk
+                if conversation.history and time.monotonic() >= conversation.history.due:
+                    self._keep_so_far()
         except BaseException as error:
             if conversation.messages is self.messages:  # else it has changed nothing yet
                 self.finish_reason = "stopped" if isinstance(error, GeneratorExit) else "error"
             raise
         finally:
             with conversation._lock:
-                if conversation.messages is self.messages:
+                if grows := conversation.messages is self.messages:
                     conversation.messages = [*self.messages, self.message]
                 conversation._answer = None
+                if grows:
+                    conversation._keep(conversation.messages)
             trim_malloc()
 
     def _begin(self) -> None:
@@ -326,8 +445,16 @@ class Answer:
         with conversation._lock:
             if conversation.messages is not messages_before:  # by load, clear, or an answer that was used first
                 raise TutorialError("The conversation has changed since this answer was requested.", "Ask again.")
-            conversation._undo = self._before if removes else None
+            if removes and not self.extends:
+                conversation._keep_branch()
+            conversation._undo = (*self._before, conversation._branches, "") if removes else None
             conversation.messages, conversation.truncated_messages = self.messages, self.truncated_messages
+
+    def _keep_so_far(self) -> None:
+        """Write the answer so far to the history, as one that was stopped, which it is if this process is killed."""
+        if self.conversation.history:
+            message = replace(self.message, stats=replace(self.stats, finish_reason="stopped"))
+            self.conversation._keep([*self.messages, message])
 
     def _prefill(self) -> Iterator[str]:
         """Prefill a long prompt in chunks, all but a short rest; yield an empty chunk of text before each."""

@@ -13,21 +13,68 @@ from pygments.lexers import get_lexer_by_name
 from pygments.lexers.special import TextLexer
 from pygments.util import ClassNotFound
 
+from helpers.chat.formula import to_mathml
+
 # Formulas as models write them, in which nothing is Markdown.  The limit is for many beginnings without an end.
 FORMULA = r"\\\((?:[^\\]|\\[^()]){1,2000}\\\)|\\\[(?:[^\\]|\\[^\[\]]){1,2000}\\\]|\$\$[^$]{1,2000}\$\$"
-INLINE_FORMULA = FORMULA + r"|\$(?=\S)(?:[^$\n`\\]|\\.){1,2000}?(?<=\S)\$(?!\d)"  # not "$5 or $6"
-INLINE_FORMULA += r"|\\[()\[\]]"  # of a formula that is still being written
+DOLLARS = r"\$(?=\S)(?:[^$\n`\\]|\\.){1,2000}?(?<=\S)\$(?!\d)"  # not "$5 or $6"
+INLINE_FORMULA = rf"{FORMULA}|{DOLLARS}|\\[()\[\]]"  # the last: of a formula without an end
 BLOCK_FORMULA = rf"^ {{0,3}}(?:{FORMULA})[ \t]*(?:\n|$)"
+FOLDED = 60  # lines of code, from which on it is folded
 SAFE_LINK = re.compile(r"(?:https?://|mailto:)[!-~]+", re.IGNORECASE)  # anything else stays text
 
 
 def render(text: str) -> str:
-    """Return the HTML of `text`: raw HTML is shown as text, an image as its alternative text, code with colours.
+    """Return the HTML of `text`: raw HTML is shown as text, an image as its alternative text, LaTeX as MathML.
 
-    `text` may end anywhere, as an answer in progress does.  Links lead to http, https or mailto and open in a new tab;
-    nothing else in the HTML has an address, so that showing it loads nothing.
+    Links lead to http, https or mailto and open in a new tab; nothing else in the HTML has an address, so that showing
+    it loads nothing.  A button with the class "copy" stands above code, whose language is one of Pygments' names.
     """
     return _markdown(text.encode("utf-8", "replace").decode())  # half of a surrogate pair cannot be sent to a browser
+
+
+FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})(.*)$", re.MULTILINE)
+# A formula that is not complete yet: up to the end of its paragraph, or after "$", which may be money, not far.
+OPEN = rf"(?:{FORMULA}|{DOLLARS})|`[^`]*`|(?P<open>\\[(\[](?:(?!\n\n)[\s\S])*\Z|\$\$(?:(?!\n\n)[\s\S])*\Z"
+OPEN_FORMULA = re.compile(OPEN + r"|(?<!\w)\$(?:[^\s\d$`][^$\n`]{0,80})?\Z|\\\Z)")
+
+
+def render_draft(text: str) -> str:
+    """Return the HTML of an answer in progress, whose last table, fence or formula may be half-written.
+
+    A formula is shown when it is complete, a table from its first row on, and code without the rest of a fence.
+    """
+    start = text.rfind("\n") + 1
+    if re.fullmatch(" {0,3}(?:`{1,2}|~{1,2})", text[start:]):
+        text = text[:start]
+    fence, code_end = "", 0
+    for match in FENCE.finditer(text):
+        if not fence:
+            fence = match[1]
+        elif match[1].startswith(fence) and not match[2].strip():
+            fence, code_end = "", match.end()
+    if fence:
+        return render(text[: text.rfind(fence) + len(fence)] if FENCE.fullmatch(text[start:]) else text)
+    paragraph = max(text.rfind("\n\n") + 1, code_end)
+    found = next((match for match in OPEN_FORMULA.finditer(text, paragraph) if match["open"]), None)
+    return render(_complete_table(text[: found.start()] if found else text))
+
+
+def _complete_table(text: str) -> str:
+    """Return `text` with the row of dashes that makes its last line, or last two, the beginning of a table."""
+    *lines, last = text.split("\n")
+    dashes = ""
+    if last.strip() == "|" and lines and "|" not in lines[-1]:  # of its first row
+        return "\n".join(lines)
+    if lines and re.fullmatch("[ \t:|-]*", last):
+        *lines, last, dashes = *lines, last
+    columns = len(_inside(last).split("|"))
+    complete = (
+        re.fullmatch(r"(?:[ \t]*:?-+:?[ \t]*\|?)+", _inside(dashes)) and _inside(dashes).count("|") + 1 == columns
+    )
+    if "|" not in last or lines and "|" in lines[-1] or complete or not (dashes.strip() or last.lstrip()[0] == "|"):
+        return text
+    return "\n".join([*lines, f"|{_inside(last)} |", "|" + "---|" * columns])
 
 
 class _SafeRenderer(mistune.HTMLRenderer):
@@ -49,23 +96,43 @@ class _SafeRenderer(mistune.HTMLRenderer):
         return "<p>" + mistune.escape(html.strip()).replace("\n", "<br />\n") + "</p>\n"
 
     def block_code(self, code: str, info: str | None = None) -> str:
-        language = (info or "").split()[:1]
-        return f'<pre class="highlight"><code>{_coloured(code, *language)}</code></pre>\n'
+        language, coloured = _coloured(code, *(info or "").split()[:1])
+        pre, lines = f'<pre class="highlight"><code>{coloured}</code></pre>', code.count("\n")
+        if lines >= FOLDED:
+            pre = f"<details><summary>{lines} lines</summary>{pre}</details>"
+        copy = '<button type="button" class="copy" aria-label="Copy code"></button>'
+        return f'<div class="code" data-language="{language}">{copy}{pre}</div>\n'
+
+    def formula(self, tex: str) -> str:
+        block = tex.startswith(("\\[", "$$"))
+        inside = tex[1:-1] if tex[0] == "$" and not block else tex[2:-2]
+        return to_mathml(inside, block) or mistune.escape(tex)
+
+    def block_formula(self, tex: str) -> str:
+        return f"<p>{self.formula(tex.strip())}</p>\n"
+
+    def task_list_item(self, text: str, checked: bool = False) -> str:
+        sign = "\N{BALLOT BOX WITH CHECK}" if checked else "\N{BALLOT BOX}"
+        return f'<li class="task">{sign} {text}</li>\n'
 
 
 @lru_cache(256)
-def _coloured(code: str, language: str = "") -> str:
-    """Return `code` as HTML with Pygments' classes; cached, because an answer is rendered often while it grows."""
+def _coloured(code: str, language: str = "") -> tuple[str, str]:
+    """Return the name of the language, and `code` as HTML with Pygments' classes.
+
+    Cached, because an answer is rendered often while it grows.
+    """
     try:
         lexer = get_lexer_by_name(language, stripnl=False)
     except ClassNotFound:
         lexer = TextLexer(stripnl=False)
-    return highlight(code, lexer, HtmlFormatter(nowrap=True))
+    name = "" if isinstance(lexer, TextLexer) else mistune.escape(lexer.name)
+    return name, highlight(code, lexer, HtmlFormatter(nowrap=True))
 
 
 # Models break lines on purpose, as in verse: hard_wrap keeps them.
 _markdown = mistune.create_markdown(
-    renderer=_SafeRenderer(escape=True), plugins=["table", "strikethrough"], hard_wrap=True
+    renderer=_SafeRenderer(escape=True), plugins=["table", "strikethrough", "task_lists", "url"], hard_wrap=True
 )
 # To Markdown, a line above a dash is a heading; while an answer is streamed, it is a list whose first item is to come.
 for _rules in (_markdown.block.rules, _markdown.block.block_quote_rules, _markdown.block.list_rules):
@@ -100,6 +167,5 @@ def _keep(kind: str):
 
 _markdown.block.register("table", table.TABLE_PATTERN, _parse_table)
 _markdown.block.register("nptable", table.NP_TABLE_PATTERN, _parse_table)
-# Raw HTML is what is shown as it is.
-_markdown.block.register("formula", BLOCK_FORMULA, _keep("block_html"), before="fenced_code")
-_markdown.inline.register("formula", INLINE_FORMULA, _keep("inline_html"), before="escape", start_chars=("\\", "$"))
+_markdown.block.register("formula", BLOCK_FORMULA, _keep("block_formula"), before="fenced_code")
+_markdown.inline.register("formula", INLINE_FORMULA, _keep("formula"), before="escape", start_chars=("\\", "$"))

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
 from helpers.errors import TutorialError
@@ -43,18 +44,43 @@ class Message:
         """The content without a thought."""
         return self.content[self.parts[2] :]
 
+    @cached_property
+    def json(self) -> str:
+        """The message as JSON, made once, because a conversation is saved after each answer."""
+        table = json.loads(json.dumps(asdict(self)), parse_constant=lambda _: 0.0)  # JSON has no NaN and no infinity
+        return json.dumps(table, ensure_ascii=False)
 
-def save_conversation(path: Path, tok, system: str, truncated_messages: int, messages: Sequence[Message]) -> Path:
+
+Messages = Sequence[Message]
+Branch = tuple[list[Message], int]  # messages, of which so many at the beginning are not in the prompt
+
+
+def save_conversation(
+    path: Path, tok, system: str, truncated_messages: int, messages: Messages, paths: Sequence[Branch] = ()
+) -> Path:
     """Write all that is needed to continue later, atomically, and return `path`."""
-    table = {"version": VERSION, "tokenizer": fingerprint(tok), "system": system}
-    table |= {"truncated_messages": truncated_messages, "messages": [asdict(message) for message in messages]}
-    table = json.loads(json.dumps(table), parse_constant=lambda _: 0.0)  # JSON has no NaN and no infinity
-    atomic_write_text(path, json.dumps(table, ensure_ascii=False))
+    atomic_write_text(path, to_json(fingerprint(tok), system, truncated_messages, messages, paths))
     return path
 
 
-def load_conversation(path: Path, tok) -> tuple[str, int, list[Message]]:
-    """Return (system message, truncated_messages, messages) of a file that `save_conversation` has written.
+def to_json(tokenizer: str, system: str, truncated_messages: int, messages: Messages, paths: Sequence[Branch]) -> str:
+    """Return the conversation as JSON; of each of `paths`, only what differs from `messages`.
+
+    `tokenizer` is its fingerprint.
+    """
+    versions = []
+    for other, truncated in paths:
+        both = zip(other, messages, strict=False)
+        shared = next((n for n, (a, b) in enumerate(both) if a != b), min(len(other), len(messages)))
+        head = f'{{"shared": {shared}, "truncated_messages": {truncated}'
+        versions.append(f'{head}, "messages": [{", ".join(message.json for message in other[shared:])}]}}')
+    head = json.dumps({"version": VERSION, "tokenizer": tokenizer, "system": system}, ensure_ascii=False)[:-1]
+    body = f'"truncated_messages": {truncated_messages}, "messages": [{", ".join(each.json for each in messages)}]'
+    return f'{head}, {body}, "versions": [{", ".join(versions)}]}}'
+
+
+def load_conversation(path: Path, tok) -> tuple[str, int, list[Message], list[Branch]]:
+    """Return (system message, truncated_messages, messages, paths) of a file that `save_conversation` has written.
 
     The tokens of answers are left out if the file was written with a different tokenizer.
     Raises TutorialError for any other file.
@@ -84,18 +110,33 @@ def _rename(entry: dict) -> dict:
     return {RENAMED.get(name, name): value for name, value in (entry | reasons).items()}
 
 
-def _parse(table: dict, same_tokenizer: bool) -> tuple[str, int, list[Message]]:
-    messages = [_message(entry, same_tokenizer) for entry in table["messages"]]
-    system, truncated_messages = table["system"], table["truncated_messages"]
+def _parse(table: dict, same_tokenizer: bool) -> tuple[str, int, list[Message], list[Branch]]:
+    system = table["system"]
+    _check_text(system)
+    messages, truncated_messages = _parse_path(table, [], same_tokenizer)
+    versions = table.get("versions", [])
+    if not all(0 <= _count(entry["shared"]) <= len(messages) for entry in versions):
+        raise ValueError("a version begins after the last message")
+    paths = [_parse_path(entry, messages[: entry["shared"]], same_tokenizer) for entry in versions]
+    return system, truncated_messages, messages, paths
+
+
+def _parse_path(table: dict, shared: list[Message], same_tokenizer: bool) -> Branch:
+    messages = [*shared, *(_message(entry, same_tokenizer) for entry in table["messages"])]
+    truncated_messages = table["truncated_messages"]
     if [message.role for message in messages] != ["user", "assistant"] * (len(messages) // 2):
         raise ValueError("user and assistant do not alternate")
     if type(truncated_messages) is not int or truncated_messages % 2 or not 0 <= truncated_messages <= len(messages):
         raise ValueError(f"truncated_messages is {truncated_messages!r} of {len(messages)}")
-    for text in (system, *(message.content for message in messages)):
-        if not isinstance(text, str):
-            raise ValueError(f"{text!r} is not text")
-        text.encode()  # half of a surrogate pair can be neither tokenized nor saved again
-    return system, truncated_messages, messages
+    for message in messages[len(shared) :]:
+        _check_text(message.content)
+    return messages, truncated_messages
+
+
+def _check_text(text) -> None:
+    if not isinstance(text, str):
+        raise ValueError(f"{text!r} is not text")
+    text.encode()  # half of a surrogate pair can be neither tokenized nor saved again
 
 
 def _message(entry: dict, same_tokenizer: bool) -> Message:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 from select import select
 
 from helpers.chat.conversation import Answer, Conversation
+from helpers.chat.history import Entry
 from helpers.chat.messages import stats_line
 from helpers.errors import TutorialError, printable
 from helpers.files import atomic_write_text
@@ -21,11 +23,12 @@ except ImportError:  # not on Windows
     kbhit = None
 
 HELP = """\
-/regenerate    generate the last answer again
-/undo          restore what the last /regenerate or /clear removed
+/regenerate    generate the last answer again; /save keeps all versions of it
+/undo          restore what the last /regenerate or /clear replaced
 /clear         remove all messages
 /save FILE     save the conversation as JSON; /load FILE continues it
 /export FILE   write the conversation as Markdown
+/list          list the kept conversations; /open N continues one of them
 /bye           quit; so do Ctrl-D and, at the prompt, Ctrl-C. While an answer is generated, Ctrl-C stops it.
 Put a space before a message that begins with /."""
 PASTE_SECONDS = 0.05  # within which a terminal that does not mark a paste sends the next line of it
@@ -47,6 +50,8 @@ def run(conversation: Conversation) -> None:
     interactive = sys.stdin.isatty() and sys.stderr is not None  # which input() needs
     if interactive:
         _note("Ctrl-C stops an answer, /help lists the commands, /bye quits.")
+        if conversation.history and conversation.history.entries():
+            _note("/open 1 continues the last conversation.")
     with suppress(EOFError, KeyboardInterrupt):
         while (message := _read(interactive)).strip() != "/bye":
             _handle(conversation, message)
@@ -138,6 +143,16 @@ def _command(conversation: Conversation, name: str = "", argument: str = "") -> 
         case "load":
             conversation.load(file)
             _note(f"Loaded {len(conversation.messages)} messages.")
+        case "list":
+            for number, entry in enumerate(_kept(conversation), 1):
+                damaged = " (damaged)" if entry.damaged else ""
+                _note(f"{number:4}  {entry.modified}  {' '.join(entry.name.split())}{damaged}")
+        case "open":
+            entries, number = _kept(conversation), argument.strip()
+            if not re.fullmatch("[0-9]{1,6}", number) or not 1 <= int(number) <= len(entries):
+                raise TutorialError("/open needs a number of the list.", "/list shows the kept conversations.")
+            conversation.open(entries[int(number) - 1].name)
+            _note(f"Opened {entries[int(number) - 1].name}: {len(conversation.messages)} messages.")
         case "export":
             atomic_write_text(file, conversation.markdown())
             _note(f"Exported to {file}.")
@@ -145,6 +160,12 @@ def _command(conversation: Conversation, name: str = "", argument: str = "") -> 
             _note(HELP)
         case _:
             raise TutorialError(f"There is no command /{name}.", HELP)
+
+
+def _kept(conversation: Conversation) -> list[Entry]:
+    if not (entries := conversation.history.entries() if conversation.history else []):
+        raise TutorialError("No conversation is kept yet.", "Each is kept from its first message on.")
+    return entries
 
 
 def _answer(answer: Answer) -> None:

@@ -10,7 +10,7 @@ from threading import RLock
 from anywidget import AnyWidget
 from traitlets import Bool, Int, List, Unicode
 
-from helpers.chat.markdown import render
+from helpers.chat.markdown import render, render_draft
 from helpers.chat.messages import Message, stats_line
 from helpers.decode import token_label
 from helpers.errors import TutorialError
@@ -35,6 +35,9 @@ class ChatWidget(AnyWidget):
     truncated_messages = Int(0).tag(sync=True)
     busy = Bool(False).tag(sync=True)
     can_undo = Bool(False).tag(sync=True)
+    about = Unicode("").tag(sync=True)  # model, weight format, device
+    starters = List().tag(sync=True)  # questions to begin with
+    last = Unicode("").tag(sync=True)  # the kept conversation that Continue opens
     status = Unicode("").tag(sync=True)
     context = List([0, 1]).tag(sync=True)  # tokens: used, in all
 
@@ -48,10 +51,15 @@ class ChatWidget(AnyWidget):
         if hasattr(self.comm, "_reply_subshell_for"):
             self.comm._reply_subshell_for = lambda data, default: default
 
-    def show_messages(self, messages: Sequence[Message], status: str, **traits) -> None:
-        """Show complete messages, and set other traits, all in one update of the browser."""
-        self.draft = None
-        self.set_status(status, messages=[message_card(message) for message in messages], **traits)
+    def show_messages(self, messages: Sequence[Message], status: str, versions: Sequence = (), **traits) -> None:
+        """Show complete messages, and set other traits, all in one update of the browser.
+
+        `versions` has for each message which version it is, and of how many.
+        """
+        self.draft, cards = None, [message_card(message) for message in messages]
+        for card, pair in zip(cards, versions, strict=False):
+            card |= {"versions": list(pair)} if pair[1] > 1 else {}
+        self.set_status(status, messages=cards, **traits)
 
     def set_status(self, status: str, **traits) -> None:
         """Set the status line, and other traits, in one update of the browser."""
@@ -62,7 +70,7 @@ class ChatWidget(AnyWidget):
 
     def show_draft(self, number: int, text: str, thought: str = "") -> None:
         """Show `text`, behind a `thought`, as the answer in progress, which will be message `number`."""
-        self.draft = {"number": number, "html": render(text), "thought": thought}
+        self.draft = {"number": number, "html": render_draft(text), "thought": thought}
         self.send({"type": "draft", "draft": self.draft})
 
     def _reply(self, _, request: object, __) -> None:
@@ -89,7 +97,8 @@ def message_card(message: Message) -> dict:
     if message.role == "assistant":
         stats = stats_line(message.stats) if message.stats else ""
         card |= {"html": _render_complete(message.answer), "stats": stats, "xray": bool(message.tokens)}
-        card |= {"thought": message.thought}
+        cut = bool(message.tokens and message.stats and message.stats.finish_reason not in (None, "eos_token"))
+        card |= {"thought": message.thought, "cut": cut}
     return card
 
 

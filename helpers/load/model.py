@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -47,6 +48,7 @@ def load_model(settings: Settings, strict: bool = False, paged: bool = True):
         model.paged = prepare(model.model, choice.device, model.ov_config, paged)
         if not model.paged:
             model.compile()
+        model.settings = replace(settings, device=choice.device)  # what a conversation with it is about
         return model, load_tokenizer(folder, settings.spec.trust_remote_code), choice
 
 
@@ -59,7 +61,9 @@ def load_fast(settings: Settings, strict: bool = False):
         with ThreadPoolExecutor(1) as pool:
             model = pool.submit(IRModel, folder, choice.device, dict(settings.ov_config))
             tok = load_tokenizer(folder, settings.spec.trust_remote_code)
-        return model.result(), tok, choice
+        loaded = model.result()
+        loaded.settings = replace(settings, device=choice.device)
+        return loaded, tok, choice
 
 
 class IRModel:

@@ -50,7 +50,8 @@ def environment(folder: Path) -> dict[str, str]:
     """This environment, with all of Jupyter's folders in `folder`, and no way for a kernel to leave this machine."""
     names = ["JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR"]
     names += ["JUPYTERLAB_SETTINGS_DIR", "JUPYTERLAB_WORKSPACES_DIR"]
-    paths = [str(HERE), str(HERE.parent), str(HERE.parent / "offline")]
+    paths = [str(HERE), str(HERE.parent), str(HERE.parent / "offline"), str(ROOT)]  # this checkout, if there are two
+    paths += filter(None, [os.environ.get("PYTHONPATH")])
     environ = os.environ | {name: str(folder / name.lower()) for name in names}
     environ |= {"PYTHONPATH": os.pathsep.join(paths), "HF_HUB_OFFLINE": "1"}
     environ.pop("PYTEST_CURRENT_TEST", None)  # the kernel would take itself for a part of a test

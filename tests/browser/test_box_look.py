@@ -32,6 +32,23 @@ CONTRAST = """(root, skipped) => {
     return worst
 }"""
 
+# The contrast of the border of a field against what is around it.
+EDGE = """field => {
+    const pen = new OffscreenCanvas(1, 1).getContext("2d", {willReadFrequently: true})
+    const light = colours => {
+        for (const colour of colours) { pen.fillStyle = colour; pen.fillRect(0, 0, 1, 1) }
+        const parts = [...pen.getImageData(0, 0, 1, 1).data].map(v => v / 255)
+        const [r, g, b] = parts.map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b
+    }
+    const behind = ["white"]
+    const all = []
+    for (let node = field.parentElement; node; node = node.parentElement)
+        all.unshift(getComputedStyle(node).backgroundColor)
+    const [a, b] = [light([...behind, ...all]), light([...behind, ...all, getComputedStyle(field).borderTopColor])]
+    return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05)
+}"""
+
 
 @pytest.fixture
 def theme(lab, request):
@@ -50,11 +67,54 @@ def test_text_can_be_read_in_each_theme(chat, theme):
     chat.page.mouse.move(0, 0)
     chat.page.wait_for_timeout(300)  # colours may fade in
     box = chat.page.locator(".ovchat")
-    # JupyterLab colours code as in its own cells; there we only look.
-    print("{}, code: the least contrast is {:.2f}: {}".format(theme, *box.locator("pre").evaluate(CONTRAST, "nothing")))
-    ratio, where = box.evaluate(CONTRAST, "pre")
+    ratio, where = box.evaluate(CONTRAST, "nothing")
     print(f"{theme}: the least contrast is {ratio:.2f}: {where}")
     assert ratio >= 4.5, where
+    ratio = chat.message.evaluate(EDGE)
+    print(f"{theme}: the contrast of the field's border is {ratio:.2f}")
+    assert ratio >= 3
+
+
+@pytest.mark.parametrize("width", [1280, 420])
+def test_targets_are_large_enough(chat, width):
+    chat.kernel("setattr(box.conversation, 'max_new_tokens', 30)")
+    chat.ask("code")
+    chat.button("X-ray").last.click()
+    chat.button("Conversations").click()
+    try:
+        chat.page.set_viewport_size({"width": width, "height": 800})
+        small = chat.page.locator(".ovchat-box").evaluate(
+            """box => [...box.querySelectorAll("button, summary, textarea, input")].filter(one => one.checkVisibility())
+                .map(one => [one.ariaLabel || one.textContent, one.offsetWidth, one.offsetHeight])
+                .filter(([, width, height]) => height < 24 || width < 24)
+                .filter(([name]) => !name.match(/%$/))"""  # tokens stand in a text, which may be narrower
+        )
+        assert small == []
+        heights = chat.root.get_by_role("group", name="Tokens").get_by_role("button")
+        assert min(heights.evaluate_all("all => all.map(one => one.offsetHeight)")) >= 24
+    finally:
+        chat.page.set_viewport_size({"width": 1280, "height": 900})
+
+
+def test_forced_colours_keep_the_meaning(chat):
+    chat.ask("A bird sings in the tree.")
+    chat.ask("code")
+    chat.page.emulate_media(forced_colors="active")
+    try:
+        border = "node => ['Left', 'Right', 'Bottom'].map(side => getComputedStyle(node)[`border${side}Width`])"
+        question, answer = (each.first.evaluate(border) for each in (chat.questions, chat.answers))
+        assert min(map(width, [*question, *answer])) >= 1 and question != answer, "whose message it is"
+        chat.button("X-ray").first.click()
+        tokens = chat.root.get_by_role("group", name="Tokens").locator("button")
+        style = "node => getComputedStyle(node).borderBottomStyle"
+        assert tokens.and_(chat.page.locator(".unlikely")).first.evaluate(style) == "dotted"
+        assert tokens.and_(chat.page.locator(":not(.unlikely)")).first.evaluate(style) != "dotted"
+    finally:
+        chat.page.emulate_media(forced_colors="none")
+
+
+def width(value: str) -> float:
+    return float(value.removesuffix("px"))
 
 
 def test_a_narrow_window_needs_no_sideways_scrolling(chat):

@@ -49,6 +49,25 @@ def test_keys_stay_in_the_message(page):
     assert cells.count() == 2 and box.questions.count() == 1
 
 
+def test_arrow_up_edits_and_escape_stops(page):
+    box, cells = Box(page), page.locator(".jp-Notebook .jp-Cell")
+    before = cells.count()
+    box.message.fill("")
+    box.message.press("ArrowUp")
+    edit = page.get_by_role("textbox", name="Edit message")
+    expect(edit).to_have_value("abdd\nx")
+    edit.press("Escape")
+    box.say("long")
+    expect(box.answers.last).to_contain_text("word5")
+    box.message.press("Escape")
+    box.wait()
+    expect(box.status).to_contain_text("stopped.")
+    page.keyboard.type("dd")
+    expect(box.message).to_have_value("dd")
+    box.message.fill("")
+    assert cells.count() == before
+
+
 def test_ctrl_s_still_saves(page, server):
     box = Box(page)
     box.message.click()
@@ -63,4 +82,4 @@ def test_keys_stay_in_the_settings(page):
     page.keyboard.type("add")
     page.keyboard.press("Shift+Enter")
     expect(system).to_have_value("add\n")
-    assert Box(page).questions.count() == 1, "the cell was run again"
+    assert Box(page).questions.count() == 2, "the cell was run again"

@@ -2,6 +2,7 @@
 
 from payloads import PAYLOADS
 from playwright.sync_api import expect
+from strategies import ALLOWED
 
 SAY_ALL = """
 from payloads import PAYLOADS
@@ -12,15 +13,38 @@ for text in PAYLOADS:
     box.wait()
     said.append(box.conversation.messages)
 """
+# The file names are what the system's rules leave of the payloads.
+KEEP_ALL = """
+import tempfile
+from types import SimpleNamespace
+from payloads import PAYLOADS
+from helpers.chat.history import History
+from helpers.chat.messages import Message
+box.conversation.history, names = History(tempfile.mkdtemp()), []
+for text in PAYLOADS:
+    box.conversation.clear()
+    box.conversation.system = text
+    box.conversation.messages = [Message("user", text), Message("assistant", text)]
+    box.conversation._keep(box.conversation.messages)
+    names.append(box.conversation.history.name)
+    box.settings.system.value = text
+    box.settings.seed.value = text
+    box.widget.about = text
+box.conversation.clear()
+open(box.conversation.history.folder / "<img src=x onerror=window.__xss=1>.json", "w").write("<script>")
+box.refresh()
+'all ' + 'kept'
+"""
 SHOW_ALL = """
 box.conversation.messages = [message for turn in said for message in turn]
 box.refresh()
 """
-# What Markdown may become; the rest of the box is the widget's own.
-ALLOWED = "a b br blockquote code del div em h3 h4 h5 h6 hr i li ol p pre s span strong table tbody td th thead tr ul"
-STRANGE = """allowed => [...document.querySelectorAll("[role=log] .body, [role=log] .body *")].flatMap(node => [
+# What Markdown may become; the rest of the box is the widget's own, and sets the direction of each paragraph.
+ATTRIBUTES = {"class", "style", "dir", "tabindex"}.union(*ALLOWED.values())
+STRANGE = """([allowed, attributes]) =>
+[...document.querySelectorAll("[role=log] .body, [role=log] .body *")].flatMap(node => [
     ...(allowed.includes(node.localName) ? [] : [node.outerHTML]),
-    ...[...node.attributes].filter(({name}) => !["class", "href", "target", "rel", "style", "start"].includes(name))
+    ...[...node.attributes].filter(({name}) => !attributes.includes(name))
         .map(({name, value}) => name + "=" + value),
     ...(/url|expression|position/.test(node.getAttribute("style")) ? [node.getAttribute("style")] : []),
 ])"""
@@ -35,7 +59,7 @@ def test_nothing_that_is_said_runs_or_loads_anything(chat):
     assert said[0] == said[1] == PAYLOADS[0], "the model did not repeat it"
     chat.guard.check()
 
-    assert chat.page.evaluate(STRANGE, ALLOWED.split()) == []
+    assert chat.page.evaluate(STRANGE, [[*ALLOWED], [*ATTRIBUTES]]) == []
     links = chat.log.locator("a").evaluate_all("all => all.map(a => [a.protocol, a.target, a.rel])")
     assert links and {tuple(link) for link in links} <= {
         ("https:", "_blank", "noopener noreferrer"),
@@ -49,6 +73,29 @@ def test_nothing_that_is_said_runs_or_loads_anything(chat):
     chat.log.get_by_role("button", name="Edit").evaluate_all("all => all.forEach(one => one.click())")
     expect(chat.log.get_by_role("textbox", name="Edit message")).to_have_count(len(PAYLOADS))
     assert chat.log.locator("img, script, iframe, object, embed, svg, video, audio, form, style, link").count() == 0
+    chat.guard.check()
+
+
+def test_names_settings_and_saved_files_run_nothing(chat):
+    """Every payload as the name of a kept conversation, in a saved file, in a setting, and as the model's name."""
+    chat.run_cell(2, KEEP_ALL)
+    expect(chat.cell(2)).to_contain_text("all kept", timeout=120_000)
+    chat.button("Conversations").click()
+    kept = chat.root.get_by_role("list", name="Kept conversations").get_by_role("listitem")
+    expect(kept).to_have_count(len(PAYLOADS) + 1)
+    chat.guard.check()
+    for index in (0, 5, -1):  # opened from the list, with its content
+        name = chat.kernel(f"names[{index}]")
+        kept.get_by_role("button", name=name, exact=True).first.click()
+        expect(chat.questions.last).to_have_text(PAYLOADS[index])
+        chat.button("Conversations").click()
+    rename = kept.first.get_by_role("button", name="Rename")
+    rename.click()
+    kept.first.get_by_role("textbox").fill(PAYLOADS[4])
+    kept.first.get_by_role("textbox").press("Enter")
+    expect(kept.first.get_by_role("textbox")).to_have_count(0)
+    assert chat.page.evaluate(STRANGE, [[*ALLOWED], [*ATTRIBUTES]]) == []
+    assert chat.page.locator(".ovchat").locator("img, script, iframe, svg, object, form").count() == 0
     chat.guard.check()
 
 

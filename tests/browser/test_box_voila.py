@@ -59,6 +59,43 @@ def test_enter_sends_and_shift_enter_breaks_the_line(demo):
     box.wait()
 
 
+def test_a_reload_offers_the_last_conversation(demo):
+    page, box = demo
+    box.ask("keep this one")
+    asked = box.questions.all_inner_texts()
+    (name,) = [each for each in asked[:1]]
+    page.reload(wait_until="commit")
+    expect(page).to_have_title("Chat with a model on this computer")
+    expect(box.message).to_be_visible(timeout=240_000)
+    page.get_by_role("button", name="Continue: ").click()
+    expect(box.questions).to_have_text(asked)
+    box.ask("and on")
+
+
+def test_a_picture_stands_there_at_once(new_page, voila_server):
+    write_notebook(voila_server.work / "slow.ipynb", "import time\nbox = time.sleep(5)")
+    page, guard = new_page(voila_server)
+    page.goto(f"{voila_server.url}/voila/render/slow.ipynb?token={voila_server.token}", wait_until="commit")
+    expect(page.locator("#loading .log")).to_be_visible()
+    expect(page.get_by_text("The model is being loaded.")).to_be_visible()
+    expect(page).to_have_title("Chat with a model on this computer")
+    guard.check()
+
+
+@pytest.mark.parametrize("width, height", [(1280, 720), (1920, 1080), (3840, 2160), (420, 800)])
+def test_it_fills_each_screen_and_the_message_field_is_on_it(demo, width, height):
+    page, box = demo
+    try:
+        page.set_viewport_size({"width": width, "height": height})
+        page.wait_for_timeout(300)
+        field = box.message.bounding_box()
+        assert height / 2 < field["y"] and field["y"] + field["height"] < height
+        size = float(page.locator(".frame").evaluate("frame => getComputedStyle(frame).fontSize").removesuffix("px"))
+        assert size >= 14 and size >= width / 140, "legible at a distance"
+    finally:
+        page.set_viewport_size({"width": 1280, "height": 900})
+
+
 def test_only_the_box_is_shown(demo):
     """The other cells would have failed."""
     page, box = demo

@@ -1,5 +1,6 @@
 """helpers.chat.box and widget without a browser: requests come as a page sends them, and its traits are read."""
 
+import copy
 import gc
 import json
 import math
@@ -17,14 +18,17 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from ipywidgets.widgets.widget import _instances
 from payloads import PAYLOADS
-from strategies import ANY_JSON
+from strategies import ANY_JSON, Found
 
+from helpers import catalog
+from helpers import settings as project
 from helpers.chat import box as box_module
 from helpers.chat import conversation as conversation_module
 from helpers.chat import markdown
 from helpers.chat.box import CONTROLS, ChatBox
 from helpers.chat.conversation import Conversation
 from helpers.chat.messages import Message, stats_line
+from helpers.chat.picture import to_html
 from helpers.checkpoint.gguf import tokenizer_from_gguf
 from helpers.errors import TutorialError
 from helpers.generate import GeneratedToken
@@ -397,9 +401,13 @@ def test_settings_reach_the_conversation(box):
     ],
 )
 def test_invalid_settings_change_nothing(box, name, value):
-    before = vars(box.conversation).copy()
-    getattr(box.settings, name).value = value
-    assert box.status.startswith("Not applied.") and vars(box.conversation) == before
+    before, control = vars(box.conversation).copy(), getattr(box.settings, name)
+    old = control.value
+    control.value = value
+    assert (
+        box.status.startswith(f"{control.description} must be ") and f"{control.value.__class__(value)}" in box.status
+    )
+    assert vars(box.conversation) == before and control.value == old, "the field shows what is used"
     say(box)
     assert len(texts(box)) == 2
 
@@ -432,7 +440,7 @@ def test_no_label_is_cut_off_and_no_control_is_wider_than_a_phone(box):
         for_name = em(control.style.description_width)
         assert for_name >= len(control.description) / 2, "an em is about two letters"
         assert control.layout.width == "auto" if name == "system" else for_name + 5 <= em(control.layout.width) <= 24
-    assert box.layout.max_width.endswith("px")
+    assert box.settings.model.layout.width == "auto" and box.layout.width == "100%"
 
 
 def em(width: str) -> float:
@@ -642,3 +650,126 @@ def test_a_thought_is_apart_and_can_be_switched_off_where_the_template_can():
     assert box.conversation.thinking is False
     say(box)
     assert box.widget.messages[-1]["thought"] == "" and box.widget.messages[-1]["text"] == WORDS
+
+
+def test_a_page_switches_between_versions(box, page):
+    box.conversation.model.reply = lambda text: [text]
+    say(box, "Hello")
+    assert "versions" not in box.widget.messages[0]
+    box.edit(0, "Other")
+    assert box.wait(20) and box.versions(0) == (2, 2)
+    assert box.widget.messages[0]["versions"] == [2, 2] and "versions" not in box.widget.messages[1]
+    assert page.ask("switch", number=0, version=1)["ok"]
+    assert texts(box) == ["Hello", "Hello"] and box.status == "Version 1 of 2."
+    assert not page.ask("switch", number=0, version=3)["ok"] and "no version 3" in box.status
+
+
+def test_an_answer_that_was_cut_is_continued(page):
+    box = page.box
+    box.settings.max_new_tokens.value = 3
+    say(box)
+    short = box.conversation.messages[-1]
+    assert [card.get("cut") for card in box.widget.messages] == [None, True]
+    assert page.ask("resume")["ok"] and box.wait(20)
+    assert box.conversation.messages[-1].tokens[:3] == short.tokens and len(box.conversation.messages[-1].tokens) == 6
+    box.settings.max_new_tokens.value = 99
+    box.resume()
+    assert box.wait(20) and texts(box)[-1] == WORDS and not box.widget.messages[-1]["cut"]
+    assert box.versions(1) == (1, 1), "a beginning is no version"
+    assert not page.ask("resume")["ok"] and "complete" in box.status
+
+
+def test_a_box_exports_markdown_and_json(page, tmp_path):
+    say(page.box)
+    assert page.ask("export")["data"] == page.ask("export", format="md")["data"] == page.box.conversation.markdown()
+    (tmp_path / "x.json").write_text(page.ask("export", format="json")["data"], encoding="utf-8")
+    other = fake_conversation()
+    other.load(tmp_path / "x.json")
+    assert other.messages == page.box.conversation.messages
+    assert not page.ask("export", format="exe")["ok"]
+
+
+@pytest.fixture
+def two_models(tmp_path, monkeypatch):
+    """A model root with two models, and a load_fast that returns fakes for them."""
+    for name in ("one", "owner--two"):
+        for format in ("int4", "int8", "checkpoint"):
+            (tmp_path / name / format).mkdir(parents=True)
+            (tmp_path / name / format / "config.json").touch()
+    monkeypatch.setenv("TUTORIAL_MODEL_ROOT", str(tmp_path))
+    monkeypatch.setattr(project, "check", lambda settings: settings)
+    tok = copy.deepcopy(tokenizer())
+    tok.add_tokens(["<|of the second model|>"])
+
+    def load(settings):
+        if settings.model == "one":
+            raise TutorialError("There is no export.", "Run it.")
+        model = fake_conversation("Second answer.").model
+        model.settings, model.config.max_position_embeddings = settings, 4096
+        return model, tok, None
+
+    monkeypatch.setattr(box_module, "load_fast", load)
+
+
+def test_a_different_model_continues_the_conversation(two_models):
+    box = ChatBox(fake_conversation(WORDS))
+    assert box.about == box.widget.about == ""
+    say(box)
+    box.settings.shown.value = True
+    names = [("one", "int4"), ("one", "int8"), ("owner/two", "int4"), ("owner/two", "int8")]
+    assert [value for _, value in box.settings.model.options] == names
+    box.settings.model.value = ("owner/two", "int8")
+    assert box.wait(20) and not box.error
+    assert box.widget.about == "owner/two · int8 · CPU" and box.settings.model.value == ("owner/two", "int8")
+    cost = len(box.conversation.prompt())
+    assert (
+        box.status.startswith("Loaded owner/two · int8 in ")
+        and f"prefills the whole conversation: {cost} tok" in box.status
+    )
+    assert texts(box) == ["Hello", WORDS] and not box.conversation.messages[1].tokens, "of a different tokenizer"
+    assert box.conversation.context_length == 4096
+    say(box)
+    assert texts(box)[-1] == "Second answer." and box.conversation.messages[-1].stats.cached_tokens == 0
+    box.use("owner/two")
+    assert box.wait(20) and box.widget.about == "owner/two · int8 · CPU", "the format stays where the model has it"
+    assert box.conversation.messages[-1].tokens, "the same tokenizer"
+
+
+def test_a_model_that_cannot_be_loaded_changes_nothing(two_models):
+    box = ChatBox(fake_conversation(WORDS))
+    say(box)
+    model = box.conversation.model
+    box.settings.shown.value = True
+    box.settings.model.value = ("one", "int4")
+    assert box.wait(20) and box.conversation.model is model and "There is no export" in box.status
+    assert box.settings.model.value is None
+    say(box)
+    assert texts(box)[-1] == WORDS
+
+
+def test_no_model_is_chosen_while_an_answer_is_generated(two_models):
+    box = ChatBox(fake_conversation(WORDS))
+    hold(box, 1)
+    box.submit("Hello")
+    with pytest.raises(TutorialError, match="being generated"):
+        box.use("owner/two")
+    go(box)
+    assert box.wait(20)
+
+
+def test_an_empty_box_offers_questions_of_the_catalog(box):
+    assert box.widget.starters == list(catalog.STARTERS) and len(catalog.STARTERS) == 3
+    assert all(model.starters for model in (*catalog.MODELS.values(), *catalog.HUB_MODELS.values()))
+
+
+def test_a_box_with_messages_has_a_picture_for_stored_outputs(box):
+    assert "text/html" not in box._repr_mimebundle_()
+    say(box, "<b>Hello</b>")
+    bundle = box._repr_mimebundle_()
+    assert {"text/plain", "application/vnd.jupyter.widget-view+json", "text/html"} <= set(bundle)
+    assert "&lt;b&gt;Hello" in bundle["text/html"] and "<strong>three</strong>" in bundle["text/html"]
+    for payload in PAYLOADS:
+        html = to_html(payload, [Message("user", payload), Message("assistant", payload)])
+        assert [
+            found for found in Found(html).forbidden if found[1] != "style" and found[0] not in ("b", "small", "div")
+        ] == []

@@ -67,7 +67,7 @@ def test_each_answer_is_that_of_an_empty_cache(lm, seed):
     """A random walk through all that a user can do, with reference settings."""
     draw = random.Random(seed)
     conversation = Conversation(lm.exact, lm.tok, system="Be brief.", sampling=VARIED, max_new_tokens=8)
-    for verb in ["say", "say", *draw.choices(["say", "edit", "regenerate", "branch", "stop", "undo"], k=9)]:
+    for verb in ["say", "say", *draw.choices(["say", "edit", "regenerate", "branch", "stop", "undo", "switch"], k=9)]:
         text, kept = " ".join(draw.choices(PIECES, k=draw.randint(3, 50))), ()
         if verb == "edit":
             list(conversation.edit(draw.randrange(0, len(conversation.messages), 2), text))
@@ -87,6 +87,10 @@ def test_each_answer_is_that_of_an_empty_cache(lm, seed):
             for _ in (answer := conversation.say(text)):
                 answer.stop()
             assert ids(conversation) == with_empty_cache(lm, conversation)[: len(ids(conversation))]
+            continue
+        elif verb == "switch":
+            if forks := [n for n in range(len(conversation.messages)) if conversation.versions(n)[1] > 1]:
+                conversation.switch(number := draw.choice(forks), draw.randint(1, conversation.versions(number)[1]))
             continue
         elif verb == "undo" and conversation.can_undo:
             conversation.undo()
@@ -317,6 +321,114 @@ def test_a_branch_counts_what_it_keeps_as_prompt():
     conversation.max_new_tokens = 4
     list(conversation.branch(1, 2, tea))
     assert len(ids(conversation)) == 4, "the limit is that of the whole answer"
+
+
+def contents(conversation) -> list[str]:
+    return [message.content for message in conversation.messages]
+
+
+@pytest.fixture
+def forked():
+    """A conversation whose question 2 has two versions, and whose answer 3 to the first of them has two, too."""
+    conversation = fake_conversation()
+    for text in ("One", "Two", "Three"):
+        say(conversation, text)
+    conversation.model.reply = lambda text: [f"{text} again"]
+    list(conversation.edit(2, "Other"))
+    conversation.switch(2, 1)
+    list(conversation.edit(4, "Drei"))
+    return conversation
+
+
+def test_an_edit_keeps_the_old_version_with_what_followed_it(forked):
+    assert contents(forked) == ["One", "One", "Two", "Two", "Drei", "Drei again"]
+    assert [forked.versions(number) for number in range(6)] == [(1, 1), (1, 1), (1, 2), (1, 1), (2, 2), (1, 1)]
+    forked.switch(2, 2)
+    assert contents(forked) == ["One", "One", "Other", "Other again"] and forked.versions(2) == (2, 2)
+    forked.switch(2, 1)
+    assert contents(forked)[4:] == ["Drei", "Drei again"], "what was shown last"
+    forked.switch(4, 1)
+    assert contents(forked)[4:] == ["Three", "Three"]
+
+
+@pytest.mark.parametrize("verb", ["regenerate", "branch"])
+def test_each_new_answer_is_a_version(verb):
+    conversation = fake_conversation(WORDS)
+    say(conversation, "Hello")
+    tea = token_ids(" tea")[0]
+    for total in (2, 3):
+        number = conversation.versions(1)[0]
+        conversation.switch(1, 1)
+        list(conversation.regenerate() if verb == "regenerate" else conversation.branch(1, 2, tea))
+        assert number and conversation.versions(1) == (total, total)
+
+
+def test_after_undo_the_new_version_is_still_there():
+    conversation = fake_conversation()
+    say(conversation, "Hello")
+    list(conversation.edit(0, "Other"))
+    conversation.undo()
+    assert contents(conversation) == ["Hello", "Hello"] and conversation.versions(0) == (1, 2)
+    conversation.switch(0, 2)
+    assert contents(conversation) == ["Other", "Other"] and not conversation.can_undo
+
+
+def test_clear_removes_the_versions_and_undo_restores_them(forked):
+    forked.clear()
+    forked.undo()
+    assert forked.versions(2) == (1, 2) and forked.versions(4) == (2, 2)
+    forked.clear()
+    say(forked, "One")
+    assert forked.versions(0) == (1, 1)
+
+
+def test_all_versions_are_saved_and_the_exported_text_has_those_shown(forked, tmp_path):
+    loaded = fake_conversation()
+    loaded.load(forked.save(tmp_path / "chat.json"))
+    for number, version in [(2, 2), (2, 1), (4, 1), (4, 2), (2, 2)]:
+        for conversation in (forked, loaded):
+            conversation.switch(number, version)
+        assert loaded.messages == forked.messages
+        assert [loaded.versions(n) for n in range(4)] == [forked.versions(n) for n in range(4)]
+    assert "Other again" in loaded.markdown() and "Drei" not in loaded.markdown()
+
+
+def test_a_switch_restores_how_much_of_the_history_was_in_the_prompt():
+    conversation = fake_conversation(WORDS, max_new_tokens=10, context_length=150)
+    for number in range(8):
+        say(conversation, f"Message {number}")
+    n_truncated = conversation.truncated_messages
+    list(conversation.edit(2, "Other"))
+    conversation.switch(2, 1)
+    assert conversation.truncated_messages == n_truncated > 2
+
+
+def test_after_a_switch_the_next_answer_is_that_of_an_empty_cache(lm):
+    conversation = Conversation(lm.exact, lm.tok, max_new_tokens=6, sampling=VARIED)
+    for text in ("blue river", "seven of the"):
+        say(conversation, text)
+    list(conversation.edit(0, "why not now and tell me"))
+    conversation.switch(0, 1)
+    assert say(conversation, "x= 12") == with_empty_cache(lm, conversation) and len(conversation.messages) == 6
+    conversation.switch(0, 2)
+    assert say(conversation, "x= 12") == with_empty_cache(lm, conversation) and len(conversation.messages) == 4
+
+
+@pytest.mark.parametrize(
+    "number, version", [(9, 1), (-1, 1), (2, 0), (2, 3), (2, "1"), ("2", 1), (None, None), (2, 1.0)]
+)
+def test_a_version_that_does_not_exist_is_refused(forked, number, version):
+    before = forked.messages
+    with pytest.raises(TutorialError):
+        forked.switch(number, version)
+    assert forked.messages is before
+
+
+def test_no_version_is_switched_while_an_answer_is_generated(forked):
+    pieces = iter(forked.say("More"))
+    next(pieces)
+    with pytest.raises(TutorialError, match="being generated"):
+        forked.switch(2, 2)
 
 
 @pytest.mark.parametrize("error", [MemoryError("no more"), KeyboardInterrupt()])

@@ -54,8 +54,8 @@ def test_markdown_has_a_heading_for_each_message_and_for_the_system_message():
 def test_tokens_are_loaded_only_where_they_have_the_same_meaning(read):
     same = SimpleNamespace(get_vocab=lambda: {"c": 2, "b": 1, "a": 0})
     different = SimpleNamespace(get_vocab=lambda: {"a": 0, "b": 2, "c": 1})
-    assert read(tok=same) == ("Be brief.", 0, CONVERSATION)
-    assert read(tok=different) == ("Be brief.", 0, [CONVERSATION[0], replace(CONVERSATION[1], tokens=())])
+    assert read(tok=same) == ("Be brief.", 0, CONVERSATION, [])
+    assert read(tok=different) == ("Be brief.", 0, [CONVERSATION[0], replace(CONVERSATION[1], tokens=())], [])
 
 
 OLD_REASONS = {"end token": "eos_token", "budget": "max_new_tokens", "stopped": "stopped", "error": "error"}
@@ -73,7 +73,7 @@ def test_a_file_of_version_1_is_loaded(tmp_path, old, new):
     file, text = tmp_path / "old.json", VERSION_1.replace("TOKENIZER", messages.fingerprint(TOK))
     file.write_text(text.replace('"budget"', f'"{old}"'), encoding="utf-8")
     answer = replace(CONVERSATION[1], stats=replace(STATS, finish_reason=new))
-    assert load_conversation(file, TOK) == ("Be brief.", 0, [CONVERSATION[0], answer])
+    assert load_conversation(file, TOK) == ("Be brief.", 0, [CONVERSATION[0], answer], [])
 
 
 @pytest.mark.parametrize("content", NONSENSE, ids=lambda content: str(content[:14]))
@@ -88,7 +88,7 @@ def test_a_byte_order_mark_is_ignored(read, tmp_path):
     read()
     file = tmp_path / "chat.json"
     file.write_bytes(codecs.BOM_UTF8 + file.read_bytes())
-    assert load_conversation(file, TOK) == ("Be brief.", 0, CONVERSATION)
+    assert load_conversation(file, TOK) == ("Be brief.", 0, CONVERSATION, [])
 
 
 def test_values_that_json_lacks_are_saved_as_0(tmp_path):
@@ -103,11 +103,12 @@ def test_values_that_json_lacks_are_saved_as_0(tmp_path):
 
 
 SOUND = json.loads(VERSION_1.replace("TOKENIZER", messages.fingerprint(TOK)))
+FORKED = json.loads(messages.to_json("", "", 0, CONVERSATION, [(CONVERSATION * 2, 2)]))
 
 
 @given(
     st.sampled_from(
-        [SOUND, {"version": 2, "tokenizer": "", "system": "", "truncated_messages": 0, "messages": []}]
+        [SOUND, FORKED, {"version": 2, "tokenizer": "", "system": "", "truncated_messages": 0, "messages": []}]
     ).flatmap(reshaped)
 )
 @example(SOUND | {"system": 10**300})
@@ -117,7 +118,7 @@ def test_any_shape_is_loaded_or_refused_by_the_files_name(table):
         file = Path(folder, "chat.json")
         file.write_text(json.dumps(table), encoding="utf-8")
         try:
-            system, _, conversation = load_conversation(file, TOK)
+            system, _, conversation, _ = load_conversation(file, TOK)
         except TutorialError as error:
             assert "chat.json" in str(error) and len(str(error)) < 500
         else:
@@ -151,6 +152,17 @@ VALUES = {  # of each place in a file: valid and invalid ones
     ),
     ("truncated_messages",): ([0, 2], [1, 4, -2, 0.0, None]),
     ("messages",): ([[], [USER, ASSISTANT] * 2], [[USER], [ASSISTANT, USER], [USER, USER], None, ["x", "y"]]),
+    ("versions",): (
+        [[], [{"shared": 2, "truncated_messages": 2, "messages": [USER, ASSISTANT]}]],
+        [
+            None,
+            [7],
+            [{"shared": 3, "truncated_messages": 0, "messages": []}],
+            [{"shared": -1, "truncated_messages": 0, "messages": []}],
+            [{"shared": 1, "truncated_messages": 0, "messages": [USER]}],
+            [{"shared": 2, "truncated_messages": 4, "messages": []}],
+        ],
+    ),
     ("system",): TEXT,
     ("messages", 0, "content"): TEXT,
     (*ANSWER, "content"): TEXT,
@@ -168,7 +180,7 @@ def test_each_value_in_a_file_is_checked(read, place):
 
 
 def test_integers_come_back_as_floats(read):
-    _, _, conversation = read(lambda table: at(table, (*TOKEN_0, "milliseconds"), 3))
+    _, _, conversation, _ = read(lambda table: at(table, (*TOKEN_0, "milliseconds"), 3))
     assert type(conversation[1].tokens[0].milliseconds) is float
 
 

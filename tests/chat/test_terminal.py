@@ -15,6 +15,7 @@ from fakes import WORDS, fake_conversation
 from helpers.chat import conversation as conversation_module
 from helpers.chat import terminal
 from helpers.chat.conversation import Answer
+from helpers.chat.history import History
 from helpers.errors import TutorialError
 from helpers.settings import ROOT
 from helpers.tokenize import prompt_ids
@@ -149,7 +150,7 @@ def test_control_characters_of_an_error_are_not_printed(chat, error):
 
 def test_each_command_of_the_help_exists(chat):
     names = set(re.findall(r"(?<!\w)/(\w+)", terminal.HELP))
-    assert names == {"regenerate", "undo", "clear", "save", "load", "export", "bye"}
+    assert names == {"regenerate", "undo", "clear", "save", "load", "export", "list", "open", "bye"}
     assert "no command" not in chat(fake_conversation(), *(f"/{name}" for name in names - {"bye"}))[1]
     assert chat(fake_conversation(), "/help")[1].strip() == terminal.HELP
     for line in ("/dance now", "/Help", "/"):
@@ -274,3 +275,18 @@ def test_several_lines_that_are_pasted_are_one_message(kind):
 def test_warnings_are_printed_below_the_statistics(chat):
     stats, warning = chat(fake_conversation("la " * 200), "Hello")[1].splitlines()
     assert stats.startswith("[") and warning.startswith("[The answer repeats itself")
+
+
+def test_kept_conversations_are_listed_and_opened(chat, tmp_path):
+    first, second = fake_conversation(WORDS), fake_conversation(WORDS)
+    first.history, second.history = History(tmp_path), History(tmp_path)
+    chat(first, "Hello")
+    _, errors = chat(second, "/list", "/open 2", "/open x", "/open", "/open 1")
+    assert "  1  " in errors and "  Hello\n" in errors and errors.count("needs a number") == 3
+    assert "Opened Hello: 2 messages." in errors and second.messages == first.messages
+
+
+def test_a_list_of_nothing_says_so(chat, tmp_path):
+    conversation = fake_conversation(WORDS)
+    for conversation.history in (None, History(tmp_path)):
+        assert chat(conversation, "/list")[1].startswith("No conversation is kept yet.")

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -46,6 +47,9 @@ def run(path: Path) -> float:
     seconds = time.perf_counter() - start
     reading.fill(notebook, "Time to run", f"{reading.running(seconds)} ({machine()})")
     notebook.metadata.pop("widgets", None)
+    for data in [output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", ())]:
+        if "text/html" in data:  # the chat box's picture, which a view without its kernel would hide
+            data.pop("application/vnd.jupyter.widget-view+json", None)
     notebook.metadata["language_info"] = {"name": "python"}  # not the version of the machine that ran it
     nbformat.validate(notebook)
     nbformat.write(notebook, path)
@@ -64,6 +68,8 @@ if __name__ == "__main__":
     if NOTEBOOKS.parent != settings.ROOT:  # it deletes the export of the project whose helpers are imported
         sys.exit(f"This would run the pages of one project with the helpers of another: {settings.ROOT}")
     os.environ["TQDM_DISABLE"] = "1"
+    kept = tempfile.TemporaryDirectory()
+    os.environ["TUTORIAL_CONVERSATIONS"] = kept.name  # not among the reader's own
     for path in [Path(name) for name in sys.argv[1:]] or sorted(NOTEBOOKS.glob("*.ipynb")):
         if path.name in MAKES_THE_EXPORT:
             setup = settings.load()

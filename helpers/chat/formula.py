@@ -1,0 +1,47 @@
+"""LaTeX → MathML, which browsers show without a library.  Whatever the LaTeX, nothing in the MathML loads or runs."""
+
+from __future__ import annotations
+
+import html
+import re
+from functools import lru_cache
+from xml.etree.ElementTree import Element
+
+from latex2mathml.converter import Converter
+
+# latex2mathml makes \href a link, \style a style, and unescapes what stands in \text, so that "<img>" becomes an
+# element.  So its tree is written here, with these elements and attributes only.
+ELEMENTS = {"math", "mrow", "mi", "mn", "mo", "mtext", "mspace", "mstyle", "mpadded", "mphantom", "menclose", "mfrac"}
+ELEMENTS |= {"msqrt", "mroot", "msub", "msup", "msubsup", "munder", "mover", "munderover", "mmultiscripts"}
+ELEMENTS |= {"mprescripts", "none", "mtable", "mtr", "mtd"}
+ATTRIBUTES = {"display", "displaystyle", "scriptlevel", "mathvariant", "stretchy", "fence", "largeop", "movablelimits"}
+ATTRIBUTES |= {"accent", "accentunder", "linethickness", "columnalign", "notation", "form", "lspace", "rspace", "width"}
+ATTRIBUTES |= {"height", "depth", "minsize", "maxsize", "separator", "symmetric"}
+VALUE = re.compile(r"[\w .+-]{1,40}", re.ASCII)
+DEFINES = re.compile(r"\\[a-z]*(?:def|newcommand|let|newenvironment)(?![a-z])|\\verb")  # a macro can grow without limit
+BRACES = re.compile(r"(?<!\\)(?:\\\\)*([{}])")
+
+
+@lru_cache(1024)  # an answer is rendered often while it grows
+def to_mathml(tex: str, block: bool) -> str | None:
+    """Return the MathML of `tex`, which stands in a line or is a `block`; None for what is no LaTeX."""
+    braces = BRACES.findall(tex)
+    if not tex.strip() or DEFINES.search(tex) or braces.count("{") != braces.count("}"):
+        return None
+    try:
+        return _write(Converter(display="block" if block else "inline").convert_to_element(tex))
+    except Exception:  # its own, IndexError, RecursionError: there are many for LaTeX with mistakes
+        return None
+
+
+def _write(element: Element) -> str:
+    inside = _text(element.text) + "".join(_write(child) + _text(child.tail) for child in element)
+    if element.tag not in ELEMENTS:
+        return inside
+    given = ((name, value) for name, value in element.attrib.items() if name in ATTRIBUTES and VALUE.fullmatch(value))
+    attributes = "".join(f' {name}="{value}"' for name, value in given)
+    return f"<{element.tag}{attributes}>{inside}</{element.tag}>"
+
+
+def _text(text: str | None) -> str:
+    return html.escape(html.unescape(text or ""))  # the library writes some signs as references
