@@ -84,7 +84,7 @@ class PassTimes:
         self.passes, self.compiled = 0, set[int]()
 
     def add(self, length: int, milliseconds: float) -> None:
-        """Count a pass.  The first of each length also compiles its kernels, and a rare length is forgotten slowly."""
+        """Count a pass.  The first of each length also compiles its kernels; old times are dropped slowly."""
         if length in self.compiled:
             self.recent[length].append(milliseconds)
         self.compiled.add(length)
