@@ -245,15 +245,27 @@ def generate(
         raise TutorialError(f"{sampling!r} is not a Sampling.", "Pass a Sampling(…), or nothing for greedy decoding.")
     stop_ids = eos_token_ids(model) if stop_ids is None else frozenset(check_token_ids(stop_ids))
     cache, limit = cache or PromptCache(model), min(limit, context - len(ids))
+    options = cache, ids, limit, sampling.make_sampler(), stop_ids, alternatives
     speculation = make_speculation(cache, lookup, draft_cache)
-    return _generate(cache, ids, limit, sampling.make_sampler(), stop_ids, alternatives, speculation)
+    return _speculate(*options, speculation) if speculation else _generate(*options)
 
 
-def _generate(cache, ids, max_new_tokens, choose, stop_ids, alternatives, speculation) -> Iterator[GeneratedToken]:
+def _generate(cache, ids, max_new_tokens, choose, stop_ids, alternatives) -> Iterator[GeneratedToken]:
+    for _ in range(max_new_tokens):
+        start = time.perf_counter()
+        chosen, logits = choose(ids, cache.logits(ids))
+        probability, top_tokens = probabilities(logits, chosen, alternatives)
+        ids.append(chosen)
+        yield GeneratedToken(chosen, probability, top_tokens, 1000 * (time.perf_counter() - start))
+        if chosen in stop_ids:
+            return
+
+
+def _speculate(cache, ids, max_new_tokens, choose, stop_ids, alternatives, speculation) -> Iterator[GeneratedToken]:
     begin, end = len(ids), len(ids) + max_new_tokens
     while len(ids) < end:
         start, n, draft = time.perf_counter(), len(ids), []
-        if speculation and n > begin:
+        if n > begin:
             draft = speculation.draft(ids, min(end, cache.same_rope_until(n)) - n - 1)
         rows = cache.last_logits(ids + draft, len(draft) + 1)
         spent, ran = time.perf_counter() - start, n + len(draft) - cache.cached_tokens
@@ -269,7 +281,7 @@ def _generate(cache, ids, max_new_tokens, choose, stop_ids, alternatives, specul
             if chosen != guess:
                 break
             start = time.perf_counter()
-        if speculation and n > begin:
+        if n > begin:
             speculation.verified(ids[n:])
             start = time.perf_counter()
             cache.trim(ids)
