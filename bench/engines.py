@@ -49,6 +49,14 @@ def genai_sdpa(choice: settings.Settings, threads: int) -> Play:
     return genai(choice, threads, ATTENTION_BACKEND="SDPA")
 
 
+def ours_lookup(choice: settings.Settings, threads: int) -> Play:
+    return ours(choice, threads, lookup=True)
+
+
+def genai_lookup(choice: settings.Settings, threads: int) -> Play:
+    return genai(choice, threads, prompt_lookup=True)
+
+
 def pytorch_fp32(choice: settings.Settings, threads: int) -> Play:
     return pytorch(choice, threads, "float32")
 
@@ -97,6 +105,12 @@ ENGINES = {
     "PyTorch eager, bf16": Engine(pytorch_bf16, "transformers.models.llama.modeling_llama", "bf16", "bf16"),
     "PyTorch torch.compile, bf16": Engine(compiled, "transformers.models.llama.modeling_llama", "bf16", "bf16"),
     "llama.cpp": Engine(llama, "llama_cpp", "gguf", "f16"),
+}
+
+OURS_LOOKUP, GENAI, GENAI_LOOKUP = f"{OURS}, lookup", "OpenVINO GenAI, paged attention", "OpenVINO GenAI, prompt_lookup"
+LOOKUP_ENGINES = {name: ENGINES[name] for name in (OURS, GENAI, "llama.cpp")} | {
+    OURS_LOOKUP: Engine(ours_lookup, "optimum.intel.openvino", "int4", "u8"),
+    GENAI_LOOKUP: Engine(genai_lookup, "openvino_genai", "int4", "u8"),
 }
 
 
@@ -158,7 +172,7 @@ def worker(name: str, threads: int, more: dict[str, str]) -> None:
     def answer(**values) -> None:
         print(json.dumps(values), file=answers, flush=True)
 
-    choice, engine = settings.load(), ENGINES[name]
+    choice, engine = settings.load(), (ENGINES | LOOKUP_ENGINES)[name]
     choice = replace(choice, ov_config=ov_config(threads) | more)
     try:
         start = time.perf_counter()

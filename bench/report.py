@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
-from engines import ENGINES, OURS
+from engines import ENGINES, GENAI_LOOKUP, LOOKUP_ENGINES, OURS, OURS_LOOKUP
 
 from helpers.metrics.timing import ratio
 from helpers.settings import ROOT
@@ -27,6 +27,17 @@ DOCUMENT = ROOT / "docs" / "benchmarks.md"
 SPEED_UP = "speed-up of helpers.generate"
 PAGED, SDPA = "OpenVINO GenAI, paged attention", "OpenVINO GenAI, SDPA"
 
+WORKLOADS = {
+    "rewrite": "a text rewritten",
+    "code": "given code edited",
+    "question": "a question on a text",
+    "prose": "free prose",
+}
+LOOKUP_METHOD = (
+    "Six prompts of each workload, bench/workloads.json; greedy decoding at default settings, as many tokens as our "
+    "plain answer has. The times count from the first new token to the last. A pass over several tokens rounds "
+    "differently from passes over one, so the text may differ."
+)
 IN_README = (OURS, "optimum-intel generate", PAGED, "PyTorch eager, bf16", "llama.cpp")
 
 
@@ -54,6 +65,16 @@ def against(results: dict, section: str, what: str) -> float:
     return ratio(results[section]["ours"][what], results[section]["bare"][what])
 
 
+def with_lookup(results: dict, theirs: str, *workloads: str) -> float:
+    """Return the speed-up of our loop with lookup over `theirs`, of several workloads over their sum."""
+    engines = results["lookup"]["engines"]
+    sums = [
+        [sum(row) for row in zip(*(engines[name][each] for each in workloads), strict=True)]
+        for name in (theirs, OURS_LOOKUP)
+    ]
+    return ratio(*sums)
+
+
 @dataclass(frozen=True)
 class Target:
     """`value(results)` raises KeyError where a section has not been run, or an engine is not installed."""
@@ -66,6 +87,13 @@ class Target:
 
     def met(self, value: float) -> bool:
         return {"at least": value >= self.bound, "at most": value <= self.bound, "below": value < self.bound}[self.word]
+
+
+def lookup_target(workload: str, theirs: str, bound: float) -> Target:
+    over = "plain decoding" if theirs == OURS else theirs
+    return Target(
+        f"lookup, {WORKLOADS[workload]}, over {over}", lambda r: with_lookup(r, theirs, workload), "at least", bound
+    )
 
 
 def decode(theirs: str) -> Callable[[dict], float]:
@@ -84,6 +112,12 @@ TARGETS = (
     Target("decode, over GenAI with SDPA", decode(SDPA), "at least", 1),
     Target("prefill of 512 tokens, over GenAI with paged attention", prefill(PAGED), "at least", 1),
     Target("prefill of 512 tokens, over GenAI with SDPA", prefill(SDPA), "at least", 1),
+    lookup_target("rewrite", OURS, 2.5),
+    lookup_target("code", OURS, 1.7),
+    lookup_target("question", OURS, 1.3),
+    lookup_target("prose", OURS, 0.98),
+    *(lookup_target(workload, GENAI_LOOKUP, 1) for workload in WORKLOADS),
+    Target("lookup, all four, over llama.cpp", lambda r: with_lookup(r, "llama.cpp", *WORKLOADS), "at least", 1.5),
     Target("decode, bandwidth utilization", lambda r: share(r, OURS, 0), "at least", 0.3, ""),
     Target("export, time ÷ optimum-cli's", lambda r: against(r, "export", "seconds"), "at most", 1.05),
     Target("export, peak memory ÷ optimum-cli's", lambda r: against(r, "export", "memory_mib"), "at most", 1.05),
@@ -146,6 +180,20 @@ def prefill_table(results: dict) -> str:
             peak = f"{memory:,.0f} MiB" if memory else ""
             rows.append([name, *speeds, compared(results, name, f"prefill {prompts[1]}"), peak])
     return table(head, rows)
+
+
+def lookup_table(results: dict) -> str:
+    """Return the milliseconds per token of each workload, and how many answers are those of plain decoding."""
+    rows = []
+    for name in LOOKUP_ENGINES:
+        engine = results["lookup"]["engines"][name]
+        if "missing" in engine:
+            rows.append([name, engine["missing"], *[""] * len(WORKLOADS)])
+            continue
+        same = sum(sum(rounds) for rounds in engine["same_text"].values())
+        answers = results["lookup"]["prompts"] * sum(len(engine[workload]) for workload in WORKLOADS)
+        rows.append([name, *(f"{median(engine[each]):.1f}" for each in WORKLOADS), f"{same / answers:.0%}"])
+    return table(["ms per token", *WORKLOADS.values(), "answers equal to our plain ones"], rows)
 
 
 def short_table(results: dict) -> str:
@@ -242,6 +290,8 @@ def document(results: dict, rehearsal: dict) -> str:
     ]
     if "engines" in results:
         parts += ["## Decode", decode_table(results), "## Prefill", prefill_table(results)]
+    if "lookup" in results:
+        parts += ["## Prompt lookup", LOOKUP_METHOD, lookup_table(results)]
     parts += ["## Targets", "What the project set itself before it measured.", targets(results)]
     parts += ["## Where the time goes", *sentences(results)]
     if rehearsal:

@@ -17,7 +17,7 @@ from shutil import copytree, rmtree
 
 import psutil
 from causes import attention, matmuls
-from engines import ENGINES, LONGEST, OURS, Worker, bytes_per_token, gguf_file, ov_config
+from engines import ENGINES, LONGEST, LOOKUP_ENGINES, OURS, Worker, bytes_per_token, gguf_file, ov_config
 from rehearsal import family_bytes
 
 from helpers import export, settings
@@ -38,6 +38,8 @@ class Plan:
     tokens: int = 128
     turns: int = 200
     chat_tokens: int = 256
+    answer_tokens: int = 96
+    prompts: int = 6  # of each workload
     threads: int = 2
     engines: tuple[str, ...] = tuple(ENGINES)
 
@@ -48,7 +50,7 @@ class Plan:
         return alone + [(max(depth, 1), self.tokens) for depth in self.depths]
 
 
-QUICK = Plan(1, 0, 1, (8, 16, 32), (0, 16), 8, 40, 16)  # fewer turns would not fill the long chat's context
+QUICK = Plan(1, 0, 1, (8, 16, 32), (0, 16), 8, 40, 16, 8, 1)  # fewer turns would not fill the long chat's context
 choice = settings.load()
 
 
@@ -106,6 +108,53 @@ def player(worker: Worker, ids: list[int], plan: Plan):
         return figures, written
 
     return play
+
+
+def lookup(plan: Plan) -> dict:
+    """Return the milliseconds per token after the first of each workload, round by round, with lookup and without.
+
+    Each answer has the length of our plain one, at most plan.answer_tokens, so that all engines generate as much.
+    """
+    from transformers import AutoTokenizer
+
+    tok = AutoTokenizer.from_pretrained(choice.model_dir)
+    file = Path(__file__).with_name("workloads.json")
+    prompts = {}
+    for name, texts in json.loads(file.read_text(encoding="utf-8")).items():
+        chats = [[{"role": "user", "content": text}] for text in texts[: plan.prompts]]
+        prompts[name] = tok.apply_chat_template(chats, add_generation_prompt=True, return_dict=True)["input_ids"]
+    with ExitStack() as stack:
+        if find_spec("llama_cpp"):
+            gguf_file(choice)
+        workers = {name: stack.enter_context(Worker(name, plan.threads)) for name in LOOKUP_ENGINES}
+        found = {name: dict(worker.ready) for name, worker in workers.items()}
+        plain = {
+            name: [workers[OURS].play(ids, plan.answer_tokens)["ids"] for ids in prompts[name]] for name in prompts
+        }
+        lengths = {
+            name: [max(2, (ids + [tok.eos_token_id]).index(tok.eos_token_id) + 1) for ids in answers]
+            for name, answers in plain.items()
+        }
+        lengths = {name: [min(n, plan.answer_tokens) for n in given] for name, given in lengths.items()}
+
+        def play(worker: Worker) -> dict[str, tuple[float, int]]:
+            """Return for each workload ms per token, and how many answers are those of our plain decoding."""
+            answered = {}
+            for name, given in prompts.items():
+                played = [(worker.play(ids, n), n) for ids, n in zip(given, lengths[name], strict=True)]
+                spent = sum(answer["token_ms"] * (n - 1) for answer, n in played)
+                same = sum(a["ids"] == ids[:n] for (a, n), ids in zip(played, plain[name], strict=True))
+                answered[name] = spent / sum(n - 1 for n in lengths[name]), same
+            return answered
+
+        there = {name: worker for name, worker in workers.items() if "missing" not in worker.ready}
+        sides = {name: (lambda worker=worker: play(worker)) for name, worker in there.items()}
+        played = timing.interleaved(sides, plan.rounds, plan.warm_up)
+    for engine, rounds in played.items():
+        found[engine] |= {name: [figures[name][0] for figures in rounds] for name in prompts}
+        found[engine]["same_text"] = {name: [figures[name][1] for figures in rounds] for name in prompts}
+    tokens = {name: sum(given) for name, given in lengths.items()}
+    return {"tokens": tokens, "prompts": plan.prompts, "engines": found}
 
 
 def memory(plan: Plan) -> dict:
@@ -255,6 +304,7 @@ def causes(plan: Plan) -> dict:
 SECTIONS = {
     "bandwidth": bandwidth,
     "engines": engines,
+    "lookup": lookup,
     "causes": causes,
     "memory": memory,
     "load": load,

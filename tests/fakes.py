@@ -167,12 +167,15 @@ class FakeRequest:
         pass
 
 
+PLAIN = {"sampling": GREEDY, "lookup": False}  # its request returns the logits of the last position only
+
+
 def thinking_conversation(thought: str, rate: float = 1e6, template: str = QWEN3, **settings) -> Conversation:
     """Return a Conversation whose model thinks `thought` before it answers WORDS, unless it is told not to."""
     tok = copy.deepcopy(tokenizer())
     tok.chat_template = template
     return Conversation(
-        FakeModel(lambda _: [f"<think>\n{thought}\n</think>\n\n{WORDS}"], rate), tok, **{"sampling": GREEDY} | settings
+        FakeModel(lambda _: [f"<think>\n{thought}\n</think>\n\n{WORDS}"], rate), tok, **PLAIN | settings
     )
 
 
@@ -180,4 +183,4 @@ def fake_conversation(*parts, rate: float = 1e6, **settings) -> Conversation:
     """Return a Conversation whose model answers each message with `parts`; without any, as ANSWERS has it."""
     reply = (lambda text: list(parts)) if parts else (lambda text: ANSWERS.get(text, [text]))
     # A scripted model repeats itself on purpose, which the penalty of the default sampling would prevent.
-    return Conversation(FakeModel(reply, rate), tokenizer(), **{"sampling": GREEDY} | settings)
+    return Conversation(FakeModel(reply, rate), tokenizer(), **PLAIN | settings)

@@ -107,6 +107,21 @@ def test_the_limit_is_what_the_memory_gives(stored):
     assert report.share(stored, OURS, 512) > 1  # faster than the memory: the check that a claim is impossible
 
 
+def test_lookup_is_compared_round_by_round_and_its_texts_are_counted(stored):
+    def engine(ms, same):
+        counts = dict.fromkeys(report.WORKLOADS, [same, same, same])
+        return dict.fromkeys(report.WORKLOADS, ms) | {"same_text": counts}
+
+    names = {OURS: engine([30.0, 20.0, 30.0], 2), engines.OURS_LOOKUP: engine([10.0, 10.0, 10.0], 1)}
+    names |= {name: {"missing": "not installed"} for name in engines.LOOKUP_ENGINES if name not in names}
+    stored["lookup"] = {"prompts": 2, "engines": names}
+    text = report.targets(stored)
+    assert row(text, "lookup, a text rewritten, over plain decoding") == ["3.00 ×", "at least 2.5 ×", "met"]
+    assert row(text, "lookup, all four, over llama.cpp") == ["not measured", "at least 1.5 ×", ""]
+    assert row(report.lookup_table(stored), engines.OURS_LOOKUP) == [*["10.0"] * 4, "50%"]
+    assert row(report.lookup_table(stored), "llama.cpp")[0] == "not installed"
+
+
 def test_the_tables_have_a_row_per_engine_and_the_reason_of_one_that_is_not_there(stored):
     text = report.document(stored, {})
     assert "A CPU, 2 cores, 8 GiB of memory, Linux; a-model as `--weight-format int4`" in text

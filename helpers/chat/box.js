@@ -12,7 +12,7 @@ const WIDE = "table, pre, math[display=block]";
 const HINT = "Enter sends, Shift+Enter starts a new line, ↑ edits the last message";
 const BUSY_HINT = "Escape stops the answer; you can type meanwhile";
 const XRAY_HINT =
-  "The warmer the colour, the less likely the token; dotted below 50 %. Select a token to see the alternatives.";
+  "The warmer the colour, the less likely the token; dotted below 50 %; a line above it: from a draft. Select a token to see the alternatives.";
 
 function make(tag, properties = {}, ...children) {
   const node = document.createElement(tag);
@@ -244,10 +244,10 @@ class Card {
   }
 }
 
-function chip({ text, kind, probability }, onclick) {
-  const share = percent(probability);
+function chip({ text, kind, probability, drafted }, onclick) {
+  const share = percent(probability) + (drafted ? ", from a draft" : "");
   const node = makeButton(text, onclick, { title: share, "aria-label": `${text}, ${share}`, "aria-expanded": "false" });
-  node.className = `token ${kind} ${probability < 0.5 ? "unlikely" : ""}`;
+  node.className = `token ${kind} ${probability < 0.5 ? "unlikely" : ""} ${drafted ? "drafted" : ""}`;
   node.style.setProperty("--doubt", `${Math.round(100 * (1 - probability))}%`);
   return node;
 }

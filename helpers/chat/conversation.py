@@ -49,7 +49,8 @@ class Conversation:
     chat template cannot switch thoughts on and off.  `messages` does not contain the system message; a template without
     a system role gets it at the beginning of the first user message, where the makers of Gemma and Mistral put it.  The
     first `truncated_messages` of them are no longer in the prompt: when the context is full, the oldest are removed, a
-    question together with its answer.  `context_length` may be shorter than the model's.
+    question together with its answer.  `context_length` may be shorter than the model's.  With `lookup`, tokens are
+    drafted from the text so far where that is faster (generate).
 
     edit, regenerate and branch keep what they replace: a message then has several versions, and switch shows a
     different one, with what followed it.  Where there is a `history`, the conversation is kept there as it grows.
@@ -65,6 +66,7 @@ class Conversation:
         context_length: int | None = None,
         alternatives: int = 5,
         thinking: bool | None = None,
+        lookup: bool = True,
     ) -> None:
         longest = longest_context(model.config)
         check_int(max_new_tokens, "max_new_tokens")
@@ -77,7 +79,7 @@ class Conversation:
             raise TutorialError("This model's chat template cannot switch thinking on or off.", "Leave it out.")
         self.thinking, self.tags = default if thinking is None else thinking, thought_tags(tok)
         self.model, self.tok, self.system, self.sampling = model, tok, system, sampling
-        self.max_new_tokens, self.alternatives = max_new_tokens, alternatives
+        self.max_new_tokens, self.alternatives, self.lookup = max_new_tokens, alternatives, lookup
         self.context_length = context_length or longest
         self.messages: list[Message] = []  # replaced at each change, never changed in place
         self.truncated_messages = 0
@@ -136,7 +138,8 @@ class Conversation:
                 f"Token {token_id} is not one of the alternatives at position {position}.",
                 "Choose one of message.tokens[position].alternatives.",
             )
-        chosen = replace(token, id=token_id, probability=dict(token.alternatives)[token_id], milliseconds=0.0)
+        changed = {"id": token_id, "probability": dict(token.alternatives)[token_id], "milliseconds": 0.0}
+        chosen = replace(token, **changed, drafted=False)
         return Answer(self, self.messages[:number], (*tokens[:position], chosen))
 
     def stop(self) -> None:
@@ -368,6 +371,7 @@ class Answer:
             context_length=self.conversation.context_length,
             finish_reason=self.finish_reason,
             thought_tokens=max(0, self._thought_tokens - self._kept),
+            drafted_tokens=sum(token.drafted for token in self.tokens[self._kept :]),
         )
 
     @property
@@ -472,7 +476,7 @@ class Answer:
         limit = min(space, self.max_new_tokens - len(self.tokens))
         if not (self._stop.is_set() or last in eos_ids or limit < 1):
             options = (limit, self._sampling, eos_ids, conversation.alternatives, conversation._cache)
-            for token in generate(conversation.model, self._ids, *options):
+            for token in generate(conversation.model, self._ids, *options, lookup=conversation.lookup):
                 self._times.append(time.perf_counter())
                 self.tokens.append(token)
                 if self._cached_tokens is None:

@@ -146,6 +146,7 @@ def _message(entry: dict, same_tokenizer: bool) -> Message:
             _number(token["probability"]),
             tuple((_count(token_id), _number(probability)) for token_id, probability in token["alternatives"]),
             _number(token["milliseconds"]),
+            token.get("drafted") is True,
         )
         for token in entry["tokens"]
     ]
@@ -160,7 +161,7 @@ def _stats(entry: dict) -> GenerationStats:
     stats = GenerationStats(**entry)
     for name in ("prompt_tokens", "cached_tokens", "new_tokens", "context_length"):
         _count(entry[name])
-    _count(stats.thought_tokens)
+    _count(stats.thought_tokens), _count(stats.drafted_tokens)
     for milliseconds in (stats.ttft_ms, stats.tpot_ms):
         _number(0 if milliseconds is None else milliseconds)
     if stats.finish_reason not in FINISH_REASONS or stats.ttft_ms is None and stats.tpot_ms is not None:
@@ -200,6 +201,8 @@ def stats_line(stats: GenerationStats) -> str:
         parts.append(f"first token {_seconds(stats.ttft_ms)}")
     if stats.tpot_ms:
         parts.append(f"{_rate(stats.tpot_ms)} tokens/s")
+    if stats.drafted_tokens:
+        parts.append(f"{stats.tokens_per_pass:.1f} tokens per pass")
     parts.append(f"prompt {_tokens(stats.prompt_tokens)} ({stats.cached_tokens:,} cached)")
     parts.append(f"context {stats.context_tokens:,} of {stats.context_length:,}")
     reasons = {"max_new_tokens": "stopped at max_new_tokens", "context": "context full"}

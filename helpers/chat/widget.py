@@ -105,7 +105,8 @@ def message_card(message: Message) -> dict:
 def xray(tok, message: Message) -> list[dict]:
     """Return the tokens of an answer, each with its probability and its alternatives."""
     return [
-        _token(tok, token.id, token.probability) | {"options": [_token(tok, *pair) for pair in token.alternatives]}
+        _token(tok, token.id, token.probability)
+        | {"drafted": token.drafted, "options": [_token(tok, *pair) for pair in token.alternatives]}
         for token in message.tokens
     ]
 

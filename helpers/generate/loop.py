@@ -12,7 +12,9 @@ import numpy as np
 from helpers.errors import TutorialError, check_int, check_token_ids
 from helpers.generate.kv_cache import PagedKVCache, StatefulKVCache
 from helpers.generate.sampling import GREEDY, Sampling
+from helpers.generate.speculate import PassTimes, make_speculation
 from helpers.load.config import context_length, eos_token_ids, long_rope_start, vocabulary_size
+from helpers.load.graph import SLICED_ABOVE
 
 POLL_MS = 50  # how long an interrupt or a stop waits at most during prefill
 MIN_PREFILL = 16  # prefill leaves fewer new tokens than this to generate
@@ -31,12 +33,14 @@ class GeneratedToken:
     processors of Sampling.  Greedy decoding without a repetition penalty has none, so there it is the model's own.
     `alternatives` are the most likely (id, probability) of that distribution in descending order, the chosen token
     included.  `milliseconds` runs from the request for the token to its arrival; that of the first includes prefill.
+    `drafted` tells whether it was a draft's token, which needed no pass of its own.
     """
 
     id: int
     probability: float
     alternatives: tuple[tuple[int, float], ...]
     milliseconds: float
+    drafted: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class GenerationStats:
     `ttft_ms` is the time to the first token, `tpot_ms` the mean time per token after the first, each None when there
     are too few tokens; `tokens_per_second` is the decode rate, 1000 / tpot_ms.  `context_tokens` of `context_length`
     are in use after the answer.  `finish_reason` is one of FINISH_REASONS, or None where it is unknown.  Of the new
-    tokens, `thought_tokens` are a thought before the answer.
+    tokens, `thought_tokens` are a thought before the answer, and `drafted_tokens` were accepted from a draft.
     """
 
     prompt_tokens: int
@@ -58,6 +62,7 @@ class GenerationStats:
     context_length: int | None
     finish_reason: str | None
     thought_tokens: int = 0
+    drafted_tokens: int = 0
 
     @classmethod
     def from_tokens(
@@ -66,7 +71,8 @@ class GenerationStats:
         """Return the statistics of generate's `tokens`; `before_ms`, such as tokenization, is added to `ttft_ms`."""
         times = [token.milliseconds for token in tokens]
         ttft_ms, tpot_ms = before_ms + times[0] if times else None, mean(times[1:]) if times[1:] else None
-        return cls(prompt_tokens, cached_tokens, len(times), ttft_ms, tpot_ms, context_length, finish_reason)
+        counts, drafted = (prompt_tokens, cached_tokens, len(times)), sum(token.drafted for token in tokens)
+        return cls(*counts, ttft_ms, tpot_ms, context_length, finish_reason, drafted_tokens=drafted)
 
     @property
     def prefilled_tokens(self) -> int:
@@ -75,6 +81,11 @@ class GenerationStats:
     @property
     def context_tokens(self) -> int:
         return self.prompt_tokens + self.new_tokens
+
+    @property
+    def tokens_per_pass(self) -> float:
+        """1 without drafts.  Each pass adds the accepted tokens of its draft and one that the model chose instead."""
+        return self.new_tokens / max(1, self.new_tokens - self.drafted_tokens)
 
     @property
     def tokens_per_second(self) -> float | None:
@@ -100,6 +111,7 @@ class PromptCache:
         self.long_rope_start, self.is_long = long_rope_start(model.config) or longest, False
         self.model, self.request, self.ids = model, self.kv.request, list[int]()
         self.cached_tokens = 0  # how many tokens the last call of logits found in the cache
+        self.pass_times = PassTimes()
 
     def logits(self, ids: list[int], cancelled: Callable[[], bool] | None = None) -> np.ndarray:
         """Return the logits [vocabulary] after `ids`; runs the model on those that are not in the cache.
@@ -107,12 +119,16 @@ class PromptCache:
         The array is the request's memory: valid until the next call.  Raises TutorialError for logits that are NaN or
         infinite, and GenerationCancelled when `cancelled`, called every POLL_MS, returns True.
         """
+        return self.last_logits(ids, 1, cancelled)[0]
+
+    def last_logits(self, ids: list[int], n: int, cancelled: Callable[[], bool] | None = None) -> np.ndarray:
+        """Return the logits [n, vocabulary] after each of the last `n` of `ids`, at most SLICED_ABOVE; as logits()."""
         cached, self.ids = self.ids, []
         # A cancelled run may still be going on.  request.cancel() would be faster, but leaves the CPU plugin with nodes
         # of different lengths, and the next run may fail.
         self.request.wait()
-        if not cached or len(cached) >= len(ids) or cached != ids[: len(cached)]:
-            shared = common_prefix_length(cached, ids[:-1])  # at least the last one has to be run
+        if not cached or len(cached) > len(ids) - n or cached != ids[: len(cached)]:
+            shared = common_prefix_length(cached, ids[:-n])  # at least the last ones have to be run
             del cached[self.kv.trim(len(cached), shared) :]
         if self.is_long != (len(ids) > self.long_rope_start):
             self.is_long = not self.is_long
@@ -120,15 +136,30 @@ class PromptCache:
         self.cached_tokens = len(cached)
         if self.kv.survives_cancel:  # so that an interrupt loses nothing of it
             self.ids = cached
-        logits = self._run(ids[self.cached_tokens :], self.cached_tokens, cancelled)
-        if not np.isfinite(logits.max()):  # one NaN makes the maximum NaN
-            raise TutorialError(
-                f"The model's logits after {len(ids)} tokens are not finite numbers.",
-                'Try INFERENCE_PRECISION_HINT = "f32" in ov_config; if that does not help, export again.',
-            )
-        cached.extend(ids[self.cached_tokens :])
+        new_ids = ids[self.cached_tokens :]
+        # Of a longer run the graph returns the last logits only.
+        runs = [new_ids[:-n], new_ids[-n:]] if n > 1 and len(new_ids) > SLICED_ABOVE else [new_ids]
+        for run in runs:
+            logits = self._run(run, len(cached), cancelled)[-n:]
+            if not np.isfinite(logits.max()):  # one NaN makes the maximum NaN
+                self.ids = []
+                raise TutorialError(
+                    f"The model's logits after {len(ids)} tokens are not finite numbers.",
+                    'Try INFERENCE_PRECISION_HINT = "f32" in ov_config; if that does not help, export again.',
+                )
+            cached.extend(run)
         self.ids = cached
         return logits
+
+    def trim(self, ids: list[int]) -> None:
+        """Remove the tokens of a draft that were not accepted, so that the cache holds all of `ids` but the last."""
+        kept = len(ids) - 1
+        if len(self.ids) > kept and self.ids[:kept] == ids[:kept]:
+            del self.ids[self.kv.trim(len(self.ids), kept) :]
+
+    def same_rope_until(self, n: int) -> float:
+        """Return to how many tokens a text of `n` may grow in one pass: longrope changes the keys in between."""
+        return self.long_rope_start + 1 if n <= self.long_rope_start else float("inf")
 
     def _run(self, new_ids: list[int], n_cached: int, cancelled: Callable[[], bool] | None) -> np.ndarray:
         self.kv.set_inputs(new_ids, n_cached)
@@ -136,8 +167,8 @@ class PromptCache:
         while not self.request.wait_for(POLL_MS):  # Python handles an interrupt only between two calls
             if cancelled and cancelled():
                 raise GenerationCancelled
-        logits = self.request.get_tensor("logits").data  # of the last position; of all where no graph could be sliced
-        return logits.reshape(-1, logits.shape[-1])[-1]
+        logits = self.request.get_tensor("logits").data  # of the last position; of all of a short run
+        return logits.reshape(-1, logits.shape[-1])
 
     def prefill(self, ids: list[int], cancelled: Callable[[], bool] | None = None) -> Iterator[tuple[int, int]]:
         """Run the model on `ids` in chunks, all but a short rest that is left to generate.
@@ -183,12 +214,17 @@ def generate(
     stop_ids: Iterable[int] | None = None,
     alternatives: int = 0,
     cache: PromptCache | None = None,
+    lookup: bool = False,
+    draft_cache: PromptCache | None = None,
 ) -> Iterator[GeneratedToken]:
     """Return an iterator over the new tokens that follow `prompt_ids`; each is computed when it is requested.
 
     It ends after the first of `stop_ids` (None: the model's EOS tokens), after `max_new_tokens`, or at the end of the
-    context.  A `cache` of an earlier call saves the prefill of what it holds.  Raises TutorialError immediately for
-    arguments that cannot be used, such as a prompt that is empty, too long, or of a different model.
+    context.  A `cache` of an earlier call saves the prefill of what it holds.  With `lookup`, tokens are drafted from
+    the text so far and verified several in a pass; with `draft_cache`, a PromptCache of a small model with the same
+    tokenizer, that model drafts them.  The tokens are the same, in f32; elsewhere a pass over several tokens may round
+    differently.  Raises TutorialError immediately for arguments that cannot be used, such as a prompt that is empty,
+    too long, or of a different model.
     """
     ids, limit = check_token_ids(prompt_ids), check_int(max_new_tokens, "max_new_tokens")
     context, vocabulary = context_length(model.config), vocabulary_size(model.config)
@@ -209,7 +245,9 @@ def generate(
         raise TutorialError(f"{sampling!r} is not a Sampling.", "Pass a Sampling(…), or nothing for greedy decoding.")
     stop_ids = eos_token_ids(model) if stop_ids is None else frozenset(check_token_ids(stop_ids))
     cache, limit = cache or PromptCache(model), min(limit, context - len(ids))
-    return _generate(cache, ids, limit, sampling.make_sampler(), stop_ids, alternatives)
+    options = cache, ids, limit, sampling.make_sampler(), stop_ids, alternatives
+    speculation = make_speculation(cache, lookup, draft_cache)
+    return _speculate(*options, speculation) if speculation else _generate(*options)
 
 
 def _generate(cache, ids, max_new_tokens, choose, stop_ids, alternatives) -> Iterator[GeneratedToken]:
@@ -221,6 +259,34 @@ def _generate(cache, ids, max_new_tokens, choose, stop_ids, alternatives) -> Ite
         yield GeneratedToken(chosen, probability, top_tokens, 1000 * (time.perf_counter() - start))
         if chosen in stop_ids:
             return
+
+
+def _speculate(cache, ids, max_new_tokens, choose, stop_ids, alternatives, speculation) -> Iterator[GeneratedToken]:
+    begin, end = len(ids), len(ids) + max_new_tokens
+    while len(ids) < end:
+        start, n, draft = time.perf_counter(), len(ids), []
+        if n > begin:
+            draft = speculation.draft(ids, min(end, cache.same_rope_until(n)) - n - 1)
+        rows = cache.last_logits(ids + draft, len(draft) + 1)
+        spent, ran = time.perf_counter() - start, n + len(draft) - cache.cached_tokens
+        rows = rows.copy() if draft else rows  # they are the request's memory, and the caller may use the cache
+        for row, guess in zip(rows, [*draft, None], strict=True):
+            chosen, logits = choose(ids, row)
+            probability, top_tokens = probabilities(logits, chosen, alternatives)
+            ids.append(chosen)
+            now = time.perf_counter()
+            yield GeneratedToken(chosen, probability, top_tokens, 1000 * (now - start), chosen == guess)
+            if chosen in stop_ids:
+                return
+            if chosen != guess:
+                break
+            start = time.perf_counter()
+        if n > begin:
+            speculation.verified(ids[n:])
+            start = time.perf_counter()
+            cache.trim(ids)
+            if ran == len(draft) + 1:  # else the cache was used for a different text
+                cache.pass_times.add(len(draft), 1000 * (spent + time.perf_counter() - start))
 
 
 def probabilities(logits: np.ndarray, chosen: int, n: int = 0) -> tuple[float, tuple[tuple[int, float], ...]]:

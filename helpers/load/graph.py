@@ -7,6 +7,7 @@ from contextlib import suppress
 
 import numpy as np
 
+SLICED_ABOVE = 8  # tokens of a run, of which all logits are needed: a draft that is verified, and the token before it
 # What may stand between the head and the output, and treats each position alike.
 ELEMENTWISE = ("Result", "Convert", "Multiply", "Divide", "Tanh", "Add")
 
@@ -69,8 +70,8 @@ def slice_last_logits(graph, axis: int = 1) -> bool:
     """Make `logits` those of the last position only, where `axis` is the axis of positions; return whether it worked.
 
     Prefill needs no others, and each costs a row of the vocabulary's length.  OpenVINO GenAI does the same
-    (slice_before_matmul).  The head may be followed by a scale or a cap (Granite, Cohere, Gemma).  Any other graph is
-    left unchanged.
+    (slice_before_matmul).  A run of at most SLICED_ABOVE tokens keeps all, by which a draft is verified.  The head may
+    be followed by a scale or a cap (Granite, Cohere, Gemma).  Any other graph is left unchanged.
     """
     from openvino import opset13 as ops
 
@@ -86,9 +87,14 @@ def slice_last_logits(graph, axis: int = 1) -> bool:
     hidden, last = node.input(0), ([-1], [2**63 - 1], [1], [axis])  # start, stop, step, axis
     source = hidden.get_source_output()
     with suppress(RuntimeError):  # the shapes do not fit
-        hidden.replace_source_output(ops.slice(source, *last).output(0))
+        sliced = ops.slice(source, *last)
+        hidden.replace_source_output(sliced.output(0))
         graph.validate_nodes_and_infer_types()
         if graph.output("logits").get_partial_shape()[axis].get_max_length() == 1:
+            length = ops.gather(ops.shape_of(source), [axis], 0)
+            start = ops.select(ops.less_equal(length, [SLICED_ABOVE]), [-SLICED_ABOVE], [-1])
+            sliced.input(1).replace_source_output(start.output(0))
+            graph.validate_nodes_and_infer_types()
             return True
     hidden.replace_source_output(source)
     graph.validate_nodes_and_infer_types()

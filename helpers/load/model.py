@@ -28,9 +28,10 @@ logging.getLogger("optimum.intel.openvino.modeling_base").addFilter(
 def load_model(settings: Settings, strict: bool = False, paged: bool = True):
     """Return the exported model as an OVModelForCausalLM, its tokenizer, and the DeviceChoice.
 
-    The model returns the logits of the last position only, [1, 1, vocabulary]: generation needs no others.  On the CPU
-    helpers.generate uses the paged KV cache; model.generate needs the stateful one and compiles the graph again at its
-    first call.  With `paged=False` both use the stateful KV cache and share one compiled model.
+    The model returns the logits of the last position only, [1, 1, vocabulary], or of all of at most SLICED_ABOVE
+    tokens: generation needs no others.  On the CPU helpers.generate uses the paged KV cache; model.generate needs the
+    stateful one and compiles the graph again at its first call.  With `paged=False` both use the stateful KV cache and
+    share one compiled model.
     Raises TutorialError when there is no export, or one that is damaged or cannot be loaded.
     """
     with _find_export(settings, strict) as (folder, choice):

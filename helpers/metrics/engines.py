@@ -23,16 +23,20 @@ Loader = Callable[[Settings, int], Play]
 LARGEST_CHECKPOINT = 2e9  # bytes, that page 08 loads into PyTorch
 
 
-def ours(settings: Settings, threads: int) -> Play:
+def ours(settings: Settings, threads: int, lookup: bool = False) -> Play:
     """Load with load_model.  Raises TutorialError for a device that OpenVINO does not see."""
-    from helpers.generate import generate
+    from helpers.generate import PromptCache, generate
     from helpers.load import load_model
 
     model, *_ = load_model(settings, strict=True)
+    pass_times = PromptCache(model).pass_times if lookup else None
 
     def play(ids, n):
         start = time.perf_counter()
-        new = [(step.id, time.perf_counter()) for step in generate(model, ids, n, stop_ids=())]
+        cache = PromptCache(model)
+        cache.pass_times = pass_times  # known from the calls before, as in a conversation
+        tokens = generate(model, ids, n, stop_ids=(), cache=cache, lookup=lookup)
+        new = [(step.id, time.perf_counter()) for step in tokens]
         return [index for index, _ in new], [start, *(moment for _, moment in new)]
 
     return play
@@ -73,7 +77,7 @@ def optimum(settings: Settings, threads: int) -> Play:
     return transformers_generate(model, threads)
 
 
-def genai(settings: Settings, threads: int, **backend: str) -> Play:
+def genai(settings: Settings, threads: int, **backend: str | bool) -> Play:
     """Load the export with OpenVINO GenAI.  It may reuse a prompt's prefix: give each call a different prompt."""
     import numpy as np
     import openvino as ov
@@ -84,9 +88,11 @@ def genai(settings: Settings, threads: int, **backend: str) -> Play:
     def play(ids, n):
         prompt = ov.Tensor(np.array([ids])), ov.Tensor(np.ones((1, len(ids)), dtype=np.int64))
         given = {"max_new_tokens": n, "do_sample": False, "ignore_eos": True}
+        given |= {"num_assistant_tokens": 5, "max_ngram_size": 3} if backend.get("prompt_lookup") else {}
         out = pipeline.generate(openvino_genai.TokenizedInputs(*prompt), **given)
         # Its own time stamps, taken in C++, in milliseconds; a streamer would cost it time.
-        times = [at / 1000 for at in out.perf_metrics.raw_metrics.m_new_token_times]
+        raw = out.perf_metrics.raw_metrics
+        times = [at / 1000 for at in np.repeat(raw.m_new_token_times, raw.m_batch_sizes).tolist()]  # of each pass
         return list(out.tokens[0]), [times[0] - out.perf_metrics.get_ttft().mean / 1000, *times]
 
     return play

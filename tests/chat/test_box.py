@@ -525,7 +525,7 @@ def test_xray_has_each_token_with_its_probability_and_alternatives(tiny, monkeyp
     letter, space, half = (tok(text, add_special_tokens=False)["input_ids"][0] for text in ("a", " ", "語"))
     tokens = [
         GeneratedToken(letter, 0.123456, ((letter, 0.123456), (half, 0.1)), 5.0),
-        GeneratedToken(space, 1.0, (), 5.0),
+        GeneratedToken(space, 1.0, (), 5.0, drafted=True),
         GeneratedToken(half, 0.00001, (), 5.0),
         GeneratedToken(tok.eos_token_id, 0.5, ((space, 0.6),), 5.0),
     ]
@@ -540,7 +540,8 @@ def test_xray_has_each_token_with_its_probability_and_alternatives(tiny, monkeyp
         {"id": tok.eos_token_id, "text": tok.eos_token, "kind": "control", "probability": 0.5},
     ]
     others = [[drawn[0], drawn[2] | {"probability": 0.1}], [], [], [drawn[1] | {"probability": 0.6}]]
-    expected = [token | {"options": options} for token, options in zip(drawn, others, strict=True)]
+    pairs = zip(drawn, others, strict=True)
+    expected = [token | {"options": options, "drafted": token is drawn[1]} for token, options in pairs]
     assert page.ask("xray", number=1)["data"] == expected
     for number in (0, 2, -1):
         assert not page.ask("xray", number=number)["ok"] and "no tokens" in page.box.status

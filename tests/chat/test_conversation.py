@@ -520,7 +520,7 @@ JOINED = "{% for m in messages %}{{ m.content + ('\n' if m.role == 'system' else
 def test_the_history_is_truncated_as_if_each_length_were_tried(turns, system, length, gone, template):
     tok = copy(tokenizer())
     tok.chat_template = template
-    conversation = Conversation(FakeModel(list), tok, system, max_new_tokens=20, context_length=length)
+    conversation = Conversation(FakeModel(list), tok, system, max_new_tokens=20, context_length=length, lookup=False)
     conversation.truncated_messages = min(gone // 2, len(turns)) * 2
     messages = [Message(role, text) for turn in turns for role, text in zip(("user", "assistant"), turn, strict=True)]
     messages.append(Message("user", "And now?"))
@@ -720,3 +720,20 @@ print((before - psutil.Process().memory_info().rss) // 2**20)
 """
     ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
     assert int(ran.stdout) > 80
+
+
+@pytest.mark.parametrize("kind", ["exact", "state"])
+def test_lookup_is_on_and_changes_no_token(lm, kind, monkeypatch):
+    """The second question repeats the first answer's context, and drafts cost nothing."""
+    monkeypatch.setattr("helpers.generate.speculate.PassTimes.cost", lambda *_: 1.0)
+    found = []
+    for options in {}, {"lookup": False}:
+        conversation = Conversation(getattr(lm, kind), lm.tok, sampling=GREEDY, max_new_tokens=24, **options)
+        for text in ("Why? Why? Why? Why?", "Again: why? Why? Why?"):
+            list(conversation.say(text))
+        found.append(conversation.messages)
+    ours, plain = ([[token.id for token in message.tokens] for message in messages] for messages in found)
+    assert ours == plain
+    answer, plain_answer = found[0][-1], found[1][-1]
+    assert answer.stats.drafted_tokens == sum(token.drafted for token in answer.tokens) > 0
+    assert plain_answer.stats.drafted_tokens == 0

@@ -20,6 +20,7 @@ from helpers.generate.loop import FINISH_REASONS, GeneratedToken, GenerationStat
 
 TOK = SimpleNamespace(get_vocab=lambda: {"a": 0, "b": 1, "c": 2})
 TOKEN = GeneratedToken(1, 0.5, ((1, 0.5), (2, 0.25)), 3.0)
+DRAFTED = replace(TOKEN, drafted=True)
 STATS = GenerationStats(9, 4, 1, 5.0, None, 99, "max_new_tokens")
 CONVERSATION = [Message("user", "Hello"), Message("assistant", "b", (TOKEN,), STATS)]
 # As an earlier release of this project has saved CONVERSATION.
@@ -231,3 +232,10 @@ def test_short_times_have_one_more_digit(ttft, shown):
 @pytest.mark.parametrize("tpot, shown", [(20, "50"), (100, "10"), (101, "9.9"), (2000, "0.5"), (0.5, "2,000")])
 def test_low_rates_have_one_more_digit(tpot, shown):
     assert stats_line(replace(COST, tpot_ms=tpot)).split(" · ")[2] == f"{shown} tokens/s"
+
+
+def test_drafted_tokens_are_saved_and_give_the_tokens_per_pass(tmp_path):
+    stats = replace(STATS, new_tokens=19, drafted_tokens=9)
+    saved = [CONVERSATION[0], Message("assistant", "b", (TOKEN, DRAFTED), stats)]
+    assert load_conversation(save_conversation(tmp_path / "chat.json", TOK, "", 0, saved), TOK)[2] == saved
+    assert "1.9 tokens per pass" in stats_line(stats).split(" · ") and "per pass" not in stats_line(STATS)

@@ -9,7 +9,7 @@ import pytest
 from architectures import ARCHITECTURES, write_checkpoint
 
 from helpers import catalog
-from helpers.generate import PromptCache, eos_token_ids, generate
+from helpers.generate import GREEDY, PromptCache, Sampling, eos_token_ids, generate
 from helpers.generate.sampling import single_thread
 from helpers.load import load_fast, load_model
 from helpers.load.config import context_length, long_rope_start
@@ -75,6 +75,17 @@ def test_greedy_decoding_is_that_of_pytorch(exported, expected, loader):
     assert [token.id for token in generate(model, PROMPT, N, stop_ids=[])] == expected
     # A bias of the attention is lost in the paged form; without any, the faster form should be used.
     assert bool(model.paged) is (loader != "load_model, stateful" and exported.model not in BIASED)
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+@pytest.mark.parametrize("sampling", [GREEDY, Sampling(1.0, top_k=20, repetition_penalty=1.1, seed=1)], ids=str)
+def test_lookup_gives_the_ids_of_plain_decoding(exported, loader, sampling, monkeypatch):
+    """The text repeats itself, drafts cost nothing, and the answer crosses from one set of angles to the other."""
+    monkeypatch.setattr("helpers.generate.speculate.PassTimes.cost", lambda *_: 1.0)
+    model, *_ = LOADERS[loader](exported)
+    prompt = PROMPT[:8] * 3
+    plain = [token.id for token in generate(model, prompt, N, sampling, stop_ids=[])]
+    assert [token.id for token in generate(model, prompt, N, sampling, stop_ids=[], lookup=True)] == plain
 
 
 def test_both_constructors_agree_on_what_the_configuration_says(exported):

@@ -331,7 +331,7 @@ def test_probabilities_are_those_of_softmax_in_the_order_of_argmax(scores, n):
 def test_logits_that_are_not_finite_are_an_error_and_not_cached(lm, monkeypatch):
     cache = PromptCache(lm.model)
     cache.logits(lm.prompts[0])
-    monkeypatch.setattr(cache, "_run", lambda *_: np.array([0, np.nan, 1]))
+    monkeypatch.setattr(cache, "_run", lambda *_: np.array([[0, np.nan, 1]]))
     with pytest.raises(TutorialError, match="not finite"):
         list(generate(lm.model, lm.prompts[0] + [5], 3, cache=cache))
     assert cache.ids == []

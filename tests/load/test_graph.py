@@ -8,7 +8,7 @@ from openvino import opset13 as ops
 from optimum.intel.openvino import OVModelForCausalLM
 
 from helpers.generate import PromptCache
-from helpers.load.graph import fuse_parallel_matmuls, prepare, slice_last_logits
+from helpers.load.graph import SLICED_ABOVE, fuse_parallel_matmuls, prepare, slice_last_logits
 from helpers.metrics.quality import REFERENCE
 
 
@@ -47,20 +47,21 @@ HEADS = {  # what follows the head's product → whether it can be sliced
 }
 
 
+@pytest.mark.parametrize("length", [1, SLICED_ABOVE, SLICED_ABOVE + 1, 12])
 @pytest.mark.parametrize("kind", HEADS)
-def test_a_head_that_cannot_be_sliced_keeps_all_positions(kind):
+def test_a_head_that_cannot_be_sliced_and_a_short_run_keep_all_positions(kind, length):
     after, can_be_sliced = HEADS[kind]
     hidden = ops.parameter([1, -1, 4], name="hidden")
     weights = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
     scores = after(ops.matmul(hidden, weights, False, True))
     scores.output(0).set_names({"logits"})
     graph = Model([scores], [hidden], "head")
-    values = np.random.default_rng(1).normal(size=(1, 5, 4)).astype(np.float32)
+    values = np.random.default_rng(1).normal(size=(1, length, 4)).astype(np.float32)
     (before,) = Core().compile_model(graph.clone(), "CPU")(values).values()
     assert slice_last_logits(graph) is can_be_sliced
     (now,) = Core().compile_model(graph, "CPU")(values).values()
-    assert now.shape == ((1, 1, 8) if can_be_sliced else (1, 5, 8))
-    np.testing.assert_allclose(now[0, -1], before[0, -1], rtol=1e-5)
+    assert now.shape == (1, 1 if can_be_sliced and length > SLICED_ABOVE else length, 8)
+    np.testing.assert_allclose(now[0], before[0, -len(now[0]) :], rtol=1e-5)
 
 
 def test_a_product_whose_positions_lie_on_another_axis_is_left():

@@ -16,6 +16,7 @@ from helpers.errors import TutorialError
 from helpers.files import LOAD_FILES
 from helpers.generate import PromptCache, Sampling, eos_token_ids, generate
 from helpers.generate.kv_cache import StatefulKVCache
+from helpers.load.graph import SLICED_ABOVE
 from helpers.load.model import load_error, load_fast, load_model, require_export
 from helpers.metrics.quality import REFERENCE
 from helpers.metrics.timing import kv_bytes_per_token
@@ -163,11 +164,13 @@ def test_a_missing_device_is_replaced_by_the_cpu_unless_strict(exported, setting
             load(choice, strict=True)
 
 
-def test_the_model_returns_the_logits_of_the_last_position(exported, settings):
-    model, tok, _ = load_model(settings)
+@pytest.mark.parametrize("paged", [True, False])
+def test_the_model_returns_the_logits_of_the_last_position_of_a_prompt_and_of_all_of_a_draft(exported, settings, paged):
+    model, *_ = load_model(settings, paged=paged)
     cache = PromptCache(model)
-    cache.logits(tok("You may not")["input_ids"])
-    assert cache.request.get_tensor("logits").shape == [1, 1, model.config.vocab_size]
+    for length, rows in ((SLICED_ABOVE, SLICED_ABOVE), (2 * SLICED_ABOVE + 1, 1)):
+        cache.logits(list(range(length)))
+        assert cache.request.get_tensor("logits").size == rows * model.config.vocab_size
 
 
 def test_the_stateful_graph_is_compiled_when_model_generate_first_needs_it(exported, settings):

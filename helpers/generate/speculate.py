@@ -1,0 +1,153 @@
+"""Speculative decoding: drafts of the next tokens, which the model verifies in one pass, and how long they should be.
+
+A draft costs time only: a token is accepted where it equals what the model and the sampler choose without it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from statistics import median
+
+from helpers.errors import TutorialError
+from helpers.load.config import context_length, vocabulary_size
+
+# Few lengths, because the CPU plugin compiles its kernels for each number of tokens.  With the token before the draft,
+# a pass runs at most SLICED_ABOVE tokens, of which the graph returns all logits.
+LENGTHS = (0, 1, 3, 7)
+PASS_COST = {1: 1.3, 3: 1.5, 7: 2.2}  # of a pass, in passes without a draft, until it is measured
+MARGIN = 1.2  # a draft has to promise so much more, because both its acceptance and its cost are estimates
+NGRAMS = (3, 2, 1)  # tokens
+LONG_MATCH = 6  # tokens
+ACCEPTANCE = {LONG_MATCH: 0.9, 3: 0.7, 2: 0.4, 1: 0.2}  # of a draft's token, until it is measured
+MEMORY = 0.9  # the weight of what was accepted so far after the next pass
+
+
+class PromptLookup:
+    """Drafts what followed the last occurrence of the text's last 3 tokens, else 2, else 1.
+
+    Source: Saxena, Prompt Lookup Decoding (github.com/apoorvumang/prompt-lookup-decoding); `prompt_lookup` in GenAI.
+    """
+
+    is_free = True
+
+    def __init__(self) -> None:
+        self.after: dict[tuple[int, ...], int] = {}  # where an n-gram's last occurrence, if anything follows, ends
+        self.indexed, self.start = 0, 0
+
+    def find(self, ids: list[int]) -> int:
+        """Return how many of the last tokens occurred before: LONG_MATCH or more, 3 or more, 2, 1, or 0 for none."""
+        for end in range(self.indexed, len(ids)):
+            self.after.update((tuple(ids[end - n : end]), end) for n in NGRAMS if n <= end)
+        self.indexed = len(ids)
+        for n in NGRAMS:
+            if start := self.after.get(tuple(ids[-n:])):
+                self.start = start
+                is_long = start >= LONG_MATCH and ids[start - LONG_MATCH : start] == ids[-LONG_MATCH:]
+                return LONG_MATCH if is_long else n
+        return 0
+
+    def draft(self, ids: list[int], length: int) -> list[int]:
+        """Return `length` tokens.  A draft that reaches the end of the text goes on with itself."""
+        period = len(ids) - self.start
+        return [ids[self.start + n % period] for n in range(length)]
+
+
+class DraftModel:
+    """Drafts what a small model with the same tokenizer finds most likely.  `cache` is a PromptCache of that model."""
+
+    is_free = False  # each draft costs passes of the small model
+
+    def __init__(self, cache, vocabulary: int) -> None:
+        self.cache, self.vocabulary, self.longest = cache, vocabulary, context_length(cache.model.config)
+        self.own_vocabulary = vocabulary_size(cache.model.config)
+
+    def find(self, ids: list[int]) -> int:
+        """Return that a draft can be made, or 0 where the text does not fit into the draft model's context."""
+        return 3 if len(ids) + max(LENGTHS) <= self.longest else 0
+
+    def draft(self, ids: list[int], length: int) -> list[int]:
+        """Return up to `length` tokens, greedily decoded; fewer where the vocabularies differ."""
+        text = list(ids)
+        while len(text) < len(ids) + length and max(text[len(self.cache.ids) :], default=0) < self.own_vocabulary:
+            chosen = int(self.cache.logits(text).argmax())
+            if chosen >= self.vocabulary:
+                break
+            text.append(chosen)
+        return text[len(ids) :]
+
+
+class PassTimes:
+    """Recent milliseconds of a pass for each length of draft, measured on this machine.  Each PromptCache has one."""
+
+    def __init__(self) -> None:
+        self.recent = {length: deque[float](maxlen=8) for length in LENGTHS}
+        self.passes, self.compiled = 0, set[int]()
+
+    def add(self, length: int, milliseconds: float) -> None:
+        """Count a pass.  The first of each length also compiles its kernels; old times are dropped slowly."""
+        if length in self.compiled:
+            self.recent[length].append(milliseconds)
+        self.compiled.add(length)
+        self.passes += 1
+        if self.passes % 32 == 0:
+            for times in self.recent.values():
+                if times:
+                    times.popleft()
+
+    def cost(self, length: int) -> float:
+        """Return the cost of a pass, in passes without a draft: infinite until one of those has been measured.
+
+        Fewer than two measurements count together with what is usual.
+        """
+        if not self.recent[0] or not length:
+            return float("inf") if length else 1.0
+        plain, times = median(self.recent[0]), self.recent[length]
+        return median([*times, *[PASS_COST[length] * plain] * (2 - len(times))]) / plain
+
+
+class Speculation:
+    """Drafts for one answer, as long as recent acceptance and the measured cost of a pass promise to gain time."""
+
+    def __init__(self, source: PromptLookup | DraftModel, times: PassTimes) -> None:
+        self.source, self.times, self.match = source, times, 0
+        self.accepted = {match: 4 * rate for match, rate in ACCEPTANCE.items()}  # both weighted by MEMORY
+        self.compared = dict.fromkeys(ACCEPTANCE, 4.0)
+        self.guess: list[int] = []
+
+    def draft(self, ids: list[int], longest: int) -> list[int]:
+        """Return the draft that follows `ids`, of at most `longest` tokens, or none where it would not pay."""
+        self.match = self.source.find(ids)
+        length = self._length(longest) if self.match else 0
+        self.guess = self.source.draft(ids, length) if length else []
+        drafted = len(self.guess)
+        if self.match and not length and self.source.is_free:
+            self.guess = self.source.draft(ids, 1)  # tells whether a draft would pay again
+        return self.guess[:drafted]
+
+    def verified(self, chosen: list[int]) -> None:
+        """Count how many tokens of the last draft were what the model chose."""
+        pairs = [guess == token for guess, token in zip(self.guess, chosen, strict=False)]
+        if pairs:
+            self.accepted[self.match] = MEMORY * self.accepted[self.match] + sum(pairs)
+            self.compared[self.match] = MEMORY * self.compared[self.match] + len(pairs)
+
+    def _length(self, longest: int) -> int:
+        rate = self.accepted[self.match] / self.compared[self.match]
+
+        def gain(length: int) -> float:
+            """Return the tokens expected from a pass, each draft token being accepted only after those before it."""
+            return sum(rate**n for n in range(length + 1)) / self.times.cost(length)
+
+        best = max((length for length in LENGTHS if length <= max(longest, 0)), key=gain)
+        return best if gain(best) > MARGIN else 0
+
+
+def make_speculation(cache, lookup: bool, draft_cache) -> Speculation | None:
+    """Return the Speculation for generate's arguments, or None without any.  Raises TutorialError for both at once."""
+    if lookup and draft_cache:
+        raise TutorialError("lookup and draft_cache cannot be used together.", "Choose one of them.")
+    if draft_cache:
+        if draft_cache is cache:
+            raise TutorialError("draft_cache is the cache of the model itself.", "Pass a PromptCache of a small model.")
+        return Speculation(DraftModel(draft_cache, vocabulary_size(cache.model.config)), cache.pass_times)
+    return Speculation(PromptLookup(), cache.pass_times) if lookup else None
