@@ -7,8 +7,11 @@ as pyproject.toml and constraints.txt do not change.  CONTRIBUTING.md describes 
 import hashlib
 import json
 import os
+import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import nox
@@ -40,6 +43,24 @@ def timed(session: nox.Session, what: str, *argv: str, **options) -> None:
         session.run(*argv, **options)
     finally:
         spent.append((what, time.perf_counter() - start))
+
+
+@contextmanager
+def beside(session: nox.Session, *argv: str) -> Iterator[None]:
+    """Run a command while the block runs; then wait for it and print what it printed.  The session fails as it does."""
+    log = ROOT / ".nox" / "beside.txt"
+    log.parent.mkdir(exist_ok=True)
+    start = time.perf_counter()
+    with log.open("wb") as stream:
+        process = subprocess.Popen(argv, env=os.environ | EMBEDDED, stdout=stream, stderr=subprocess.STDOUT)
+    try:
+        yield
+    finally:  # it ends its servers only if nobody kills it
+        code = process.wait()
+        spent.append(("beside them, the chat box in a browser", time.perf_counter() - start))
+        session.log(f"{' '.join(argv)}\n{log.read_text(encoding='utf-8', errors='replace')}")
+    if code:
+        session.error("The tests in a browser failed.")
 
 
 def report(session: nox.Session) -> None:
@@ -138,9 +159,9 @@ def tests(session: nox.Session) -> None:
     run_strict(session, "other notebooks, strict", [path for path in strict if path not in untimed], "--durations=40")
     pytest = (PYTHON, "-m", "pytest", "-q", "-m", "not weekly", "--durations=15")
     unit = (*pytest, *PARALLEL, "--ignore=tests/browser", *posargs)
-    timed(session, "unit tests", *unit, env=EMBEDDED | {"OMP_NUM_THREADS": "1"})
-    if browser:
-        timed(session, "the chat box in a browser", *pytest, *BY_FILE, "--maxfail=5", "tests/browser", env=EMBEDDED)
+    # The tests in a browser wait half of their time, so they run beside the unit tests.
+    with beside(session, *pytest, "--maxfail=5", "tests/browser") if browser else nullcontext():
+        timed(session, "unit tests", *unit, env=EMBEDDED | {"OMP_NUM_THREADS": "1"})
     report(session)
     if not browser:
         session.warn("--no-browser: the chat box was NOT tested in a browser.")

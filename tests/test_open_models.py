@@ -59,6 +59,7 @@ def helpers(*argv: str, **environ: str) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-m", "helpers", *argv], cwd=ROOT, env=environ, **options)
 
 
+@pytest.mark.weekly  # 50 s; every push takes three architectures from the hub to an answer
 def test_a_model_answers_by_its_hub_name_then_offline_then_as_an_ir_and_from_a_folder(serve, tmp_path):
     root = tmp_path / "modèles à moi"
     common = {"TUTORIAL_MODEL_ROOT": str(root), "TUTORIAL_DEVICE": "CPU"}

@@ -115,6 +115,7 @@ def jupyterlab(folder: Path, program: str = "jupyterlab") -> Iterator[Server]:
     options = [option for option in options if "root_dir" not in option and "default_url" not in option]
     argv = [sys.executable, "-m", program, *options, "--no-browser", "--allow-root", f"--port={port}"]
     argv += ["--ServerApp.port_retries=0", f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={work}"]
+    argv += ["--LabApp.expose_app_in_browser=True"]  # as `jupyterapp`, for commands without their menus
     server = Server(f"http://127.0.0.1:{port}", token, work, Path(environ["JUPYTER_RUNTIME_DIR"]))
     with running(argv, f"{server.url}/api", environ, folder / "lab.log"):
         yield server

@@ -5,6 +5,7 @@ import io
 import re
 import tokenize
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from textwrap import dedent
 
@@ -52,13 +53,16 @@ def python(source: str) -> Iterator[tuple[str, str]]:
                 yield "name", name.replace("_", " ")
 
 
-def pieces(path: Path) -> Iterator[Piece]:
-    """Yield everything in a file that a reader reads; the place of a cell is its page and its index."""
+@cache
+def pieces(path: Path) -> list[Piece]:
+    """Return everything in a file that a reader reads; the place of a cell is its page and its index."""
     name = path.relative_to(ROOT).as_posix()
     if path.suffix == ".ipynb":
-        for at, cell in enumerate(nbformat.read(path, as_version=4).cells):
-            read = markdown if cell.cell_type == "markdown" else python
-            yield from ((f"{name}[{at}]", kind, text) for kind, text in read(cell.source))
-    else:
-        read = markdown if path.suffix == ".md" else python
-        yield from ((name, kind, text) for kind, text in read(path.read_text(encoding="utf-8")))
+        cells = nbformat.read(path, as_version=4).cells
+        return [
+            (f"{name}[{at}]", kind, text)
+            for at, cell in enumerate(cells)
+            for kind, text in (markdown if cell.cell_type == "markdown" else python)(cell.source)
+        ]
+    read = markdown if path.suffix == ".md" else python
+    return [(name, kind, text) for kind, text in read(path.read_text(encoding="utf-8"))]

@@ -72,6 +72,7 @@ def tail(ran: subprocess.CompletedProcess, lines: int = 60) -> str:
     return "\n".join(ran.stdout.splitlines()[-lines:])
 
 
+@pytest.mark.weekly  # 30 s; every push runs both in pages 00 and 01, on the embedded model
 def test_the_documents_command_and_script_run_unchanged(hub, tmp_path):
     exported = run(shlex.split(COMMAND), tmp_path, hub, tmp_path / "hf")
     assert exported.returncode == 0, tail(exported)
