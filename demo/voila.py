@@ -49,7 +49,7 @@ def names(statement: ast.stmt) -> tuple[set[str], set[str]]:
 
 c = get_config()  # noqa: F821  traitlets defines it
 # Our template of what is shown until the box is there comes before Voilà's.
-share = str(Path(__file__).parent / "share") if "__file__" in globals() else str(Path("demo", "share").resolve())
+share = str(Path(__file__).parent / "share")
 os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, [share, os.environ.get("JUPYTER_PATH")]))
 c.VoilaConfiguration.prelaunch_hook = only_the_chat_box
 # Only from this machine, only with the token, and not from a web page whose host name resolves to this machine.

@@ -56,6 +56,7 @@ def test_after_its_kernel_died_it_says_so(chat):
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGSTOP")
 def test_a_slow_kernel_is_not_taken_for_a_busy_one(chat):
     process = chat.kernel("__import__('os').getpid()")
+    expect(chat.idle).to_be_visible()  # or it would stop before it has said that it is
     os.kill(process, signal.SIGSTOP)
     try:
         chat.say("hello")
