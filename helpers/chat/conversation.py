@@ -66,7 +66,7 @@ class Conversation:
         context_length: int | None = None,
         alternatives: int = 5,
         thinking: bool | None = None,
-        lookup: bool = True,
+        lookup: bool = False,
     ) -> None:
         longest = longest_context(model.config)
         check_int(max_new_tokens, "max_new_tokens")

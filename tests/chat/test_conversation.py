@@ -723,11 +723,11 @@ print((before - psutil.Process().memory_info().rss) // 2**20)
 
 
 @pytest.mark.parametrize("kind", ["exact", "state"])
-def test_lookup_is_on_and_changes_no_token(lm, kind, monkeypatch):
+def test_lookup_changes_no_token(lm, kind, monkeypatch):
     """The second question repeats the first answer's context, and drafts cost nothing."""
     monkeypatch.setattr("helpers.generate.speculate.PassTimes.cost", lambda *_: 1.0)
     found = []
-    for options in {}, {"lookup": False}:
+    for options in {"lookup": True}, {}:
         conversation = Conversation(getattr(lm, kind), lm.tok, sampling=GREEDY, max_new_tokens=24, **options)
         for text in ("Why? Why? Why? Why?", "Again: why? Why? Why?"):
             list(conversation.say(text))
