@@ -163,7 +163,7 @@ ELSEWHERE = [  # (fault, test)
     ),
     (
         "A head that is scaled, capped or summed",
-        "load/test_graph.py::test_a_head_that_cannot_be_sliced_keeps_all_positions",
+        "load/test_graph.py::test_a_head_that_cannot_be_sliced_and_a_short_run_keep_all_positions",
     ),
     ("Experts, whose matrices have three axes", "load/test_graph.py::test_matrices_of_experts_are_not_fused"),
     ("A context length under another name", "load/test_config.py::test_the_context_length_has_many_names"),
