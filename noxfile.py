@@ -157,7 +157,8 @@ def tests(session: nox.Session) -> None:
     untimed = [path for path in strict if path.endswith(UNTIMED)]
     run_strict(session, "notebooks that measure no time, strict", untimed, *BY_FILE)
     run_strict(session, "other notebooks, strict", [path for path in strict if path not in untimed], "--durations=40")
-    pytest = (PYTHON, "-m", "pytest", "-q", "-m", "not weekly", "--durations=15")
+    # Without nbval, which is for the notebooks and takes 3 s to import.
+    pytest = (PYTHON, "-m", "pytest", "-q", "-m", "not weekly", "--durations=15", "-p", "no:nbval")
     unit = (*pytest, *PARALLEL, "--ignore=tests/browser", *posargs)
     # The tests in a browser wait half of their time, so they run beside the unit tests.
     with beside(session, *pytest, "--maxfail=5", "tests/browser") if browser else nullcontext():

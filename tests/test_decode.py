@@ -10,7 +10,7 @@ from helpers.checkpoint.random_weights import phi3_tokenizer
 from helpers.decode import stream_decode, token_label
 from helpers.errors import TutorialError
 
-more = effort(max_examples=120)
+more = effort(max_examples=50)
 REPLACEMENT_CHARACTER = "\N{REPLACEMENT CHARACTER}"
 # Characters of one to four bytes, some of which combine, spaces at every edge, and what invalid bytes decode to.
 texts = st.one_of(st.text(max_size=25), st.text(" aé€日😀\u200d🏽\n▁" + REPLACEMENT_CHARACTER, max_size=15))

@@ -68,7 +68,7 @@ def read_back(tok, ids) -> list[tuple[str, str]]:
     return found
 
 
-@examples(150)
+@examples(60)
 @given(messages=st.lists(message, min_size=1, max_size=4))
 def test_messages_can_be_read_back_from_the_ids_of_their_prompt(tok, messages):
     found = read_back(tok, prompt_ids(tok, messages))
@@ -89,7 +89,7 @@ def test_messages_can_be_read_back_from_the_ids_of_their_prompt(tok, messages):
 # Decoding: stop strings anywhere, across tokens and halves of characters.
 
 
-@examples(150)
+@examples(60)
 @given(data=st.data(), skip=st.booleans())
 def test_streamed_text_is_the_decoded_text_up_to_a_stop_string(tok, data, skip):
     # Low ids are bytes and special tokens in both vocabularies.

@@ -227,6 +227,7 @@ def test_ask_answers_paris_on_a_device_that_is_here(helpers):
 
 
 @pytest.mark.model
+@pytest.mark.weekly  # it loads the model in a program of its own
 @pytest.mark.skipif(os.name == "nt", reason="Windows sends Ctrl-C to a whole console")
 def test_ctrl_c_during_ask_is_code_130_and_keeps_what_was_printed(start):
     options = {"TUTORIAL_MODEL": SMOLLM2, "TUTORIAL_DEVICE": "CPU", "TUTORIAL_MODEL_ROOT": "model"}

@@ -156,14 +156,29 @@ def test_what_cannot_be_used_is_a_sentence_and_leaves_no_checkpoint(serve, tmp_p
     assert not [name for name in hub.sent if name.endswith((".bin", ".gguf", ".safetensors"))]
 
 
+def optimum_cli_in_this_process(argv, log, scratch) -> tuple[int, float]:
+    """What export._run returns, without the 9 s in which a program of its own imports what this one has imported."""
+    from optimum.commands.optimum_cli import main
+
+    log.touch()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", argv)
+        main()
+    return 0, 0.0
+
+
 ROAD = ("Qwen3", "Granite", "GPT2")  # every push; the others once a week
 
 
 @pytest.mark.parametrize(
     "name", [name if name in ROAD else pytest.param(name, marks=pytest.mark.weekly) for name in ARCHITECTURES]
 )
-def test_an_architecture_goes_from_its_hub_name_to_the_greedy_answer_of_transformers(serve, tmp_path, name):
+def test_an_architecture_goes_from_its_hub_name_to_the_greedy_answer_of_transformers(
+    serve, tmp_path, monkeypatch, name
+):
     """With the flags that its shape gives; transformers runs the same export."""
+    if name != "Granite":
+        monkeypatch.setattr(export, "_run", optimum_cli_in_this_process)
     write_checkpoint(name, tmp_path / "repository")
     serve(tmp_path / "repository", f"somebody/{name}")
     choice = Settings(model=f"somebody/{name}", model_root=str(tmp_path / "root"), ov_config=dict(REFERENCE))

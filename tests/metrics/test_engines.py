@@ -93,6 +93,7 @@ def test_pytorch_needs_a_small_checkpoint_on_this_disk(tmp_path, monkeypatch):
 
 
 @pytest.mark.model
+@pytest.mark.weekly  # page 08 plays all of them at every push
 def test_all_engines_generate_as_many_tokens_as_asked_on_a_rising_clock():
     plays, not_run = engines.load_all(replace(settings.load(), device="CPU"), 2)
     assert {"helpers.generate", "optimum-intel generate"} <= set(plays) and not set(plays) & set(not_run)
