@@ -29,7 +29,8 @@ ALLOWED = {name: set(ROAD[:place]) for place, name in enumerate(ROAD)} | {
     "metrics": {*ROAD[: ROAD.index("checkpoint")], "load", "generate"},
     "checks": {*ROAD[: ROAD.index("chat")], "metrics"},
     "show": {"errors", "decode", "generate"},  # data types
-    "__main__": {*ROAD, "checks"},
+    "serve": {*ROAD[: ROAD.index("generate")], "decode"},
+    "__main__": {*ROAD, "checks", "serve"},
     "__init__": set(),
 }
 
@@ -66,7 +67,7 @@ def test_imports_run_one_way():
     [
         ("helpers.chat.box", ["matplotlib", "torch", "transformers", "optimum"]),
         ("helpers.chat.terminal", ["matplotlib", "torch", "transformers", "ipywidgets", "mistune"]),
-        ("helpers.__main__", ["matplotlib", "torch", "transformers", "openvino", "numpy"]),
+        ("helpers.__main__", ["matplotlib", "torch", "transformers", "openvino", "numpy", "ray", "fastapi"]),
     ],
 )
 def test_what_is_not_used_is_not_loaded(module, absent):

@@ -20,7 +20,13 @@ PROJECT_TEXT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 PROJECT = tomllib.loads(PROJECT_TEXT)["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 ALL = [Requirement(line) for line in sum(EXTRAS.values(), PROJECT["dependencies"])]
-INSTALLED = (*PROJECT["dependencies"], *EXTRAS["lab"], *EXTRAS["demo"], *EXTRAS["test"])  # by nox -s tests
+INSTALLED = (
+    *PROJECT["dependencies"],
+    *EXTRAS["lab"],
+    *EXTRAS["serve"],
+    *EXTRAS["demo"],
+    *EXTRAS["test"],
+)  # by nox -s tests
 TESTED = [Requirement(line) for line in INSTALLED]
 
 
