@@ -212,6 +212,10 @@ def chat(
     if server:
         from helpers.chat.remote import connect
 
+        others = {"--format": format, "--device": device, "--context-length": context_length, "--thinking": thinking}
+        if given := [name for name, value in others.items() if value is not None]:
+            raise TutorialError(f"{given[0]} cannot be used with --server.", "The server decides it.")
+
         conversation = connect(server, model, system=system, sampling=sampling, alternatives=None)
         conversation.max_new_tokens = max_new_tokens or conversation.max_new_tokens
     else:

@@ -52,8 +52,8 @@ def texts(words: list[str], **fields) -> list[bytes]:
 
 
 def ours(words=WORDS) -> list[bytes]:
-    """Tokens are coalesced under load; a comment while the request waits; the probability of the chosen token only."""
-    first = [b": waiting\n\n", sse(chunk({"role": "assistant", "content": ""}))]
+    """Tokens are coalesced under load; the probability of the chosen token only."""
+    first = [sse(chunk({"role": "assistant", "content": ""}))]
     both = {"content": logprobs(words[0])["content"] + logprobs(words[1])["content"]}
     rest = [sse(chunk({"content": word}, choice={"logprobs": logprobs(word)})) for word in words[2:]]
     texts = [sse(chunk({"content": words[0] + words[1]}, choice={"logprobs": both})), *rest]

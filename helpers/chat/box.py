@@ -249,7 +249,8 @@ class ChatBox(VBox):
         conversation = self.conversation
         if conversation is None:  # closed
             return
-        used = next((each.stats.context_tokens for each in reversed(conversation.messages) if each.stats), 0)
+        told = (each.stats for each in reversed(conversation.messages) if each.stats and each.stats.prompt_tokens)
+        used = next((stats.context_tokens for stats in told), 0)
         self.widget.show_messages(
             conversation.messages,
             status,

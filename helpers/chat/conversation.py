@@ -81,9 +81,9 @@ class Conversation:
             raise TutorialError("This model's chat template cannot switch thinking on or off.", "Leave it out.")
         self.thinking, self.tags = default if thinking is None else thinking, thought_tags(tok)
         self.model, self.tok, self.lookup, self._cache = model, tok, lookup, PromptCache(model)
-        self._start(system, sampling, max_new_tokens, alternatives, context_length or longest)
+        self._set_up(system, sampling, max_new_tokens, alternatives, context_length or longest)
 
-    def _start(self, system, sampling, max_new_tokens, alternatives, context_length) -> None:
+    def _set_up(self, system, sampling, max_new_tokens, alternatives, context_length) -> None:
         self.system, self.sampling, self.max_new_tokens = system, sampling, max_new_tokens
         self.alternatives, self.context_length = alternatives, context_length
         self.messages: list[Message] = []  # replaced at each change, never changed in place

@@ -208,7 +208,7 @@ def stats_line(stats: GenerationStats) -> str:
     if stats.prompt_tokens:
         cached = "" if stats.cached_tokens is None else f" ({stats.cached_tokens:,} cached)"
         parts.append(f"prompt {_tokens(stats.prompt_tokens)}{cached}")
-    if stats.context_length:
+    if stats.prompt_tokens and stats.context_length:
         parts.append(f"context {stats.context_tokens:,} of {stats.context_length:,}")
     reasons = {"max_new_tokens": "stopped at max_new_tokens", "context": "context full"}
     reasons |= {"stopped": "stopped", "error": "ended by an error"}

@@ -48,7 +48,7 @@ class RemoteConversation(Conversation):
         self._server = Server(url, api_key, timeout)
         self.model, self.server, self.tok, self.continues = model, self._server.name, Vocabulary(), continues
         self.thinking, self.tags = None, ("<think>", "</think>")
-        self._start(system, sampling, max_new_tokens, alternatives, None)
+        self._set_up(system, sampling, max_new_tokens, alternatives, None)
 
     def models(self) -> list[str]:
         """Return the names of the server's models."""
@@ -64,6 +64,9 @@ class RemoteConversation(Conversation):
         if kept and not self.continues:
             raise TutorialError("This server cannot continue an answer.", "Regenerate it, or send a message.")
         return RemoteAnswer(self, messages, kept)
+
+    def _prompt_ids(self, messages: Sequence[Message]) -> list[int]:
+        raise TutorialError("The prompt ids are known to the server only.", "conversation.messages has the texts.")
 
     def _with_system(self, messages: Sequence[Message]) -> list[dict[str, str]]:
         system = [{"role": "system", "content": self.system}] if self.system else []

@@ -97,6 +97,16 @@ def test_an_empty_message_is_not_sent(chat):
     expect(chat.button("Send")).to_be_visible()
 
 
+@pytest.mark.parametrize("chat", ["server"], indirect=True)
+def test_what_a_server_does_not_tell_is_left_out(chat):
+    chat.ask("one")
+    expect(chat.status).to_contain_text("prompt 30 tokens.")
+    expect(chat.root.get_by_role("meter", name="Context")).to_be_hidden()
+    expect(chat.button("X-ray")).to_be_hidden()
+    expect(chat.button("Continue")).to_be_hidden()
+    expect(chat.root.get_by_text("tiny · 127.0.0.1:")).to_be_visible()
+
+
 @both
 def test_an_earlier_message_can_be_edited(chat):
     chat.ask("one")

@@ -191,12 +191,16 @@ def test_tokens_are_counted_as_they_arrive_where_the_server_gives_no_usage(serve
 
 
 def test_the_context_length_is_asked_for_once(serve):
-    _, conversation = serve(vllm(), {"data": [{"id": "tiny", "max_model_len": 8192}]})
+    server, conversation = serve(vllm(), {"data": [{"id": "tiny", "max_model_len": 8192}]})
     ask(conversation)
     assert conversation.context_length == 8192
     answer = conversation.say("More")
     list(answer)
     assert stats_line(answer.stats).endswith("context 35 of 8,192")
+    box = ChatBox(conversation, keep=False)
+    server.reply = lambda _: [*texts(WORDS), sse(chunk({}, "stop"))]
+    box.submit("And without usage?")
+    assert box.wait(20) and "context" not in box.status and box.widget.context == [35, 8192]
 
 
 # The tree of versions, undo, saving and history are those of Conversation: each step does the same to both.
@@ -271,6 +275,7 @@ REFUSALS = {
     "429": (Refused(429, {"error": {"message": "busy"}}, Retry_After="7"), "Send the message again in 7 s."),
     "429 date": (Refused(429, {"error": {"message": "busy"}}, Retry_After="Fri, 31 Dec"), "again in a while."),
     "503": (Refused(503, {"error": {"message": "draining"}}), "The server is busy (503): draining"),
+    "503 Ray Serve": (Refused(503, b"draining", Content_Type="text/plain"), "is busy (503): Service Unavailable"),
     "400": (Refused(400, {"error": {"message": "top_p is 7", "param": "top_p"}}), "(400): top_p is 7"),
     "400 old vLLM": (Refused(400, {"object": "error", "message": "top_p is 7", "code": 400}), "(400): top_p is 7 400"),
     "422 FastAPI": (Refused(422, {"detail": [{"msg": "Field required"}]}), "Field required"),
@@ -563,6 +568,16 @@ def test_loopback_is_not_sent_to_a_proxy(serve, monkeypatch):
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9/")
     _, conversation = serve(vllm())
     assert ask(conversation) == TEXT
+
+
+def test_a_server_knows_the_prompt_and_decides_about_device_and_format(serve):
+    _, conversation = serve(vllm())
+    with pytest.raises(TutorialError, match="known to the server only"):
+        conversation.prompt()
+    for option in (["--device", "GPU"], ["--format", "int8"], ["--context-length", "99"], ["--no-thinking"]):
+        argv = [sys.executable, "-m", "helpers", "chat", "--server", "http://127.0.0.1:9", *option]
+        ran = subprocess.run(argv, cwd=ROOT, input="", capture_output=True, text=True)
+        assert ran.returncode == 1 and "cannot be used with --server" in ran.stderr
 
 
 def test_the_terminal_takes_it(serve, monkeypatch, capsys):
