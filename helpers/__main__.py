@@ -200,15 +200,28 @@ def chat(
     seed: Annotated[int | None, typer.Option(help="Makes sampling repeatable.")] = None,
     context_length: Annotated[int | None, typer.Option(help="In tokens; at most the model's.")] = None,
     thinking: Thinking = None,
+    server: Annotated[
+        str | None, typer.Option(help="Chat with a server that has OpenAI's API: its URL. Key: TUTORIAL_API_KEY.")
+    ] = None,
 ) -> None:
     """Chat with the model.  Ctrl-C stops an answer, /help lists the commands, /bye quits."""
     from helpers.chat import terminal
     from helpers.chat.history import History
 
-    choice = chosen(model=model, format=format, device=device)
     sampling = chosen_sampling(temperature=temperature, repetition_penalty=repetition_penalty, seed=seed)
-    options = {"system": system, "context_length": context_length, "thinking": thinking}
-    conversation = load_conversation(choice, sampling, max_new_tokens, **options)
+    if server:
+        from helpers.chat.remote import connect
+
+        others = {"--format": format, "--device": device, "--context-length": context_length, "--thinking": thinking}
+        if given := [name for name, value in others.items() if value is not None]:
+            raise TutorialError(f"{given[0]} cannot be used with --server.", "The server decides it.")
+
+        conversation = connect(server, model, system=system, sampling=sampling, alternatives=None)
+        conversation.max_new_tokens = max_new_tokens or conversation.max_new_tokens
+    else:
+        choice = chosen(model=model, format=format, device=device)
+        options = {"system": system, "context_length": context_length, "thinking": thinking}
+        conversation = load_conversation(choice, sampling, max_new_tokens, **options)
     conversation.history = History()
     terminal.run(conversation)
 

@@ -65,7 +65,8 @@ def test_imports_run_one_way():
 @pytest.mark.parametrize(
     "module, absent",
     [
-        ("helpers.chat.box", ["matplotlib", "torch", "transformers", "optimum"]),
+        ("helpers.chat.box", ["matplotlib", "torch", "transformers", "optimum", "openvino"]),
+        ("helpers.chat.remote", ["matplotlib", "torch", "transformers", "openvino", "ipywidgets"]),
         ("helpers.chat.terminal", ["matplotlib", "torch", "transformers", "ipywidgets", "mistune"]),
         ("helpers.__main__", ["matplotlib", "torch", "transformers", "openvino", "numpy", "ray", "fastapi"]),
     ],

@@ -585,6 +585,7 @@ class View {
     if (focused) this.input.focus();
     const [used, all] = this.model.get("context");
     Object.assign(this.meter, { max: all, value: used });
+    this.meter.parentElement.hidden = !all;  // a server may not tell it
     this.used.textContent = `${used.toLocaleString("en")} of ${all.toLocaleString("en")} tokens`;
   }
 

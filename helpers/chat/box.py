@@ -119,6 +119,8 @@ class ChatBox(VBox):
 
         The model must be on this disk: python -m helpers models.  The status says how long it took to load.
         """
+        if self.conversation.server:
+            raise TutorialError("This model runs on a server.", "Use conversation.use(name) for one that it has, too.")
         now = self._settings or project.load()
         found = [folder.name for folder in dict(project.on_disk()).get(name, ()) if folder.name in project.FORMATS]
         format = format or (now.format if now.format in found or not found else found[0])
@@ -247,13 +249,14 @@ class ChatBox(VBox):
         conversation = self.conversation
         if conversation is None:  # closed
             return
-        used = next((each.stats.context_tokens for each in reversed(conversation.messages) if each.stats), 0)
+        told = (each.stats for each in reversed(conversation.messages) if each.stats and each.stats.prompt_tokens)
+        used = next((stats.context_tokens for stats in told), 0)
         self.widget.show_messages(
             conversation.messages,
             status,
             [self.versions(number) for number in range(len(conversation.messages))],
             truncated_messages=conversation.truncated_messages,
-            context=[used, conversation.context_length],
+            context=[used, conversation.context_length or 0],
             can_undo=conversation.can_undo,
             last="" if conversation.messages else self._last(),
             busy=self.busy,
@@ -313,7 +316,9 @@ class ChatBox(VBox):
 
     @property
     def about(self) -> str:
-        """The model, its weight format, and the device, as the box names them."""
+        """The model, its weight format, and the device or the server, as the box names them."""
+        if self.conversation.server:
+            return f"{self.conversation.model} · {self.conversation.server}"
         chosen = self._settings
         return f"{chosen.model} · {chosen.format} · {chosen.device}" if chosen else ""
 
@@ -381,7 +386,7 @@ class AnswerSettings(VBox):
         names = []
         with suppress(TutorialError, OSError):  # of settings.toml, which has its own messages elsewhere
             found = [(name, folder.name) for name, folders in project.on_disk() for folder in folders]
-            names = [name for name in found if name[1] in project.FORMATS]
+            names = [name for name in found if name[1] in project.FORMATS and not self.conversation.server]
         now = (chosen.model, chosen.format) if chosen else None
         self._setting = True
         self.model.options = [(" · ".join(name), name) for name in dict.fromkeys([*names, *filter(None, [now])])]

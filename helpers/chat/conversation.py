@@ -56,6 +56,8 @@ class Conversation:
     different one, with what followed it.  Where there is a `history`, the conversation is kept there as it grows.
     """
 
+    server = ""  # the address of the server that runs the model, unless this process does
+
     def __init__(
         self,
         model,
@@ -78,13 +80,15 @@ class Conversation:
         if thinking is not None and default is None:
             raise TutorialError("This model's chat template cannot switch thinking on or off.", "Leave it out.")
         self.thinking, self.tags = default if thinking is None else thinking, thought_tags(tok)
-        self.model, self.tok, self.system, self.sampling = model, tok, system, sampling
-        self.max_new_tokens, self.alternatives, self.lookup = max_new_tokens, alternatives, lookup
-        self.context_length = context_length or longest
+        self.model, self.tok, self.lookup, self._cache = model, tok, lookup, PromptCache(model)
+        self._set_up(system, sampling, max_new_tokens, alternatives, context_length or longest)
+
+    def _set_up(self, system, sampling, max_new_tokens, alternatives, context_length) -> None:
+        self.system, self.sampling, self.max_new_tokens = system, sampling, max_new_tokens
+        self.alternatives, self.context_length = alternatives, context_length
         self.messages: list[Message] = []  # replaced at each change, never changed in place
         self.truncated_messages = 0
         self.prefill_progress = (0, 0)  # tokens of the prompt: in the KV cache, in all
-        self._cache = PromptCache(model)
         self._answer: Answer | None = None  # the most recent one, until it ends
         self._lock = RLock()  # held while messages are replaced, which any thread may do
         self._branches: list[Branch] = []  # what was shown before an edit or a switch, in this order
@@ -100,18 +104,18 @@ class Conversation:
 
     def say(self, text: str) -> Answer:
         """Return the answer to a new user message.  Raises TutorialError for a text that cannot be used."""
-        return Answer(self, [*self.messages, _user_message(text)])
+        return self._new_answer([*self.messages, _user_message(text)])
 
     def edit(self, number: int, text: str) -> Answer:
         """Return the answer to `text` in place of the user's message `number`; what followed that is a version."""
         self._require_message(number, "user")
-        return Answer(self, [*self.messages[:number], _user_message(text)])
+        return self._new_answer([*self.messages[:number], _user_message(text)])
 
     def regenerate(self) -> Answer:
         """Return a new answer to the last message; greedy or with a seed, and with reference settings, it is equal."""
         if not self.messages:
             raise TutorialError("There is no answer to regenerate.", "Send a message first.")
-        return Answer(self, self.messages[:-1])
+        return self._new_answer(self.messages[:-1])
 
     def resume(self) -> Answer:
         """Return the last answer continued, where max_new_tokens, Stop or an error has ended it.
@@ -122,7 +126,7 @@ class Conversation:
         if not message.tokens or message.stats and message.stats.finish_reason == "eos_token":
             why = "is complete" if message.tokens else "has no tokens to continue from"
             raise TutorialError(f"The last answer {why}.", "Send a message, or regenerate it.")
-        answer = Answer(self, self.messages[:-1], message.tokens)
+        answer = self._new_answer(self.messages[:-1], message.tokens)
         answer.extends, answer.max_new_tokens = True, answer.max_new_tokens + len(message.tokens)
         return answer
 
@@ -140,7 +144,10 @@ class Conversation:
             )
         changed = {"id": token_id, "probability": dict(token.alternatives)[token_id], "milliseconds": 0.0}
         chosen = replace(token, **changed, drafted=False)
-        return Answer(self, self.messages[:number], (*tokens[:position], chosen))
+        return self._new_answer(self.messages[:number], (*tokens[:position], chosen))
+
+    def _new_answer(self, messages: list[Message], kept: tuple = ()) -> Answer:
+        return Answer(self, messages, kept)
 
     def stop(self) -> None:
         """Stop the answer in progress after its next token; its text so far is kept."""
@@ -390,14 +397,7 @@ class Answer:
             found.append(
                 f"The context is full: the first {self.truncated_messages} messages are no longer in the prompt."
             )
-        prompt = self.conversation._with_system(self.messages[self.truncated_messages :])
-        for number in omitted_messages(self.conversation.tok, prompt):
-            found.append(
-                f"This model's chat template leaves out message {number}, with the role {prompt[number]['role']}. "
-                "Put its text into a different message."
-            )
-        if self.conversation.system and not has_system_role(self.conversation.tok):
-            found.append("This model has no system role: the system message is a part of the first user message.")
+        found += self._prompt_warnings()
         deterministic = self._sampling.temperature == 0 or self._sampling.seed is not None
         contents = [each.content for each in (*self.messages, message)]
         if deterministic and contents == [each.content for each in messages_before]:
@@ -405,6 +405,18 @@ class Answer:
         if self.conversation.history:
             found.append(self.conversation.history.problem)
         return [sentence for sentence in found if sentence]
+
+    def _prompt_warnings(self) -> list[str]:
+        """Return what the chat template did to the messages, a sentence each."""
+        prompt = self.conversation._with_system(self.messages[self.truncated_messages :])
+        found = [
+            f"This model's chat template leaves out message {number}, with the role {prompt[number]['role']}. "
+            "Put its text into a different message."
+            for number in omitted_messages(self.conversation.tok, prompt)
+        ]
+        if self.conversation.system and not has_system_role(self.conversation.tok):
+            found.append("This model has no system role: the system message is a part of the first user message.")
+        return found
 
     def __iter__(self) -> Iterator[str]:
         conversation = self.conversation
@@ -415,8 +427,7 @@ class Answer:
             self._begin()
             self._keep_so_far()
             yield from self._prefill()
-            texts = stream_decode(conversation.tok, self._token_ids())
-            for chunk, is_thought in split_thought(texts, conversation.tags, self._inside):
+            for chunk, is_thought in split_thought(self._texts(), conversation.tags, self._inside):
                 if is_thought or self.thinking:  # its last token is that before the answer's first
                     self._thought_tokens = len(self.tokens) - (not is_thought)
                 self.thinking = is_thought
@@ -439,12 +450,7 @@ class Answer:
     def _begin(self) -> None:
         """Make the prompt, and replace the conversation's messages by those that are answered."""
         conversation, (messages_before, _) = self.conversation, self._before
-        kept = [token.id for token in self.tokens]
-        if max(kept, default=0) >= vocabulary_size(conversation.model.config):  # of a file
-            raise TutorialError("The answer has tokens that are not in the model's vocabulary.", "Edit the question.")
-        ids, self.truncated_messages = conversation._truncate_to_context(self.messages, len(kept), self._stop.is_set)
-        self._ids = ids + kept  # the latter are prefilled, too
-        self._inside = conversation.tok.decode(ids[-16:]).rstrip().endswith(conversation.tags[0])
+        self._make_prompt()
         removes = self.messages[: len(messages_before)] != messages_before
         with conversation._lock:
             if conversation.messages is not messages_before:  # by load, clear, or an answer that was used first
@@ -453,6 +459,15 @@ class Answer:
                 conversation._keep_branch()
             conversation._undo = (*self._before, conversation._branches, "") if removes else None
             conversation.messages, conversation.truncated_messages = self.messages, self.truncated_messages
+
+    def _make_prompt(self) -> None:
+        """Make the prompt, without messages that do not fit.  Raises TutorialError; then nothing has changed."""
+        conversation, kept = self.conversation, [token.id for token in self.tokens]
+        if max(kept, default=0) >= vocabulary_size(conversation.model.config):  # of a file
+            raise TutorialError("The answer has tokens that are not in the model's vocabulary.", "Edit the question.")
+        ids, self.truncated_messages = conversation._truncate_to_context(self.messages, len(kept), self._stop.is_set)
+        self._ids = ids + kept  # the latter are prefilled, too
+        self._inside = conversation.tok.decode(ids[-16:]).rstrip().endswith(conversation.tags[0])
 
     def _keep_so_far(self) -> None:
         """Write the answer so far to the history, as one that was stopped, which it is if this process is killed."""
@@ -466,6 +481,10 @@ class Answer:
             self.conversation.prefill_progress = progress
             self._cached_tokens = progress[0] if self._cached_tokens is None else self._cached_tokens
             yield ""
+
+    def _texts(self) -> Iterator[str]:
+        """Yield the text of the answer as it grows; in the end set finish_reason."""
+        return stream_decode(self.conversation.tok, self._token_ids())
 
     def _token_ids(self) -> Iterator[int]:
         """Yield the kept ids, then new ones as they are generated; in the end set finish_reason."""

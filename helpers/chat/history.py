@@ -41,7 +41,7 @@ class History:
     """
 
     def __init__(self, folder: Path | str | None = None) -> None:
-        self.folder = Path(folder or os.environ.get(VARIABLE) or ROOT / "conversations")
+        self.folder = Path(folder or os.environ.get(VARIABLE) or ROOT / "conversations").expanduser()
         self.name, self.problem, self.due = "", "", 0.0
         self._stamp, self._lock = None, RLock()
 

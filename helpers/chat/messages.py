@@ -159,8 +159,10 @@ def _message(entry: dict, same_tokenizer: bool) -> Message:
 
 def _stats(entry: dict) -> GenerationStats:
     stats = GenerationStats(**entry)
-    for name in ("prompt_tokens", "cached_tokens", "new_tokens", "context_length"):
+    for name in ("prompt_tokens", "new_tokens"):
         _count(entry[name])
+    for name in ("cached_tokens", "context_length"):  # which a server may not tell
+        _count(0 if entry[name] is None else entry[name])
     _count(stats.thought_tokens), _count(stats.drafted_tokens)
     for milliseconds in (stats.ttft_ms, stats.tpot_ms):
         _number(0 if milliseconds is None else milliseconds)
@@ -195,7 +197,7 @@ def to_markdown(system: str, messages: Sequence[Message]) -> str:
 
 
 def stats_line(stats: GenerationStats) -> str:
-    """Return the statistics of an answer in one line."""
+    """Return the statistics of an answer in one line, without those that a server has not told."""
     parts = [_tokens(stats.new_tokens) + (f", {stats.thought_tokens:,} of a thought" if stats.thought_tokens else "")]
     if stats.ttft_ms is not None:
         parts.append(f"first token {_seconds(stats.ttft_ms)}")
@@ -203,8 +205,11 @@ def stats_line(stats: GenerationStats) -> str:
         parts.append(f"{_rate(stats.tpot_ms)} tokens/s")
     if stats.drafted_tokens:
         parts.append(f"{stats.tokens_per_pass:.1f} tokens per pass")
-    parts.append(f"prompt {_tokens(stats.prompt_tokens)} ({stats.cached_tokens:,} cached)")
-    parts.append(f"context {stats.context_tokens:,} of {stats.context_length:,}")
+    if stats.prompt_tokens:
+        cached = "" if stats.cached_tokens is None else f" ({stats.cached_tokens:,} cached)"
+        parts.append(f"prompt {_tokens(stats.prompt_tokens)}{cached}")
+    if stats.prompt_tokens and stats.context_length:
+        parts.append(f"context {stats.context_tokens:,} of {stats.context_length:,}")
     reasons = {"max_new_tokens": "stopped at max_new_tokens", "context": "context full"}
     reasons |= {"stopped": "stopped", "error": "ended by an error"}
     return " · ".join([*parts, *filter(None, [reasons.get(stats.finish_reason)])])

@@ -9,8 +9,10 @@ from chat_page import ChatPage, Guard
 from playwright.sync_api import Error, sync_playwright
 from servers import jupyterlab, voila
 
-SETUP = "from helpers.chat.box import ChatBox\nfrom fakes import fake_conversation"
+SETUP = "from helpers.chat.box import ChatBox\nfrom fakes import fake_conversation\n"
+SETUP += "from openai_servers import remote_conversation"
 BOX = "box = ChatBox(fake_conversation(rate=40))\nbox"
+BOXES = {"model": BOX, "server": BOX.replace("fake", "remote")}
 
 
 def write_notebook(path, *cells: str) -> None:
@@ -78,9 +80,9 @@ def lab(new_page, lab_server):
 
 
 @pytest.fixture
-def chat(lab):
+def chat(request, lab):
     """That notebook with a new, empty chat box.  Afterwards nothing has been loaded from anywhere else."""
-    lab.new_box(BOX)
+    lab.new_box(BOXES[getattr(request, "param", "model")])
     yield lab
     lab.guard.check()
 

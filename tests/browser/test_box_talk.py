@@ -20,7 +20,10 @@ STOPPED = """new Promise(tell => {
     look()
 })"""
 
+both = pytest.mark.parametrize("chat", ["model", "server"], indirect=True)
 
+
+@both
 def test_an_answer_grows_and_what_stands_stays(chat):
     chat.say("long")
     answer = chat.answers.last
@@ -36,6 +39,7 @@ def test_an_answer_grows_and_what_stands_stays(chat):
     chat.wait()
 
 
+@both
 @pytest.mark.parametrize("how", ["button", "Escape"])
 def test_stop_ends_the_answer_and_keeps_what_there_is(chat, how):
     chat.say("long")
@@ -93,6 +97,17 @@ def test_an_empty_message_is_not_sent(chat):
     expect(chat.button("Send")).to_be_visible()
 
 
+@pytest.mark.parametrize("chat", ["server"], indirect=True)
+def test_what_a_server_does_not_tell_is_left_out(chat):
+    chat.ask("one")
+    expect(chat.status).to_contain_text("prompt 30 tokens.")
+    expect(chat.root.get_by_role("meter", name="Context")).to_be_hidden()
+    expect(chat.button("X-ray")).to_be_hidden()
+    expect(chat.button("Continue")).to_be_hidden()
+    expect(chat.root.get_by_text("tiny · 127.0.0.1:")).to_be_visible()
+
+
+@both
 def test_an_earlier_message_can_be_edited(chat):
     chat.ask("one")
     chat.ask("two")
@@ -111,6 +126,7 @@ def test_an_earlier_message_can_be_edited(chat):
     assert chat.kernel("[message.content for message in box.conversation.messages]") == ["three", "three"]
 
 
+@both
 def test_an_answer_can_be_had_again(chat):
     chat.ask("say it again")
     last = "box.conversation.messages[-1]"
@@ -123,6 +139,7 @@ def test_an_answer_can_be_had_again(chat):
     assert chat.kernel(f"({last}.role, id({last}) != {first})") == ("assistant", True)
 
 
+@both
 def test_an_error_is_shown_and_the_next_message_works(chat):
     chat.ask("boom")
     expect(chat.status).to_contain_text("the model went away")
@@ -154,6 +171,7 @@ def one_at_a_time(lab):
     lab.reload()
 
 
+@both
 def test_it_answers_and_stops_while_another_cell_runs(chat, busy):
     chat.say("long")
     expect(chat.answers).to_contain_text("word10")
@@ -189,6 +207,7 @@ def test_export_is_the_conversation_as_markdown(chat):
     assert text == chat.kernel("box.export()") and "```python" in text
 
 
+@both
 def test_clear_and_undo(chat):
     chat.ask("one")
     chat.button("Clear").click()
@@ -201,6 +220,7 @@ def test_clear_and_undo(chat):
     assert chat.kernel("len(box.conversation.messages)") == 4
 
 
+@both
 def test_a_reload_brings_the_history_back(chat):
     chat.ask("code")
     html = chat.answers.inner_html()
@@ -211,6 +231,7 @@ def test_a_reload_brings_the_history_back(chat):
     expect(chat.answers.last).to_have_text("still here?")
 
 
+@both
 def test_two_views_stay_in_step(chat):
     chat.run_cell(2, "box")
     one, two = Box(chat.cell(1)), Box(chat.cell(2))

@@ -39,6 +39,11 @@ def names(folder):
     return [entry.name for entry in History(folder).entries()]
 
 
+def test_the_folder_may_be_in_the_home(monkeypatch):
+    monkeypatch.setenv("TUTORIAL_CONVERSATIONS", "~/conversations")
+    assert History().folder == Path.home() / "conversations"
+
+
 def test_a_conversation_is_kept_as_it_grows(folder):
     conversation = kept(folder, WORDS)
     assert names(folder) == [] and not folder.exists(), "nothing is written before the first message"

@@ -134,11 +134,13 @@ def at(table, place, value):
 
 ANSWER, TOKEN_0 = ("messages", 1), ("messages", 1, "tokens", 0)
 COUNT = [0, 2**31 - 1], [-1, 2**31, 1.0, True, "1", None]
+UNTOLD = [*COUNT[0], None], COUNT[1][:-1]  # by a server
 MEASURE = [0, 0.0, 7, 1e300], [-1e-9, float("inf"), float("nan"), True, "1"]
 TEXT = ["", "日本"], [7, None, ["Hello"], "half a pair \ud83d"]
 USER, ASSISTANT = (json.loads(json.dumps(asdict(message))) for message in CONVERSATION)
 VALUES = {  # of each place in a file: valid and invalid ones
-    **{(*ANSWER, "stats", name): COUNT for name in ("prompt_tokens", "cached_tokens", "new_tokens", "context_length")},
+    **{(*ANSWER, "stats", name): COUNT for name in ("prompt_tokens", "new_tokens")},
+    **{(*ANSWER, "stats", name): UNTOLD for name in ("cached_tokens", "context_length")},
     (*TOKEN_0, "id"): COUNT,
     (*TOKEN_0, "alternatives", 1, 0): COUNT,
     (*TOKEN_0, "alternatives", 1, 1): MEASURE,
