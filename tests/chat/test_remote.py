@@ -397,18 +397,21 @@ def test_stop_before_the_request_sends_none(serve):
 
 def test_an_answer_that_is_abandoned_closes_its_connection(serve):
     server, conversation = serve([*texts(WORDS[:2]), WAIT])
-    for _ in conversation.say("Hello"):
+    answer = conversation.say("Hello")
+    for _ in answer:
         break
-    assert server.closed.wait(20)
+    assert server.closed.wait(20) and answer.finish_reason == "stopped", "although the answer still exists"
     assert contents(conversation) == ["Hello", "One"]
     assert conversation.messages[-1].stats.finish_reason == "stopped"
 
 
-def test_the_oldest_messages_are_left_out_when_the_server_says_that_the_context_is_full(serve):
+@pytest.mark.parametrize("in_stream", [False, True], ids=["status 400", "in the stream, as LM Studio"])
+def test_the_oldest_messages_are_left_out_when_the_server_says_that_the_context_is_full(serve, in_stream):
     def reply(body):
         if len(body["messages"]) > 5:
             said = "This model's maximum context length is 50 tokens. However, your messages have 99."
-            return Refused(400, {"error": {"message": said, "code": 400}})
+            error = {"error": {"message": said, "code": 400}}
+            return [b"event: error\n", sse(error)] if in_stream else Refused(400, error)
         return [*texts([body["messages"][-1]["content"]]), sse(chunk({}, "stop")), DONE]
 
     server, conversation = serve(reply)
