@@ -144,7 +144,7 @@ def tests(session: nox.Session) -> None:
 
     After --: --no-browser skips the browser tests; other arguments go to the unit tests' pytest.
     """
-    install(session, "lab", "demo", "test")
+    install(session, "lab", "serve", "demo", "test")
     browser = "--no-browser" not in session.posargs
     posargs = [argument for argument in session.posargs if argument != "--no-browser"]
     timed(session, "fetch", *HELPERS, "fetch", env=EMBEDDED)
@@ -170,7 +170,7 @@ def tests(session: nox.Session) -> None:
 @session
 def weekly(session: nox.Session) -> None:
     """Run what is slow and seldom breaks: page 09 strictly, all notebooks on the tiny Phi-3, solutions, slow faults."""
-    install(session, "lab", "demo", "test")
+    install(session, "lab", "serve", "demo", "test")
     session.run(*HELPERS, "export", env=EMBEDDED)
     run_strict(session, "page 09, strict, no network", [path for path in NOTEBOOKS if COMPRESS in path])
     pytest = (PYTHON, "-m", "pytest", "-q", "-m", "weekly", "--durations=15")
@@ -185,7 +185,7 @@ def weekly(session: nox.Session) -> None:
 @session
 def screenshots(session: nox.Session) -> None:
     """Take the README's pictures of the chat box, with answers of the embedded model."""
-    install(session, "lab", "demo", "test")
+    install(session, "lab", "serve", "demo", "test")
     session.run(PYTHON, "tests/browser/browsers.py")
     session.run(*HELPERS, "export", env=EMBEDDED)
     session.run(PYTHON, "-m", "pytest", "-q", "tests/browser/screenshots.py", env=EMBEDDED)
@@ -194,7 +194,7 @@ def screenshots(session: nox.Session) -> None:
 @session
 def lint(session: nox.Session) -> None:
     """Check the style of the Python files."""
-    install(session, "lab", "demo", "test")  # as tests, which follows: one installation for both
+    install(session, "lab", "serve", "demo", "test")  # as tests, which follows: one installation for both
     session.run(PYTHON, "-m", "ruff", "check", ".")
     session.run(PYTHON, "-m", "ruff", "format", "--check", ".")
 
@@ -278,7 +278,7 @@ def defaults(session: nox.Session) -> None:
 @session
 def constraints(session: nox.Session) -> None:
     """Upgrade this environment to what pyproject.toml (and what follows --) allows, and write constraints.txt."""
-    extras = ("lab", "demo", "test", "mutants")
+    extras = ("lab", "serve", "demo", "test", "mutants")
     install(session, *extras)
     wanted = f".[{','.join(extras)}]"
     session.run(PYTHON, "-m", "pip", "install", "--upgrade", "--editable", wanted, *session.posargs)

@@ -1,4 +1,4 @@
-"""Run the tutorial's steps from a terminal: python -m helpers doctor | models | fetch | export | check | ask | chat."""
+"""Run the tutorial's steps from a terminal: doctor, models, fetch, export, check, ask, chat, serve."""
 
 import errno
 import io
@@ -224,6 +224,44 @@ def chat(
         conversation = load_conversation(choice, sampling, max_new_tokens, **options)
     conversation.history = History()
     terminal.run(conversation)
+
+
+@app.command()
+def serve(
+    model: Model = None,
+    format: Format = None,
+    device: Device = None,
+    host: Annotated[str, typer.Option(help="Another address than loopback needs --api-key too.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    api_key: Annotated[
+        str | None, typer.Option(envvar="TUTORIAL_API_KEY", show_envvar=True, help="Made and printed unless given.")
+    ] = None,
+    replicas: Annotated[int, typer.Option(min=1, help="Processes with the model; requests are spread.")] = 1,
+    address: Annotated[str | None, typer.Option(help="Of a Ray cluster that runs: auto, or host:port.")] = None,
+    cache_gb: Annotated[int, typer.Option(min=1, help="KV cache of a replica, in GB.")] = 1,
+    print_ovms: Annotated[bool, typer.Option("--print-ovms", help="Print commands for OpenVINO Model Server.")] = False,
+) -> None:
+    """Serve the model to many people, with the OpenAI API.  Ctrl-C ends it after the answers that have begun."""
+    import secrets
+
+    choice = chosen(model=model, format=format, device=device)
+    if print_ovms:
+        from helpers.serve.ovms import commands
+
+        return print(commands(choice, port, cache_gb))
+    if api_key is not None and len(api_key) < 16:
+        raise TutorialError("The API key is shorter than 16 characters.", "Leave it out; a key is then made.")
+    if host not in ("127.0.0.1", "localhost", "::1") and not api_key:
+        hint = "Say both: --host and --api-key.  There is no TLS: put a proxy in front outside of a trusted network."
+        raise TutorialError(f"{host} can be reached from other machines, and no API key was given.", hint)
+    from helpers.serve.cluster import serve
+    from helpers.serve.engine import Limits
+
+    key = api_key or secrets.token_urlsafe(32)
+    if not api_key:
+        print(f"API key: {key}")
+    print(f"Starting; then http://{host}:{port}/v1 serves {choice.model}.", flush=True)
+    serve(choice, key, host, port, replicas, address, Limits(cache_gb=cache_gb))
 
 
 def prepare_streams() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache, partial
 from os.path import commonprefix
@@ -20,7 +21,7 @@ def stream_decode(tok, ids: Iterable[int], skip_special_tokens: bool = True, sto
 
     With `stop` strings, the text ends before the first one that is complete, and no more ids are requested.  Text that
     may be the start of one is held back.  Raises TutorialError for a `stop` that is not a list of non-empty strings,
-    and during the iteration for a value that is not an id.
+    and during the iteration for a value that is not an id.  None among `ids` yields None, for StreamDecoder.
     """
     if isinstance(stop, str) or not all(isinstance(word, str) and word for word in stop):
         raise TutorialError(f"stop cannot be {stop!r}.", 'Use a list of non-empty strings: ["…"].')
@@ -31,13 +32,43 @@ def stream_decode(tok, ids: Iterable[int], skip_special_tokens: bool = True, sto
     return _stop_at(stop, _clean_up(tok, _decode_incrementally(tok, decode, ids, skip_special_tokens)))
 
 
-def _clean_up(tok, texts: Iterable[str]) -> Iterator[str]:
+class StreamDecoder:
+    """stream_decode for ids that arrive from elsewhere: a server cannot wait in an iterator."""
+
+    def __init__(self, tok, stop: Sequence[str] = ()) -> None:
+        self._ids, self._last = deque(), False
+        self._texts = stream_decode(tok, iter(self._take, StopIteration), stop=stop)
+        self.taken, self.ended = 0, False  # how many ids were decoded; whether the text is complete
+
+    def push(self, ids: Iterable[int], last: bool = False) -> str:
+        """Return the text that is certain with `ids`; after the `last` ones, or a stop string, the text is complete."""
+        self._ids.extend(ids)
+        self._last = last
+        text = ""
+        for piece in self._texts:
+            if piece is None:
+                return text
+            text += piece
+        self.ended = True
+        return text
+
+    def _take(self):
+        if not self._ids:
+            return StopIteration if self._last else None
+        self.taken += 1
+        return self._ids.popleft()
+
+
+def _clean_up(tok, texts: Iterable[str | None]) -> Iterator[str | None]:
     """Yield what tok.clean_up_tokenization makes of `texts`, which removes spaces, as the one in "it 's" or "x !".
 
     It looks at a few characters from a space on, so the text from the first space of the last 8 on may still change.
     """
     text, yielded = "", 0
     for piece in texts:
+        if piece is None:
+            yield None
+            continue
         text += piece
         space = text.find(" ", max(0, len(text) - 8))
         settled = text if space < 0 else text[:space]
@@ -57,6 +88,9 @@ def _decode_incrementally(tok, decode: Callable, ids: Iterable[int], skip_specia
     special = {index for index, token in tok.added_tokens_decoder.items() if token.special}
     window, yielded = [], 0  # `yielded` characters of the window's text
     for index in ids:
+        if index is None:
+            yield None
+            continue
         (index,) = check_token_ids([index])
         token = tok.convert_ids_to_tokens(index)
         if token is None or skip_special_tokens and index in special:  # tok.decode leaves out both
@@ -75,6 +109,9 @@ def _stop_at(stop: Sequence[str], texts: Iterable[str]) -> Iterator[str]:
     """Yield non-empty `texts` up to the stop string that is completed first; of several that end there, the longest."""
     held = ""
     for text in texts:
+        if text is None:
+            yield None
+            continue
         held += text
         if found := [(start + len(word), start) for word in stop if (start := held.find(word)) >= 0]:
             held = held[: min(found)[1]]

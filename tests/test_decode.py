@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from helpers import settings
 from helpers.checkpoint.random_weights import phi3_tokenizer
-from helpers.decode import stream_decode, token_label
+from helpers.decode import StreamDecoder, stream_decode, token_label
 from helpers.errors import TutorialError
 
 more = effort(max_examples=120)
@@ -137,6 +137,17 @@ def test_no_id_is_requested_after_a_stop_string(tok):
     assert "".join(stream_decode(tok, stream, stop=["Two"])) == "One. "
     rest = tok.decode(list(stream))
     assert "Three" in rest and "Two" not in rest
+
+
+@given(text=st.text(max_size=60), stop=st.text(max_size=3), sizes=st.lists(st.integers(0, 5)))
+def test_ids_that_are_pushed_give_the_text_of_the_stream(tok, text, stop, sizes):
+    ids, stop = tok(text)["input_ids"], [stop] if stop else []
+    decoder, pushed, left = StreamDecoder(tok, stop), "", list(ids)
+    for size in sizes:
+        pushed += decoder.push(left[:size])
+        del left[:size]
+    assert decoder.taken == len(ids) - len(left) or decoder.ended
+    assert pushed + decoder.push(left, last=True) == "".join(stream_decode(tok, ids, stop=stop)) and decoder.ended
 
 
 def test_the_possible_start_of_a_stop_string_is_held_back_until_the_end(tok):

@@ -23,15 +23,19 @@ ROAD = [
     "decode",
     "chat",
 ]
-ALLOWED = {name: set(ROAD[:place]) for place, name in enumerate(ROAD)} | {
-    "lesson": {"errors"},
-    "settings_form": {*ROAD[: ROAD.index("export")], "load"},
-    "metrics": {*ROAD[: ROAD.index("checkpoint")], "load", "generate"},
-    "checks": {*ROAD[: ROAD.index("chat")], "metrics"},
-    "show": {"errors", "decode", "generate"},  # data types
-    "__main__": {*ROAD, "checks"},
-    "__init__": set(),
-}
+ALLOWED = (
+    {name: set(ROAD[:place]) for place, name in enumerate(ROAD)}
+    | {
+        "lesson": {"errors"},
+        "settings_form": {*ROAD[: ROAD.index("export")], "load"},
+        "metrics": {*ROAD[: ROAD.index("checkpoint")], "load", "generate"},
+        "checks": {*ROAD[: ROAD.index("chat")], "metrics"},
+        "show": {"errors", "decode", "generate"},  # data types
+        "serve": {*ROAD[: ROAD.index("generate")], "decode"},
+        "__main__": {*ROAD, "checks", "serve"},
+        "__init__": set(),
+    }
+)
 
 
 def room(module: str) -> str:
@@ -67,7 +71,7 @@ def test_imports_run_one_way():
         ("helpers.chat.box", ["matplotlib", "torch", "transformers", "optimum", "openvino"]),
         ("helpers.chat.remote", ["matplotlib", "torch", "transformers", "openvino", "ipywidgets"]),
         ("helpers.chat.terminal", ["matplotlib", "torch", "transformers", "ipywidgets", "mistune"]),
-        ("helpers.__main__", ["matplotlib", "torch", "transformers", "openvino", "numpy"]),
+        ("helpers.__main__", ["matplotlib", "torch", "transformers", "openvino", "numpy", "ray", "fastapi"]),
     ],
 )
 def test_what_is_not_used_is_not_loaded(module, absent):

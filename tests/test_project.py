@@ -21,7 +21,13 @@ PROJECT = tomllib.loads(PROJECT_TEXT)["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 ALL = [Requirement(line) for line in sum(EXTRAS.values(), PROJECT["dependencies"])]
 GROUPS = [*map(Requirement, sum(tomllib.loads(PROJECT_TEXT)["dependency-groups"].values(), []))]
-INSTALLED = (*PROJECT["dependencies"], *EXTRAS["lab"], *EXTRAS["demo"], *EXTRAS["test"])  # by nox -s tests
+INSTALLED = (
+    *PROJECT["dependencies"],
+    *EXTRAS["lab"],
+    *EXTRAS["serve"],
+    *EXTRAS["demo"],
+    *EXTRAS["test"],
+)  # by nox -s tests
 TESTED = [Requirement(line) for line in INSTALLED]
 
 

@@ -97,7 +97,7 @@ def test_an_empty_message_is_not_sent(chat):
     expect(chat.button("Send")).to_be_visible()
 
 
-@pytest.mark.parametrize("chat", ["server"], indirect=True)
+@pytest.mark.parametrize("chat", ["script"], indirect=True)
 def test_what_a_server_does_not_tell_is_left_out(chat):
     chat.ask("one")
     expect(chat.status).to_contain_text("prompt 30 tokens.")
@@ -139,7 +139,7 @@ def test_an_answer_can_be_had_again(chat):
     assert chat.kernel(f"({last}.role, id({last}) != {first})") == ("assistant", True)
 
 
-@both
+@pytest.mark.parametrize("chat", ["model", "script"], indirect=True)
 def test_an_error_is_shown_and_the_next_message_works(chat):
     chat.ask("boom")
     expect(chat.status).to_contain_text("the model went away")

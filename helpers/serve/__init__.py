@@ -1,0 +1,1 @@
+"""One model for many people: an OpenAI-compatible server around OpenVINO GenAI's continuous batching."""

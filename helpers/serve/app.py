@@ -1,0 +1,304 @@
+"""HTTP → requests to the engine: the OpenAI API's chat completions, and an error in its shape for everything else."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import time
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Annotated, Literal
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.exceptions import HTTPException
+
+from helpers.decode import StreamDecoder, token_bytes
+from helpers.errors import TutorialError
+from helpers.serve.engine import Engine, EngineError, EngineFull, Generation
+from helpers.tokenize import prompt_ids
+
+UNSUPPORTED = ("tools", "functions", "logit_bias", "audio", "prediction", "web_search_options")
+CODES = {404: "not_found", 405: "method_not_allowed", 503: "unavailable"}
+
+
+class ApiError(Exception):
+    """An error as the OpenAI API reports it."""
+
+    def __init__(self, status: int, code: str, message: str, param: str | None = None, **headers: str) -> None:
+        kind = "server_error" if status >= 500 else "rate_limit_error" if status == 429 else "invalid_request_error"
+        self.status, self.headers = status, {name.replace("_", "-"): value for name, value in headers.items()}
+        self.body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow", protected_namespaces=())
+
+
+class Part(Strict):
+    type: Literal["text"]
+    text: str
+
+
+class Message(Strict):
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[Part]
+
+    def plain(self) -> dict[str, str]:
+        text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+        return {"role": self.role.replace("developer", "system"), "content": text}
+
+
+StopString = Annotated[str, Field(min_length=1, max_length=100)]
+
+
+class ChatRequest(Strict):
+    """The body of a request.  null and a missing field mean the same; fields of other servers are ignored."""
+
+    model: str
+    messages: list[Message] = Field(min_length=1)
+    stream: bool | None = None
+    stream_options: dict | None = None
+    max_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, gt=0, le=1)
+    top_k: int | None = Field(None, ge=1, le=2**31)  # this and the next two are no part of OpenAI's API
+    min_p: float | None = Field(None, ge=0, lt=1)
+    repetition_penalty: float | None = Field(None, gt=0, le=10)
+    frequency_penalty: float | None = Field(None, ge=-2, le=2)
+    presence_penalty: float | None = Field(None, ge=-2, le=2)
+    seed: int | None = None
+    stop: StopString | Annotated[list[StopString], Field(max_length=4)] | None = None
+    n: Literal[1] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Literal[0] | None = None  # the engine gives the log probability of the chosen token only
+    response_format: dict[str, Literal["text"]] | None = None
+    chat_template_kwargs: dict | None = None  # as vLLM has it: {"enable_thinking": false}
+
+    def options(self, new_tokens: int) -> dict:
+        """Return the arguments of a GenerationConfig."""
+        names = ["repetition_penalty", "frequency_penalty", "presence_penalty"]
+        options = {"max_new_tokens": new_tokens, "logprobs": int(bool(self.logprobs)), "do_sample": False}
+        if temperature := 1.0 if self.temperature is None else self.temperature:
+            seed = secrets.randbits(32) if self.seed is None else self.seed % 2**32
+            options |= {"do_sample": True, "temperature": temperature, "rng_seed": seed}
+            names += ["top_p", "top_k", "min_p"]
+        return options | {name: value for name in names if (value := getattr(self, name)) is not None}
+
+
+class Metrics:
+    """What /metrics reports of this process."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.registry = registry = CollectorRegistry()
+        self.answers = Counter("chat_requests", "Requests by the status of their answer", ["status"], registry=registry)
+        self.tokens = Counter("chat_tokens", "Tokens of prompts and of answers", ["kind"], registry=registry)
+        self.ttft = Histogram("chat_ttft_seconds", "Time to the first token", registry=registry)
+        gauges = {
+            "chat_in_progress": lambda: engine.in_progress,
+            "chat_running": lambda: engine.running,
+            "chat_kv_cache_percent": lambda: engine.cache_percent,
+        }
+        for name, value in gauges.items():
+            Gauge(name, name.replace("_", " "), registry=registry).set_function(value)
+
+
+class Answer:
+    """One answer in progress, as OpenAI's objects."""
+
+    def __init__(self, engine: Engine, request: ChatRequest, ids: list[int], generation: Generation, metrics) -> None:
+        self.request, self.generation, self.metrics, self.tok = request, generation, metrics, engine.tok
+        self.decoder = StreamDecoder(
+            engine.tok, [request.stop] if isinstance(request.stop, str) else request.stop or ()
+        )
+        self.prompt_tokens, self.finish_reason, self.special = len(ids), None, set(engine.tok.all_special_ids)
+        self.head = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": request.model}
+
+    async def pieces(self) -> AsyncIterator[tuple[str, list[dict]]]:
+        """Yield the text of new tokens, and their log probabilities if they were asked for."""
+        async for ids, log_probs in self.generation:
+            if not (before := self.decoder.taken):
+                self.metrics.ttft.observe(time.monotonic() - self.generation.started)
+            text = self.decoder.push(ids)
+            new = ids[: self.decoder.taken - before] if self.request.logprobs else ()
+            pairs = zip(new, log_probs, strict=False)
+            yield text, [self._log_prob(*pair) for pair in pairs if pair[0] not in self.special]
+            if self.decoder.ended:  # by a stop string
+                self.finish_reason = "stop"
+                break
+        else:
+            self.finish_reason = self.generation.finish_reason
+            yield self.decoder.push([], last=True), []
+        self.generation.close()
+        self.metrics.tokens.labels("prompt").inc(self.prompt_tokens)
+        self.metrics.tokens.labels("answer").inc(self.decoder.taken)
+
+    def _log_prob(self, index: int, value: float) -> dict:
+        data = token_bytes(self.tok, index)
+        return {"token": data.decode(errors="replace"), "logprob": value, "bytes": list(data), "top_logprobs": []}
+
+    def usage(self) -> dict[str, int]:
+        counts = {"prompt_tokens": self.prompt_tokens, "completion_tokens": self.decoder.taken}
+        return counts | {"total_tokens": sum(counts.values())}
+
+    async def whole(self) -> dict:
+        """Return the chat.completion object."""
+        pieces = [piece async for piece in self.pieces()]
+        log_probs = {"content": sum((found for _, found in pieces), [])} if self.request.logprobs else None
+        message = {"role": "assistant", "content": "".join(text for text, _ in pieces)}
+        choice = {"index": 0, "message": message, "logprobs": log_probs, "finish_reason": self.finish_reason}
+        return self.head | {"object": "chat.completion", "choices": [choice], "usage": self.usage()}
+
+    async def events(self) -> AsyncIterator[str]:
+        """Yield the chat.completion.chunk objects as server-sent events.  After an error there is no [DONE]."""
+
+        def event(**fields) -> str:
+            return f"data: {json.dumps(self.head | {'object': 'chat.completion.chunk'} | fields)}\n\n"
+
+        def chunk(delta: dict, log_probs: list[dict], reason: str | None = None) -> str:
+            choice = {"index": 0, "delta": delta, "logprobs": {"content": log_probs} if log_probs else None}
+            return event(choices=[choice | {"finish_reason": reason}])
+
+        role = {"role": "assistant"}
+        try:
+            async for text, log_probs in self.pieces():
+                if text or log_probs or role:
+                    yield chunk(role | {"content": text}, log_probs)
+                    role = {}
+            yield chunk({}, [], self.finish_reason)
+            if (self.request.stream_options or {}).get("include_usage"):
+                yield event(choices=[], usage=self.usage())
+            yield "data: [DONE]\n\n"
+        except EngineError as error:
+            yield f"data: {json.dumps(ApiError(500, 'internal_error', str(error)).body)}\n\n"
+
+
+class EventStream(StreamingResponse):
+    """Server-sent events of one answer, whose slot is freed however the response ends."""
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(answer.events(), media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+        self.generation = answer.generation
+
+    async def __call__(self, scope, receive, send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self.generation.close()
+
+
+def create_app(engine: Engine, api_key: str) -> FastAPI:
+    """Return the application.  All of it but /health needs `api_key`."""
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    metrics, threads, limits = Metrics(engine), ThreadPoolExecutor(2), engine.limits
+
+    def authorize(request: Request) -> None:
+        given = request.headers.get("authorization", "").removeprefix("Bearer ")
+        if not secrets.compare_digest(given.encode(), api_key.encode()):
+            what = "Incorrect API key." if given else "No API key. Send it as: Authorization: Bearer KEY"
+            raise ApiError(401, "invalid_api_key", what, WWW_Authenticate="Bearer")
+
+    async def read(request: Request) -> bytes:
+        body = bytearray()
+        try:
+            async with asyncio.timeout(limits.body_seconds):
+                async for part in request.stream():
+                    body += part
+                    if len(body) > limits.body_bytes:
+                        what = f"The request is larger than {limits.body_bytes:,} bytes."
+                        raise ApiError(413, "request_too_large", what, Connection="close")
+        except TimeoutError as error:
+            what = f"The request did not arrive within {limits.body_seconds:g} s."
+            raise ApiError(408, "request_timeout", what, Connection="close") from error
+        return bytes(body)
+
+    def parse(body: bytes) -> ChatRequest:
+        try:
+            request = ChatRequest.model_validate_json(body)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_context=False)[0]
+            if first["type"] == "json_invalid":
+                raise ApiError(400, "invalid_json", f"The body is not JSON in UTF-8. {first['msg']}.") from error
+            param = ".".join(str(part) for part in first["loc"] if not str(part).endswith("]")) or None
+            raise ApiError(400, "invalid_value", f"{param}: {first['msg']}.", param) from error
+        if request.model != engine.model:
+            what = f"There is no model {request.model!r:.100} here. The model is {engine.model!r}."
+            raise ApiError(404, "model_not_found", what, "model")
+        bounds = {"messages": len(request.messages), "max_tokens": request.max_tokens or 0}
+        bounds["max_completion_tokens"] = request.max_completion_tokens or 0
+        for name, value in bounds.items():
+            if value > (most := limits.messages if name == "messages" else limits.new_tokens):
+                raise ApiError(400, "invalid_value", f"{name}: {value:,}; this server takes at most {most:,}.", name)
+        if name := next(filter(request.model_extra.get, UNSUPPORTED), None):
+            raise ApiError(400, "unsupported_value", f"This server does not support {name}.", name)
+        return request
+
+    async def start(request: ChatRequest) -> Answer:
+        messages = [message.plain() for message in request.messages]
+        thinking = (request.chat_template_kwargs or {}).get("enable_thinking")
+        try:
+            make = lambda: prompt_ids(engine.tok, messages, thinking=thinking)  # noqa: E731
+            ids = await asyncio.get_running_loop().run_in_executor(threads, make)
+        except TutorialError as error:
+            raise ApiError(400, "invalid_value", str(error), "messages") from error
+        if (room := engine.context_length - len(ids)) < 1:
+            what = f"This model's context has {engine.context_length:,} tokens; the messages have {len(ids):,}."
+            raise ApiError(400, "context_length_exceeded", what, "messages")
+        wanted = request.max_completion_tokens or request.max_tokens or limits.new_tokens
+        try:
+            generation = engine.start(ids, **request.options(min(wanted, room)))
+        except EngineFull as error:
+            what = f"{limits.requests} requests are in progress. Try again in {error} s."
+            raise ApiError(429, "rate_limit_exceeded", what, Retry_After=str(error)) from error
+        metrics.answers.labels(200).inc()
+        return Answer(engine, request, ids, generation, metrics)
+
+    @app.post("/v1/chat/completions")
+    async def chat_completions(request: Request):
+        authorize(request)
+        answer = await start(parse(await read(request)))
+        if answer.request.stream:
+            return EventStream(answer)
+        tasks = whole, gone = [asyncio.create_task(each) for each in (answer.whole(), request.receive())]
+        try:  # with the body read, the next message is that the client has gone
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            return JSONResponse(whole.result()) if whole.done() else Response(status_code=499)
+        finally:
+            whole.cancel(), gone.cancel()
+            answer.generation.close()
+
+    @app.get("/v1/models")
+    async def models(request: Request):
+        authorize(request)
+        model = {"id": engine.model, "object": "model", "created": 0, "owned_by": "openvino"}
+        return {"object": "list", "data": [model | {"max_model_len": engine.context_length}]}
+
+    @app.get("/health")
+    async def health():
+        if engine.failure:
+            raise EngineError(engine.failure)
+        return {"status": "ok"}
+
+    @app.get("/metrics")
+    async def prometheus(request: Request):
+        authorize(request)
+        return Response(generate_latest(metrics.registry), media_type="text/plain; version=0.0.4")
+
+    async def respond(_: Request, error: Exception) -> Response:
+        if isinstance(error, HTTPException):
+            error = ApiError(error.status_code, CODES.get(error.status_code, "invalid_request"), f"{error.detail}.")
+        elif isinstance(error, EngineError):
+            status = 503 if engine.failure else 500
+            error = ApiError(status, CODES.get(status, "internal_error"), str(error))
+        elif not isinstance(error, ApiError):
+            error = ApiError(500, "internal_error", "The server failed; its log has the cause.")
+        metrics.answers.labels(error.status).inc()
+        return JSONResponse(error.body, error.status, error.headers)
+
+    for kind in (ApiError, EngineError, HTTPException, Exception):
+        app.add_exception_handler(kind, respond)
+    return app

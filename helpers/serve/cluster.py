@@ -1,0 +1,93 @@
+"""Replicas of the server on one or more machines: Ray Serve starts them, spreads requests, replaces dead ones."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+from helpers.errors import TutorialError
+from helpers.serve.engine import EngineError, Limits
+from helpers.settings import ROOT, Settings
+
+NAME = "chat"
+# Ray reads these when it is imported.  Statistics are not sent; the paths with fewer processes and threads per request
+# are used; what a replica logs does not pass through the console for each request.
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AUTH_MODE": "token",
+    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+    "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
+    "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1000",
+}
+
+
+def application(settings: Settings, api_key: str, limits: Limits, replicas: int, threads: int | None):
+    """Return the Ray Serve application: `replicas` processes, each with the model and the HTTP interface."""
+    from ray import serve
+
+    @serve.deployment(
+        name=NAME,
+        num_replicas=replicas,
+        max_ongoing_requests=10_000,  # the engine's own limits refuse with 429
+        health_check_period_s=1,
+        health_check_timeout_s=10,
+        graceful_shutdown_timeout_s=30,
+        graceful_shutdown_wait_loop_s=0.2,
+        ray_actor_options={"num_cpus": 0.1},
+    )
+    @serve.ingress()
+    class Replica:
+        def __init__(self) -> None:
+            from dataclasses import replace
+
+            from helpers.serve.engine import Engine
+
+            bound = {"INFERENCE_NUM_THREADS": str(threads)} if threads else {}
+            self.engine = Engine.load(replace(settings, ov_config=settings.ov_config | bound), limits)
+
+        def __serve_build_asgi_app__(self):
+            from helpers.serve.app import create_app
+
+            return create_app(self.engine, api_key)
+
+        def check_health(self) -> None:
+            if self.engine.failure:
+                raise EngineError(self.engine.failure)
+
+    return Replica.bind()
+
+
+def serve(
+    settings: Settings, api_key: str, host: str, port: int, replicas: int, address: str | None, limits: Limits
+) -> None:
+    """Serve until Ctrl-C or SIGTERM; then answer what has begun.  Raises TutorialError without Ray, or a cluster."""
+    os.environ.update(ENVIRONMENT)
+    try:
+        import ray
+        from ray import serve
+    except ImportError as error:
+        hint = "Install them: python -m pip install --editable .[serve] --constraint constraints.txt"
+        raise TutorialError("The server's libraries are not installed.", hint) from error
+    variables = {"PYTHONPATH": str(ROOT)} | ENVIRONMENT
+    options = {"runtime_env": {"env_vars": variables}, "log_to_driver": False, "logging_level": "warning"}
+    try:
+        if address:
+            ray.init(address, **options)
+        else:
+            ray.init(include_dashboard=False, **options)
+        serve.start(http_options={"host": host, "port": port}, logging_config={"enable_access_log": False})
+        threads = None if address else max(1, (os.cpu_count() or 1) // replicas)
+        serve.run(application(settings, api_key, limits, replicas, threads), name=NAME)
+    except (ConnectionError, RuntimeError) as error:
+        ray.shutdown()
+        raise TutorialError(f"Ray Serve did not start: {error}", "Is the port free, and the address right?") from error
+    ended = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ended.set())
+    print("Ready.  Ctrl-C ends it.", flush=True)
+    ended.wait()
+    print("Answering what has begun, then ending.", flush=True)
+    serve.delete(NAME)
+    serve.shutdown()
+    ray.shutdown()

@@ -1,0 +1,283 @@
+"""Requests → streams of token ids: OpenVINO GenAI's continuous batching, in a process of its own.
+
+The pipeline's step() holds Python's GIL while the model runs.  In the server's own process no connection would be
+accepted and nothing sent meanwhile, so the pipeline runs in a child process; a pipe connects both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import multiprocessing
+import threading
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from itertools import count
+from types import SimpleNamespace
+
+from helpers.checkpoint.tokenizer import load_tokenizer
+from helpers.files import read_json
+from helpers.load.config import context_length
+from helpers.load.model import load_error, require_export
+from helpers.settings import Settings
+
+# Seconds per request in progress between two deliveries of new tokens.  One user gets each token at once; with 30, each
+# gets a few tokens 4 times a second, because 700 events a second would cost a third of the throughput.
+PAUSE = 0.008
+ENDED = "The process with the model has ended."
+TOO_LARGE = "The KV cache of this server is too small for this request."
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a server, or each replica of it, accepts."""
+
+    requests: int = 64  # running and waiting; the next one is refused
+    running: int = 32  # generated in one batch
+    new_tokens: int = 1024  # of an answer
+    messages: int = 512
+    body_bytes: int = 2**20
+    body_seconds: float = 10.0  # in which a body has to arrive
+    cache_gb: int = 1  # KV cache
+
+
+class EngineFull(Exception):
+    """As many requests as Limits.requests are in progress.  Its argument: try again after so many seconds."""
+
+
+class EngineError(Exception):
+    """A request failed, or the process with the model has ended."""
+
+
+def load_pipeline(folder, device: str, ov_config: dict, limits: Limits):
+    """Return the export in `folder` as a ContinuousBatchingPipeline with prefix caching."""
+    import openvino_genai
+
+    config = openvino_genai.SchedulerConfig()
+    config.cache_size, config.enable_prefix_caching = limits.cache_gb, True
+    config.max_num_seqs, config.max_num_batched_tokens = limits.running, 256
+    return openvino_genai.ContinuousBatchingPipeline(folder, config, device, ov_config)
+
+
+def cache_tokens(pipeline, block: int) -> int:
+    """Return how many tokens the KV cache holds in blocks of `block`; GenAI tells only which share of it is used.
+
+    A request that can never fit would end all others: when no block is free and none can be taken back, GenAI ignores
+    every request.
+    """
+    handle = add_request(pipeline, 0, [1], {"max_new_tokens": 2, "ignore_eos": True})
+    pipeline.step()
+    blocks = round(100 / pipeline.get_metrics().cache_usage)
+    handle.cancel()
+    pipeline.step()
+    return block * blocks
+
+
+def add_request(pipeline, number: int, ids: list[int], options: dict):
+    """Return the handle of a new request, with `options` of GenerationConfig and the model's EOS tokens."""
+    import numpy as np
+    import openvino
+    import openvino_genai
+
+    config, model = openvino_genai.GenerationConfig(**options), pipeline.get_config()
+    config.eos_token_id, config.stop_token_ids = model.eos_token_id, model.stop_token_ids
+    return pipeline.add_request(number, openvino.Tensor(np.array([ids], dtype=np.int64)), config)
+
+
+def run_steps(pipeline, connection) -> None:
+    """Step `pipeline` with the requests of `connection` until that is closed; close it if a step fails.
+
+    Receives (number, prompt ids, options), or (number, None, None) to cancel.  Sends after each step a list of (number,
+    new ids, their log probabilities, finish reason or None, error or None), the number of requests in the pipeline, and
+    the percentage of the KV cache that is in use.
+    """
+    handles, events = {}, []
+    with connection:
+        while True:
+            try:
+                while connection.poll(0 if events or pipeline.has_non_finished_requests() else None):
+                    number, ids, options = connection.recv()
+                    if ids is None:
+                        if number in handles:
+                            handles.pop(number).cancel()
+                        continue
+                    try:
+                        handles[number] = add_request(pipeline, number, ids, options)
+                    except Exception as error:  # of this request only
+                        events.append((number, [], [], None, str(error)))
+                pipeline.step()
+                for number, handle in list(handles.items()):
+                    if event := _read(handle):
+                        events.append((number, *event))
+                        if event[2] or event[3]:
+                            del handles[number]
+                metrics = pipeline.get_metrics()
+                connection.send((events, len(handles), metrics.cache_usage))
+                events = []
+            except (EOFError, OSError):  # the server has ended
+                return
+
+
+def _read(handle) -> tuple | None:
+    """Return the new ids, their log probabilities, the finish reason and the error of a request, if there are any."""
+    ids, log_probs, reason, status = [], [], None, handle.get_status().name
+    while handle.can_read():
+        for output in handle.read().values():
+            ids += output.generated_ids
+            log_probs += output.generated_log_probs
+            reason = {"STOP": "stop", "LENGTH": "length"}.get(output.finish_reason.name)
+    error = TOO_LARGE if status == "IGNORED" else None
+    return (ids, log_probs, reason, error) if ids or reason or error else None
+
+
+def _child(connection, *arguments) -> None:
+    try:
+        pipeline = load_pipeline(*arguments)
+        connection.send(cache_tokens(pipeline, 32 if arguments[1] == "CPU" else 16))
+    except Exception as error:
+        return connection.send(str(error))
+    run_steps(pipeline, connection)
+
+
+@dataclass
+class Generation:
+    """A request in progress.  Iterate over it for (new ids, their log probabilities); close it to free its slot."""
+
+    engine: Engine
+    number: int
+    ids: list[int] = field(default_factory=list)
+    log_probs: list[float] = field(default_factory=list)
+    finish_reason: str | None = None
+    error: str | None = None
+    started: float = field(default_factory=time.monotonic)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    delivered: bool = False  # the first token is delivered without a pause
+
+    async def __aiter__(self) -> AsyncIterator[tuple[list[int], list[float]]]:
+        ended = False
+        while not ended:
+            await self.changed.wait()
+            self.changed.clear()
+            ended = self.finish_reason or self.error
+            ids, log_probs, self.ids, self.log_probs = self.ids, self.log_probs, [], []
+            if ids:
+                yield ids, log_probs
+        if self.error:
+            raise EngineError(self.error)
+
+    def close(self) -> None:
+        self.engine.remove(self)
+
+
+class Engine:
+    """Many requests to one model, from one event loop."""
+
+    def __init__(self, connection, tok, model: str, context: int, limits: Limits, process=None) -> None:
+        self.tok, self.model, self.context_length, self.limits = tok, model, context, limits
+        self.running, self.cache_percent, self.failure = 0, 0.0, None
+        self._connection, self._process, self._loop, self._flush = connection, process, None, None
+        self._generations: dict[int, Generation] = {}
+        self._numbers, self._mean_seconds = count(), 1.0
+        threading.Thread(target=self._receive, daemon=True).start()
+
+    @classmethod
+    def load(cls, settings: Settings, limits: Limits = Limits()) -> Engine:
+        """Start a process with the exported model.  Raises TutorialError when it cannot be loaded."""
+        folder, (ours, theirs) = require_export(settings), multiprocessing.Pipe()
+        arguments = (theirs, folder, settings.device, dict(settings.ov_config), limits)
+        process = multiprocessing.get_context("spawn").Process(target=_child, args=arguments, daemon=True)
+        process.start()
+        theirs.close()  # so that its end is noticed
+        tok = load_tokenizer(folder, settings.spec.trust_remote_code)
+        try:
+            loaded = ours.recv()
+        except EOFError:
+            loaded = ENDED
+        if isinstance(loaded, str):
+            raise load_error(settings, settings.device, RuntimeError(loaded))
+        context = min(loaded, context_length(SimpleNamespace(**read_json(folder / "config.json"))))
+        return cls(ours, tok, settings.model, context, limits, process)
+
+    @classmethod
+    def in_thread(cls, pipeline, tok, model: str, context: int = 8192, limits: Limits = Limits()) -> Engine:
+        """Step `pipeline` in a thread of this process."""
+        ours, theirs = multiprocessing.Pipe()
+        threading.Thread(target=run_steps, args=(pipeline, theirs), daemon=True).start()
+        return cls(ours, tok, model, context, limits)
+
+    @property
+    def in_progress(self) -> int:
+        """The number of requests that run or wait."""
+        return len(self._generations)
+
+    def start(self, ids: list[int], **options) -> Generation:
+        """Start to generate after `ids`.  Raises EngineFull when there are too many requests, and EngineError."""
+        if self.failure:
+            raise EngineError(self.failure)
+        if len(self._generations) >= self.limits.requests:
+            raise EngineFull(max(1, min(30, math.ceil(self._mean_seconds))))
+        self._loop = asyncio.get_running_loop()
+        generation = Generation(self, next(self._numbers))
+        self._generations[generation.number] = generation
+        self._send(generation.number, ids, options)
+        return generation
+
+    def remove(self, generation: Generation) -> None:
+        """End a generation, unless it has ended."""
+        if self._generations.pop(generation.number, None):
+            self._send(generation.number, None, None)
+
+    def close(self) -> None:
+        """End the process that steps."""
+        self._connection.close()
+        if self._process:
+            self._process.terminate()
+            self._process.join()
+
+    def _send(self, *message) -> None:
+        try:
+            self._connection.send(message)
+        except OSError:
+            self._fail()
+
+    def _receive(self) -> None:
+        """Hand what the pipeline sends to the event loop; runs in a thread."""
+        try:
+            while True:
+                events, self.running, self.cache_percent = self._connection.recv()
+                if events:
+                    self._loop.call_soon_threadsafe(self._deliver, events)
+        except (EOFError, OSError, TypeError, RuntimeError):  # the last two: the connection, the event loop is closed
+            self.failure = ENDED
+            if self._loop and not self._loop.is_closed():
+                self._loop.call_soon_threadsafe(self._fail)
+
+    def _deliver(self, events: list[tuple]) -> None:
+        for number, ids, log_probs, reason, error in events:
+            if not (generation := self._generations.get(number)):
+                continue  # closed meanwhile
+            generation.ids += ids
+            generation.log_probs += log_probs
+            generation.finish_reason, generation.error = reason, error
+            if reason or error:
+                del self._generations[number]
+                self._mean_seconds += 0.1 * (time.monotonic() - generation.started - self._mean_seconds)
+            if reason or error or not generation.delivered:
+                generation.delivered = True
+                generation.changed.set()
+        if not self._flush:
+            self._flush = self._loop.call_later(PAUSE * (len(self._generations) - 1), self._deliver_rest)
+
+    def _deliver_rest(self) -> None:
+        self._flush = None
+        for generation in self._generations.values():
+            if generation.ids:
+                generation.changed.set()
+
+    def _fail(self) -> None:
+        self.failure = ENDED
+        for generation in self._generations.values():
+            generation.error = ENDED
+            generation.changed.set()
+        self._generations.clear()
