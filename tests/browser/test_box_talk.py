@@ -39,8 +39,9 @@ def test_an_answer_grows_and_what_stands_stays(chat):
     chat.wait()
 
 
-@both
-@pytest.mark.parametrize("how", ["button", "Escape"])
+@pytest.mark.parametrize(
+    "chat, how", [("model", "button"), ("model", "Escape"), ("server", "button")], indirect=["chat"]
+)
 def test_stop_ends_the_answer_and_keeps_what_there_is(chat, how):
     chat.say("long")
     expect(chat.answers).to_contain_text("word10")
@@ -220,7 +221,6 @@ def test_clear_and_undo(chat):
     assert chat.kernel("len(box.conversation.messages)") == 4
 
 
-@both
 def test_a_reload_brings_the_history_back(chat):
     chat.ask("code")
     html = chat.answers.inner_html()
