@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 
 from helpers.errors import TutorialError
@@ -70,6 +71,12 @@ def serve(
     except ImportError as error:
         hint = "Install them: python -m pip install --editable .[serve] --constraint constraints.txt"
         raise TutorialError("The server's libraries are not installed.", hint) from error
+    if not address:
+        try:
+            socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+        except OSError as error:
+            what = f"{host}:{port} cannot be used: {error.strerror or error}."
+            raise TutorialError(what, "Choose a different --port, or end what uses this one.") from error
     options = {"runtime_env": {"env_vars": ENVIRONMENT}, "log_to_driver": False, "logging_level": "error"}
     try:
         if address:
@@ -80,9 +87,10 @@ def serve(
         serve.start("HeadOnly", http_options=http, logging_config=logging)
         threads = None if address else max(1, (os.cpu_count() or 1) // replicas)
         serve.run(application(settings, api_key, limits, replicas, threads), name=NAME, logging_config=logging)
-    except (ConnectionError, RuntimeError) as error:
+    except Exception as error:  # Ray raises many types
         ray.shutdown()
-        raise TutorialError(f"Ray Serve did not start: {error}", "Is the port free, and the address right?") from error
+        hint = "Is the address right?  On a busy machine Ray may give up too early: try again."
+        raise TutorialError(f"Ray Serve did not start: {error}", hint) from error
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())

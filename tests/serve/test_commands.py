@@ -1,6 +1,7 @@
 """The options of python -m helpers serve, the commands for OpenVINO Model Server, and the document of the load test."""
 
 import shlex
+import socket
 import sys
 from dataclasses import replace
 
@@ -54,6 +55,13 @@ def test_without_ray_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(TutorialError, match=r"--editable \.\[serve\]"):
         cluster.serve(settings.Settings(), "k" * 32, "127.0.0.1", 8000, 1, None, None)
+
+
+def test_a_port_in_use_is_named():
+    with socket.create_server(("127.0.0.1", 0)) as used:
+        port = used.getsockname()[1]
+        with pytest.raises(TutorialError, match=f"127.0.0.1:{port} cannot be used"):
+            cluster.serve(settings.Settings(), "k" * 32, "127.0.0.1", port, 1, None, None)
 
 
 def test_the_commands_for_model_server_have_key_port_and_model(served):
