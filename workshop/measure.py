@@ -102,9 +102,8 @@ async def measure(hub: Hub, process: subprocess.Popen, learners: int) -> None:
             each = [memory_mb(kernels) / number, memory_mb(servers) / number]
             print(f"{number:3} learners: kernel {each[0]:.0f} MB, Jupyter server {each[1]:.0f} MB each", flush=True)
     rest = [psutil.Process(process.pid), *(member for member in members if member not in (*kernels, *servers))]
-    print(
-        f"The hub itself, with its proxy: {memory_mb(rest):.0f} MB.  A server starts in {median(seconds):.1f} s (median)."
-    )
+    print(f"The hub itself, with its proxy: {memory_mb(rest):.0f} MB.")
+    print(f"A learner's server starts in {median(seconds):.1f} s (median).")
     print(f"Memory per learner: {sum(each):.0f} MB (target: {LIMIT_MB}).  The last kernel printed:\n{printed}")
 
 
