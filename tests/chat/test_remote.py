@@ -131,6 +131,19 @@ def test_the_xray_shows_the_servers_tokens_with_probabilities_and_alternatives(s
     ]  # fmt: skip
 
 
+def test_a_character_of_two_tokens_has_both(serve):
+    parts = [{"token": "\ufffd", "bytes": [byte], "logprob": -0.1, "top_logprobs": []} for byte in "é".encode()]
+    events = [
+        sse(chunk({"content": text}, choice={"logprobs": {"content": [part]}}))
+        for text, part in zip(("", "é"), parts, strict=True)
+    ]
+    _, conversation = serve([*events, sse(chunk({}, "stop")), DONE])
+    assert list(conversation.say("Hello")) == ["é"]
+    tokens = conversation.messages[-1].tokens
+    assert len(tokens) == 2 and conversation.tok.decode([token.id for token in tokens]) == "é"
+    assert len(ChatBox(conversation, keep=False).xray(1)) == 2
+
+
 @pytest.mark.parametrize(
     "refusals, tokens, asked",
     [
