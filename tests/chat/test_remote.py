@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import re
 import subprocess
 import sys
@@ -599,8 +600,10 @@ def test_a_server_knows_the_prompt_and_decides_about_device_and_format(serve):
 def test_the_terminal_takes_it(serve, monkeypatch, capsys):
     server, _ = serve(vllm())
     argv = [sys.executable, "-m", "helpers", "chat", "--server", server.url, "--temperature", "0.5"]
-    environ = {"TUTORIAL_API_KEY": KEY, "PATH": "", "PYTHONUTF8": "1"}
-    ran = subprocess.run(argv, cwd=ROOT, env=environ, input="Hello\n/regenerate\n", capture_output=True, text=True)
+    environ = os.environ | {"TUTORIAL_API_KEY": KEY, "PYTHONUTF8": "1"}
+    ran = subprocess.run(
+        argv, cwd=ROOT, env=environ, input="Hello\n/regenerate\n", capture_output=True, encoding="utf-8"
+    )
     assert ran.stdout == f"{TEXT}\n{TEXT}\n" and "prompt 30 tokens (16 cached)" in ran.stderr
     assert server.requests[0][0]["temperature"] == 0.5 and "logprobs" not in server.requests[0][0]
     assert KEY not in ran.stdout + ran.stderr
