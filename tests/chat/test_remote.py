@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 import traceback
 
 import pytest
@@ -392,8 +393,10 @@ def test_stop_closes_the_connection_at_once(serve, where):
     if where == "in the middle":
         assert first.wait(20)
     else:
-        while not server.requests:
-            pass
+        for _ in range(2000):
+            if server.requests:
+                break
+            time.sleep(0.01)
     conversation.stop()
     assert server.closed.wait(20), "the server sees it, so that it frees the slot"
     thread.join(20)
