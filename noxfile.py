@@ -269,6 +269,14 @@ def bench(session: nox.Session) -> None:
 
 
 @session
+def load(session: nox.Session) -> None:
+    """Measure the server under load, beside the bare pipeline; writes docs/serving.md.  After --: its options."""
+    install(session, "lab", "serve")
+    session.run(*HELPERS, "export", env=EMBEDDED)
+    session.run(PYTHON, "bench/load.py", *session.posargs, env=EMBEDDED)
+
+
+@session
 def defaults(session: nox.Session) -> None:
     """Measure weight formats and sampling settings; writes docs/defaults.md.  After --: its options."""
     install(session, "lab")

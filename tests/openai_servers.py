@@ -127,8 +127,30 @@ class LoopbackServer:
         self._server.server_close()
 
 
-def remote_conversation(rate: float, **settings):
-    """Return a RemoteConversation whose server answers as fakes.fake_conversation does, word by word."""
+_running = []  # servers, until the process ends
+
+
+def served_conversation(rate: float, **settings):
+    """Return a RemoteConversation with our own server, whose pipeline is a fake one and answers as fakes has it."""
+    from fake_pipeline import FakePipeline
+    from fakes import ANSWERS, tokenizer
+
+    from helpers.chat.remote import RemoteConversation
+    from helpers.generate.sampling import GREEDY
+    from helpers.serve.engine import Engine
+    from helpers.serve.local import running
+
+    pipeline = FakePipeline(lambda text: ANSWERS.get(text, [text])[0])
+    pipeline.pace = 1 / rate
+    _running.append(running(Engine.in_thread(pipeline, tokenizer(), "fake"), KEY))
+    server = _running[-1].__enter__()
+    conversation = RemoteConversation(server.url, server.model, KEY, **{"sampling": GREEDY} | settings)
+    conversation.pipeline = pipeline
+    return conversation
+
+
+def scripted_conversation(rate: float, **settings):
+    """Return a RemoteConversation whose server sends answers as fakes has them word by word, and their errors."""
     from fakes import ANSWERS
 
     from helpers.chat.remote import RemoteConversation
@@ -141,7 +163,7 @@ def remote_conversation(rate: float, **settings):
         failed = [sse({"error": {"message": str(part)}}) for part in script if isinstance(part, Exception)]
         return [*parts, *(failed or [sse(chunk({}, "stop")), sse(usage(30, len(words))), DONE])]
 
-    server = LoopbackServer(reply).__enter__()  # until the kernel ends
+    server = LoopbackServer(reply).__enter__()
     return RemoteConversation(server.url, "tiny", KEY, **{"sampling": GREEDY} | settings)
 
 

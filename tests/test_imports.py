@@ -23,16 +23,19 @@ ROAD = [
     "decode",
     "chat",
 ]
-ALLOWED = {name: set(ROAD[:place]) for place, name in enumerate(ROAD)} | {
-    "lesson": {"errors"},
-    "settings_form": {*ROAD[: ROAD.index("export")], "load"},
-    "metrics": {*ROAD[: ROAD.index("checkpoint")], "load", "generate"},
-    "checks": {*ROAD[: ROAD.index("chat")], "metrics"},
-    "show": {"errors", "decode", "generate"},  # data types
-    "serve": {*ROAD[: ROAD.index("generate")], "decode"},
-    "__main__": {*ROAD, "checks", "serve"},
-    "__init__": set(),
-}
+ALLOWED = (
+    {name: set(ROAD[:place]) for place, name in enumerate(ROAD)}
+    | {
+        "lesson": {"errors"},
+        "settings_form": {*ROAD[: ROAD.index("export")], "load"},
+        "metrics": {*ROAD[: ROAD.index("checkpoint")], "load", "generate"},
+        "checks": {*ROAD[: ROAD.index("chat")], "metrics"},
+        "show": {"errors", "decode", "generate"},  # data types
+        "serve": {*ROAD[: ROAD.index("generate")], "decode"},
+        "__main__": {*ROAD, "checks", "serve"},
+        "__init__": set(),
+    }
+)
 
 
 def room(module: str) -> str:

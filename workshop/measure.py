@@ -18,6 +18,7 @@ import time
 import uuid
 from contextlib import closing
 from pathlib import Path
+from statistics import median
 
 import psutil
 from tornado.httpclient import AsyncHTTPClient, HTTPClientError, HTTPRequest
@@ -87,9 +88,11 @@ def memory_mb(processes: list[psutil.Process]) -> float:
 
 async def measure(hub: Hub, process: subprocess.Popen, learners: int) -> None:
     """Print, while the class grows, what each learner takes."""
+    seconds = []
     for number in range(1, learners + 1):
-        name = f"learner{number}"
+        name, begun = f"learner{number}", time.perf_counter()
         await hub.start(name)
+        seconds.append(time.perf_counter() - begun)
         printed = await hub.run(name, code_cells())
         if number in (1, 2, 5, 10, 20, learners):
             members = psutil.Process(process.pid).children(recursive=True)
@@ -100,6 +103,7 @@ async def measure(hub: Hub, process: subprocess.Popen, learners: int) -> None:
             print(f"{number:3} learners: kernel {each[0]:.0f} MB, Jupyter server {each[1]:.0f} MB each", flush=True)
     rest = [psutil.Process(process.pid), *(member for member in members if member not in (*kernels, *servers))]
     print(f"The hub itself, with its proxy: {memory_mb(rest):.0f} MB.")
+    print(f"A learner's server starts in {median(seconds):.1f} s (median).")
     print(f"Memory per learner: {sum(each):.0f} MB (target: {LIMIT_MB}).  The last kernel printed:\n{printed}")
 
 

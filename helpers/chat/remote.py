@@ -175,11 +175,12 @@ class RemoteAnswer(Answer):
                 text, in_thought = f"\n{conversation.tags[1]}\n\n{text}", False
             if thought and not self._text:
                 thought, in_thought = f"{conversation.tags[0]}\n{thought}", True
-            if thought or text:
+            if tokens or thought or text:  # a token may be a part of a character
                 each = 1000 * (now - before) / max(1, len(tokens))
                 self.tokens += [replace(token, milliseconds=each) for token in tokens]
                 self._text, before = self._text + thought + text, now
                 self._times.append(now)
+            if thought or text:
                 yield thought + text
         if not (reason or self._stop.is_set()):
             what = "The server closed the connection before the answer was complete."

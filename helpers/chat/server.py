@@ -21,7 +21,14 @@ SERVER_VARIABLE, KEY_VARIABLE = "TUTORIAL_SERVER", "TUTORIAL_API_KEY"
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 CONNECT_SECONDS = 5.0
 LONGEST_LINE = 2**20  # bytes
-MALFORMED = (AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError)  # by data of another form
+MALFORMED = (
+    AttributeError,
+    KeyError,
+    OverflowError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)  # by data of an unexpected kind
 NO_API = "Is this the address of its API?  It usually ends in /v1, that of OpenVINO Model Server in /v3."
 
 

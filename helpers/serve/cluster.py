@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 
 from helpers.errors import TutorialError
 from helpers.serve.engine import EngineError, Limits
-from helpers.settings import ROOT, Settings
+from helpers.settings import Settings
 
 NAME = "chat"
 # Ray reads these when it is imported.  Statistics are not sent; the paths with fewer processes and threads per request
@@ -19,6 +20,7 @@ ENVIRONMENT = {
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
     "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
     "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1000",
+    "RAY_worker_niceness": "0",  # by default 15, behind everything else on the machine
 }
 
 
@@ -69,19 +71,26 @@ def serve(
     except ImportError as error:
         hint = "Install them: python -m pip install --editable .[serve] --constraint constraints.txt"
         raise TutorialError("The server's libraries are not installed.", hint) from error
-    variables = {"PYTHONPATH": str(ROOT)} | ENVIRONMENT
-    options = {"runtime_env": {"env_vars": variables}, "log_to_driver": False, "logging_level": "warning"}
+    if not address:
+        try:
+            socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+        except OSError as error:
+            what = f"{host}:{port} cannot be used: {error.strerror or error}."
+            raise TutorialError(what, "Choose a different --port, or end what uses this one.") from error
+    options = {"runtime_env": {"env_vars": ENVIRONMENT}, "log_to_driver": False, "logging_level": "error"}
     try:
         if address:
             ray.init(address, **options)
         else:
             ray.init(include_dashboard=False, **options)
-        serve.start(http_options={"host": host, "port": port}, logging_config={"enable_access_log": False})
+        http, logging = {"host": host, "port": port}, {"enable_access_log": False, "log_level": "WARNING"}
+        serve.start("HeadOnly", http_options=http, logging_config=logging)
         threads = None if address else max(1, (os.cpu_count() or 1) // replicas)
-        serve.run(application(settings, api_key, limits, replicas, threads), name=NAME)
-    except (ConnectionError, RuntimeError) as error:
+        serve.run(application(settings, api_key, limits, replicas, threads), name=NAME, logging_config=logging)
+    except Exception as error:  # Ray raises many types
         ray.shutdown()
-        raise TutorialError(f"Ray Serve did not start: {error}", "Is the port free, and the address right?") from error
+        hint = "Is the address right?  On a busy machine Ray may give up too early: try again."
+        raise TutorialError(f"Ray Serve did not start: {error}", hint) from error
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())

@@ -10,9 +10,9 @@ from playwright.sync_api import Error, sync_playwright
 from servers import jupyterlab, voila
 
 SETUP = "from helpers.chat.box import ChatBox\nfrom fakes import fake_conversation\n"
-SETUP += "from openai_servers import remote_conversation"
+SETUP += "from openai_servers import scripted_conversation, served_conversation"
 BOX = "box = ChatBox(fake_conversation(rate=40))\nbox"
-BOXES = {"model": BOX, "server": BOX.replace("fake", "remote")}
+BOXES = {"model": BOX, "server": BOX.replace("fake", "served"), "script": BOX.replace("fake", "scripted")}
 
 
 def write_notebook(path, *cells: str) -> None:

@@ -39,8 +39,9 @@ def test_an_answer_grows_and_what_stands_stays(chat):
     chat.wait()
 
 
-@both
-@pytest.mark.parametrize("how", ["button", "Escape"])
+@pytest.mark.parametrize(
+    "chat, how", [("model", "button"), ("model", "Escape"), ("server", "button")], indirect=["chat"]
+)
 def test_stop_ends_the_answer_and_keeps_what_there_is(chat, how):
     chat.say("long")
     expect(chat.answers).to_contain_text("word10")
@@ -97,7 +98,7 @@ def test_an_empty_message_is_not_sent(chat):
     expect(chat.button("Send")).to_be_visible()
 
 
-@pytest.mark.parametrize("chat", ["server"], indirect=True)
+@pytest.mark.parametrize("chat", ["script"], indirect=True)
 def test_what_a_server_does_not_tell_is_left_out(chat):
     chat.ask("one")
     expect(chat.status).to_contain_text("prompt 30 tokens.")
@@ -139,7 +140,7 @@ def test_an_answer_can_be_had_again(chat):
     assert chat.kernel(f"({last}.role, id({last}) != {first})") == ("assistant", True)
 
 
-@both
+@pytest.mark.parametrize("chat", ["model", "script"], indirect=True)
 def test_an_error_is_shown_and_the_next_message_works(chat):
     chat.ask("boom")
     expect(chat.status).to_contain_text("the model went away")
@@ -220,7 +221,6 @@ def test_clear_and_undo(chat):
     assert chat.kernel("len(box.conversation.messages)") == 4
 
 
-@both
 def test_a_reload_brings_the_history_back(chat):
     chat.ask("code")
     html = chat.answers.inner_html()

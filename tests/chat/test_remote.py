@@ -2,10 +2,12 @@
 
 import json
 import logging
+import os
 import re
 import subprocess
 import sys
 import threading
+import time
 import traceback
 
 import pytest
@@ -129,6 +131,19 @@ def test_the_xray_shows_the_servers_tokens_with_probabilities_and_alternatives(s
     assert [(each["text"], each["probability"]) for each in shown[1]["options"]] == [
         ("␣two", 0.6), ("␣tea", 0.2), ("␣blue", 0.04),
     ]  # fmt: skip
+
+
+def test_a_character_of_two_tokens_has_both(serve):
+    parts = [{"token": "\ufffd", "bytes": [byte], "logprob": -0.1, "top_logprobs": []} for byte in "é".encode()]
+    events = [
+        sse(chunk({"content": text}, choice={"logprobs": {"content": [part]}}))
+        for text, part in zip(("", "é"), parts, strict=True)
+    ]
+    _, conversation = serve([*events, sse(chunk({}, "stop")), DONE])
+    assert list(conversation.say("Hello")) == ["é"]
+    tokens = conversation.messages[-1].tokens
+    assert len(tokens) == 2 and conversation.tok.decode([token.id for token in tokens]) == "é"
+    assert len(ChatBox(conversation, keep=False).xray(1)) == 2
 
 
 @pytest.mark.parametrize(
@@ -378,8 +393,10 @@ def test_stop_closes_the_connection_at_once(serve, where):
     if where == "in the middle":
         assert first.wait(20)
     else:
-        while not server.requests:
-            pass
+        for _ in range(2000):
+            if server.requests:
+                break
+            time.sleep(0.01)
     conversation.stop()
     assert server.closed.wait(20), "the server sees it, so that it frees the slot"
     thread.join(20)
@@ -397,18 +414,21 @@ def test_stop_before_the_request_sends_none(serve):
 
 def test_an_answer_that_is_abandoned_closes_its_connection(serve):
     server, conversation = serve([*texts(WORDS[:2]), WAIT])
-    for _ in conversation.say("Hello"):
+    answer = conversation.say("Hello")
+    for _ in answer:
         break
-    assert server.closed.wait(20)
+    assert server.closed.wait(20) and answer.finish_reason == "stopped", "although the answer still exists"
     assert contents(conversation) == ["Hello", "One"]
     assert conversation.messages[-1].stats.finish_reason == "stopped"
 
 
-def test_the_oldest_messages_are_left_out_when_the_server_says_that_the_context_is_full(serve):
+@pytest.mark.parametrize("in_stream", [False, True], ids=["status 400", "in the stream, as LM Studio"])
+def test_the_oldest_messages_are_left_out_when_the_server_says_that_the_context_is_full(serve, in_stream):
     def reply(body):
         if len(body["messages"]) > 5:
             said = "This model's maximum context length is 50 tokens. However, your messages have 99."
-            return Refused(400, {"error": {"message": said, "code": 400}})
+            error = {"error": {"message": said, "code": 400}}
+            return [b"event: error\n", sse(error)] if in_stream else Refused(400, error)
         return [*texts([body["messages"][-1]["content"]]), sse(chunk({}, "stop")), DONE]
 
     server, conversation = serve(reply)
@@ -583,8 +603,10 @@ def test_a_server_knows_the_prompt_and_decides_about_device_and_format(serve):
 def test_the_terminal_takes_it(serve, monkeypatch, capsys):
     server, _ = serve(vllm())
     argv = [sys.executable, "-m", "helpers", "chat", "--server", server.url, "--temperature", "0.5"]
-    environ = {"TUTORIAL_API_KEY": KEY, "PATH": "", "PYTHONUTF8": "1"}
-    ran = subprocess.run(argv, cwd=ROOT, env=environ, input="Hello\n/regenerate\n", capture_output=True, text=True)
+    environ = os.environ | {"TUTORIAL_API_KEY": KEY, "PYTHONUTF8": "1"}
+    ran = subprocess.run(
+        argv, cwd=ROOT, env=environ, input="Hello\n/regenerate\n", capture_output=True, encoding="utf-8"
+    )
     assert ran.stdout == f"{TEXT}\n{TEXT}\n" and "prompt 30 tokens (16 cached)" in ran.stderr
     assert server.requests[0][0]["temperature"] == 0.5 and "logprobs" not in server.requests[0][0]
     assert KEY not in ran.stdout + ran.stderr
