@@ -22,6 +22,7 @@ ENVIRONMENT = {
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
     "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
     "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1000",
+    "RAY_SERVE_PROXY_PREFER_LOCAL_NODE_ROUTING": "0",  # the one proxy would leave other machines idle
     "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "1",  # by default 0.1, which takes a seventh of a core
     "RAY_enable_metrics_collection": "0",  # /metrics has the server's own
     "RAY_worker_niceness": "0",  # by default 15, behind everything else on the machine
