@@ -22,7 +22,7 @@ from helpers.serve.engine import Engine, EngineError, EngineFull, Generation
 from helpers.tokenize import prompt_ids
 
 UNSUPPORTED = ("tools", "functions", "logit_bias", "audio", "prediction", "web_search_options")
-REASONS = {404: "not_found", 405: "method_not_allowed", 503: "unavailable"}
+KINDS = {404: "not_found", 405: "method_not_allowed", 503: "unavailable"}
 
 
 class ApiError(Exception):
@@ -290,10 +290,10 @@ def create_app(engine: Engine, api_key: str) -> FastAPI:
 
     async def respond(_: Request, error: Exception) -> Response:
         if isinstance(error, HTTPException):
-            error = ApiError(error.status_code, REASONS.get(error.status_code, "invalid_request"), f"{error.detail}.")
+            error = ApiError(error.status_code, KINDS.get(error.status_code, "invalid_request"), f"{error.detail}.")
         elif isinstance(error, EngineError):
             status = 503 if engine.failure else 500
-            error = ApiError(status, REASONS.get(status, "internal_error"), str(error))
+            error = ApiError(status, KINDS.get(status, "internal_error"), str(error))
         elif not isinstance(error, ApiError):
             error = ApiError(500, "internal_error", "The server failed; its log has the cause.")
         metrics.answers.labels(error.status).inc()

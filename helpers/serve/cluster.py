@@ -6,9 +6,11 @@ import os
 import signal
 import socket
 import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 from helpers.errors import TutorialError
-from helpers.serve.engine import EngineError, Limits
+from helpers.serve.engine import Limits
 from helpers.settings import Settings
 
 NAME = "chat"
@@ -20,6 +22,9 @@ ENVIRONMENT = {
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
     "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
     "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1000",
+    "RAY_SERVE_PROXY_PREFER_LOCAL_NODE_ROUTING": "0",  # the one proxy would leave other machines idle
+    "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "1",  # by default 0.1, which takes a seventh of a core
+    "RAY_enable_metrics_collection": "0",  # /metrics has the server's own
     "RAY_worker_niceness": "0",  # by default 15, behind everything else on the machine
 }
 
@@ -55,9 +60,28 @@ def application(settings: Settings, api_key: str, limits: Limits, replicas: int,
 
         def check_health(self) -> None:
             if self.engine.failure:
-                raise EngineError(self.engine.failure)
+                os._exit(1)  # Ray starts a new replica at once; an exception would have to be repeated
 
     return Replica.bind()
+
+
+@contextmanager
+def agents_at_fixed_ports() -> Iterator[None]:
+    """Let a Ray node start slowly: 2.60 gives up when its agents have not told the ports they chose within 15 s.
+
+    On a busy machine they need longer to import.  `ray start` has options for these ports, ray.init has none.
+    """
+    from ray._private.parameter import RayParams
+
+    names = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
+    plain = RayParams.__init__
+    with ExitStack() as free:
+        ports = {name: free.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1] for name in names}
+    RayParams.__init__ = lambda self, *given, **options: plain(self, *given, **options | ports)
+    try:
+        yield
+    finally:
+        RayParams.__init__ = plain
 
 
 def serve(
@@ -82,7 +106,8 @@ def serve(
         if address:
             ray.init(address, **options)
         else:
-            ray.init(include_dashboard=False, **options)
+            with agents_at_fixed_ports():
+                ray.init(include_dashboard=False, **options)
         http, logging = {"host": host, "port": port}, {"enable_access_log": False, "log_level": "WARNING"}
         serve.start("HeadOnly", http_options=http, logging_config=logging)
         threads = None if address else max(1, (os.cpu_count() or 1) // replicas)

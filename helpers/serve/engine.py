@@ -61,9 +61,9 @@ def load_pipeline(folder, device: str, ov_config: dict, limits: Limits):
 
 
 def cache_tokens(pipeline, block: int) -> int:
-    """Return how many tokens the KV cache holds in blocks of `block`; GenAI tells only which share of it is used.
+    """Return how many tokens the paged KV cache holds, `block` in each page; GenAI tells only which share is used.
 
-    A request that can never fit would end all others: when no block is free and none can be taken back, GenAI ignores
+    A request that can never fit would end all others: when no page is free and none can be taken back, GenAI ignores
     every request.
     """
     handle = add_request(pipeline, 0, [1], {"max_new_tokens": 2, "ignore_eos": True})
