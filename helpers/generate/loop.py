@@ -55,7 +55,7 @@ class GenerationStats:
     """
 
     prompt_tokens: int
-    cached_tokens: int
+    cached_tokens: int | None  # None: the server that generated the answer does not tell
     new_tokens: int
     ttft_ms: float | None
     tpot_ms: float | None
@@ -76,7 +76,7 @@ class GenerationStats:
 
     @property
     def prefilled_tokens(self) -> int:
-        return self.prompt_tokens - self.cached_tokens
+        return self.prompt_tokens - (self.cached_tokens or 0)
 
     @property
     def context_tokens(self) -> int:
