@@ -286,15 +286,13 @@ def hang_ups(given) -> dict:
 @contextmanager
 def two_nodes() -> Iterator[tuple[str, Callable[[], None]]]:
     """Run two Ray nodes on this machine; yield the address, and a function that kills the second one."""
-    from helpers.serve.cluster import ENVIRONMENT, agents_at_fixed_ports
+    from helpers.serve.cluster import ENVIRONMENT
 
     os.environ.update(ENVIRONMENT)  # Ray reads it when it is imported
     from ray.cluster_utils import Cluster
 
-    with agents_at_fixed_ports():
-        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    with agents_at_fixed_ports():
-        second = cluster.add_node(num_cpus=1)
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    second = cluster.add_node(num_cpus=1)
     try:
         yield cluster.address, lambda: cluster.remove_node(second, allow_graceful=False)
     finally:

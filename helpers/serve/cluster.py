@@ -6,8 +6,6 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 
 from helpers.errors import TutorialError
 from helpers.serve.engine import Limits
@@ -65,25 +63,6 @@ def application(settings: Settings, api_key: str, limits: Limits, replicas: int,
     return Replica.bind()
 
 
-@contextmanager
-def agents_at_fixed_ports() -> Iterator[None]:
-    """Let a Ray node start slowly: 2.60 gives up when its agents have not told the ports they chose within 15 s.
-
-    On a busy machine they need longer to import.  `ray start` has options for these ports, ray.init has none.
-    """
-    from ray._private.parameter import RayParams
-
-    names = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
-    plain = RayParams.__init__
-    with ExitStack() as free:
-        ports = {name: free.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1] for name in names}
-    RayParams.__init__ = lambda self, *given, **options: plain(self, *given, **options | ports)
-    try:
-        yield
-    finally:
-        RayParams.__init__ = plain
-
-
 def serve(
     settings: Settings, api_key: str, host: str, port: int, replicas: int, address: str | None, limits: Limits
 ) -> None:
@@ -103,11 +82,12 @@ def serve(
             raise TutorialError(what, "Choose a different --port, or end what uses this one.") from error
     options = {"runtime_env": {"env_vars": ENVIRONMENT}, "log_to_driver": False, "logging_level": "error"}
     try:
-        if address:
-            ray.init(address, **options)
-        else:
-            with agents_at_fixed_ports():
-                ray.init(include_dashboard=False, **options)
+        options |= {"address": address} if address else {"include_dashboard": False}
+        try:
+            ray.init(**options)
+        except Exception:  # its first start on a machine may take longer than the 15 s that a node waits for its agents
+            ray.shutdown()
+            ray.init(**options)
         http, logging = {"host": host, "port": port}, {"enable_access_log": False, "log_level": "WARNING"}
         serve.start("HeadOnly", http_options=http, logging_config=logging)
         threads = None if address else max(1, (os.cpu_count() or 1) // replicas)
