@@ -390,10 +390,9 @@ def document(results: dict) -> str:
 
 
 KILLED = (
-    " is killed in the middle of 30 conversations (two replicas on two Ray nodes, kill -9): {broken} of the "
-    "{in_progress} answers in progress broke off, {refused_later} of {asked_later} questions asked later failed, the "
-    "last of them {seconds_with_refusals:.1f} s after the kill, and two replicas ran again after "
-    "{seconds_to_two_replicas:.0f} s.\n"
+    " is killed in the middle of 30 conversations (two replicas on two Ray nodes of this machine, kill -9): "
+    "{broken} of the {in_progress} answers in progress broke off, {refused_later} of {asked_later} questions asked "
+    "later failed, and two replicas ran again after {seconds_to_two_replicas:.0f} s.\n"
 )
 SENTENCES = {
     "replica": "**A replica**" + KILLED,
