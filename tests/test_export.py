@@ -175,7 +175,8 @@ def test_an_interrupt_ends_optimum_cli_too(checkpoint, settings, tmp_path, monke
             started.append(self)
 
     def interrupt(line, text):
-        family.extend(psutil.Process().children(recursive=True))
+        process = psutil.Process(started[0].pid)  # this one may have children of other tests
+        family.extend([process, *process.children(recursive=True)])
         raise KeyboardInterrupt
 
     monkeypatch.setattr(export.subprocess, "Popen", Noted)
