@@ -136,15 +136,32 @@ def question(number: int) -> list[dict]:
     return [{"role": "user", "content": f"Tell me story number {number} about the sea, with many details."}]
 
 
+def generate_together(pipeline, prompts: list[list[int]]) -> list[list[float]]:
+    """Return the seconds to each token of each prompt: all arrive at once and decode NEW_TOKENS greedily."""
+    from helpers.serve.engine import add_request
+
+    options = {"max_new_tokens": NEW_TOKENS, "do_sample": False, "ignore_eos": True}
+    start, arrived = time.perf_counter(), [[] for _ in prompts]
+    handles = [add_request(pipeline, number, ids, options) for number, ids in enumerate(prompts)]
+    while pipeline.has_non_finished_requests():
+        pipeline.step()
+        now = time.perf_counter() - start
+        for times, handle in zip(arrived, handles, strict=True):
+            while handle.can_read():
+                times.extend(now for output in handle.read().values() for _ in output.generated_ids)
+    return arrived
+
+
 def bare_worker(connection) -> None:
+    """Run the pipeline of the server without the server, in a process of its own as there."""
     from helpers.checkpoint.tokenizer import load_tokenizer
-    from helpers.serve import bare
+    from helpers.serve.engine import Limits, load_pipeline
     from helpers.tokenize import prompt_ids
 
-    pipeline, tok = bare.load(choice), load_tokenizer(choice.model_dir)
+    pipeline = load_pipeline(choice.model_dir, choice.device, dict(choice.ov_config), Limits())
+    tok = load_tokenizer(choice.model_dir)
     while numbers := connection.recv():
-        users = bare.generate_together(pipeline, [prompt_ids(tok, question(n)) for n in numbers], NEW_TOKENS)
-        connection.send([user.seconds for user in users])
+        connection.send(generate_together(pipeline, [prompt_ids(tok, question(n)) for n in numbers]))
 
 
 @contextmanager

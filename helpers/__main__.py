@@ -231,7 +231,7 @@ def serve(
     model: Model = None,
     format: Format = None,
     device: Device = None,
-    host: Annotated[str, typer.Option(help="Another address than loopback needs --api-key too.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="An address other than loopback also needs --api-key.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
     api_key: Annotated[
         str | None, typer.Option(envvar="TUTORIAL_API_KEY", show_envvar=True, help="Made and printed unless given.")

@@ -34,6 +34,7 @@ class Served:
     private: str
     shown: int
     opened: str  # the address that a browser was told to open
+    process: psutil.Process
 
     def get(self, path: str, token: str = "", **headers: str) -> http.client.HTTPResponse:
         """Return the response; a redirection to a log-in page is not followed."""
@@ -69,13 +70,17 @@ def server(request, tmp_path_factory) -> Iterator[Served]:
     root = ["--allow-root"] if request.param == "lab" else []
     (_, *argv), variables = servers.command(request.param, f"{option}={browser}", f"--port={port}", *root)
     url, log = f"http://127.0.0.1:{port}", folder / "server.log"
-    with servers.running([sys.executable, *argv], url + public, servers.environment(folder) | variables, log):
+    with servers.running(
+        [sys.executable, *argv], url + public, servers.environment(folder) | variables, log
+    ) as process:
         for _ in range(240):
             if opened.exists() and opened.read_text():
                 break
             time.sleep(0.25)
         token = re.search(r"token=(\w+)", log.read_text(encoding="utf-8"))
-        yield Served(url, token[1] if token else "", private, shown, unescape(opened.read_text()))
+        yield Served(
+            url, token[1] if token else "", private, shown, unescape(opened.read_text()), psutil.Process(process.pid)
+        )
 
 
 def test_a_server_requires_its_token(server):
@@ -104,7 +109,7 @@ def test_a_server_and_its_kernels_listen_on_loopback_only(server):
         request = urllib.request.Request(address, data, {"Authorization": f"token {server.token}"})
         urllib.request.urlopen(request, timeout=60).close()
     listening = []
-    for process in psutil.Process().children(recursive=True):
+    for process in [server.process, *server.process.children(recursive=True)]:
         with suppress(psutil.Error):
             listening += [at.laddr.ip for at in process.net_connections("inet") if at.status == psutil.CONN_LISTEN]
     assert listening and {ipaddress.ip_address(host).is_loopback for host in listening} == {True}, listening

@@ -96,12 +96,16 @@ def test_the_notebook_runs_in_a_light_kernel_through_the_server(light_kernel, tm
     assert KEY not in printed
 
 
-def test_the_notebook_has_no_stored_output_of_a_server():
+def test_the_notebook_has_the_outputs_of_one_run_and_checks_them():
     notebook = nbformat.read(HERE / "chat.ipynb", as_version=4)
     nbformat.validate(notebook)
-    assert [cell for cell in notebook.cells if cell.get("outputs")] == []
-    lines = [line for cell in notebook.cells if cell.cell_type == "code" for line in cell.source.splitlines()]
-    assert max(map(len, lines)) <= 79
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1)) and all(c.outputs for c in code)
+    assert [
+        out for cell in code for out in cell.outputs if out.output_type == "error" or out.get("name") == "stderr"
+    ] == []
+    assert sum("assert " in cell.source for cell in code) == len(code) - 1, "all but the cell with the box"
+    assert max(len(line) for cell in code for line in cell.source.splitlines()) <= 79
 
 
 def test_the_page_of_the_organiser_names_files_and_links_that_exist():

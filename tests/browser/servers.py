@@ -82,8 +82,8 @@ def free_port() -> int:
 
 
 @contextmanager
-def running(argv: list[str], url: str, environ: dict[str, str], log: Path) -> Iterator[None]:
-    """Run a server until the block ends.  Raises RuntimeError with its log if it never answers."""
+def running(argv: list[str], url: str, environ: dict[str, str], log: Path) -> Iterator[subprocess.Popen]:
+    """Run a server until the block ends; yield its process.  Raises RuntimeError with its log if it never answers."""
     with log.open("w") as stream:
         process = subprocess.Popen(argv, cwd=ROOT, env=environ, stdout=stream, stderr=subprocess.STDOUT)
     try:
@@ -99,7 +99,7 @@ def running(argv: list[str], url: str, environ: dict[str, str], log: Path) -> It
             process.kill()
         if process.poll() is not None:
             raise RuntimeError(f"{argv[2]} did not start:\n{log.read_text()[-3000:]}")
-        yield
+        yield process
     finally:
         process.terminate()
         process.wait(30)

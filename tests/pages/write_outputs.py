@@ -19,14 +19,18 @@ import reading
 from nbclient import NotebookClient
 
 from helpers import settings
+from helpers.serve.engine import Engine
+from helpers.serve.local import running
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
+CLASS = NOTEBOOKS.parent / "workshop" / "chat.ipynb"
+LIGHT = os.pathsep.join([str(NOTEBOOKS.parent / "tests" / "light"), str(NOTEBOOKS.parent)])  # as without torch
 
 
 MAKES_THE_EXPORT = ("00_quickstart.ipynb", "01_export.ipynb")  # their pages show it happening, so it must happen
 
 
-def run(path: Path) -> float:
+def run(path: Path, **environ: str) -> float:
     """Execute `path` top to bottom and store what a reader should see; returns the seconds.
 
     No timing metadata and no widget state (they change with each run), text of one stream in one piece.
@@ -43,7 +47,7 @@ def run(path: Path) -> float:
         coalesce_streams=True,
     )
     start = time.perf_counter()
-    client.execute()
+    client.execute(env=os.environ | environ)
     seconds = time.perf_counter() - start
     reading.fill(notebook, "Time to run", f"{reading.running(seconds)} ({machine()})")
     notebook.metadata.pop("widgets", None)
@@ -54,6 +58,12 @@ def run(path: Path) -> float:
     nbformat.validate(notebook)
     nbformat.write(notebook, path)
     return seconds
+
+
+def run_class() -> float:
+    """Execute the class's notebook in a light kernel, beside a server with the model."""
+    with running(Engine.load(settings.load()), port=8000) as server:
+        return run(CLASS, TUTORIAL_SERVER=server.url, TUTORIAL_API_KEY=server.api_key, PYTHONPATH=LIGHT)
 
 
 def machine() -> str:
@@ -70,10 +80,11 @@ if __name__ == "__main__":
     os.environ["TQDM_DISABLE"] = "1"
     kept = tempfile.TemporaryDirectory()
     os.environ["TUTORIAL_CONVERSATIONS"] = kept.name  # not among the reader's own
-    for path in [Path(name) for name in sys.argv[1:]] or sorted(NOTEBOOKS.glob("*.ipynb")):
+    for path in [Path(name) for name in sys.argv[1:]] or [*sorted(NOTEBOOKS.glob("*.ipynb")), CLASS]:
         if path.name in MAKES_THE_EXPORT:
             setup = settings.load()
             for made in (setup.model_dir, setup.checkpoint_dir.parent.parent / "trial" / setup.model):
                 shutil.rmtree(made, ignore_errors=True)
-        print(f"{path.name}: {run(path):.0f} s", flush=True)
+        seconds = run_class() if path.resolve() == CLASS.resolve() else run(path)
+        print(f"{path.name}: {seconds:.0f} s", flush=True)
     glossary.write()
