@@ -33,6 +33,11 @@ def prompt_ids(tok, messages: Messages, add_generation_prompt: bool = True, thin
     return twin.encode(text.translate(reveal), add_special_tokens=False).ids
 
 
+def text_ids(tok, text: str) -> list[int]:
+    """Return the ids of `text` as a part of a message: typed control tokens are ordinary text."""
+    return twin_tokenizer(tok)[0].encode(text, add_special_tokens=False).ids
+
+
 def prompt_tokens(tok, messages: Messages, add_generation_prompt: bool = True) -> list[tuple[int, int | None]]:
     """Return each id of prompt_ids with its author: the number of a message, or None for the template.
 

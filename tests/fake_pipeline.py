@@ -12,7 +12,7 @@ from fakes import END, token_ids, tokenizer
 
 
 class FakePipeline:
-    """`reply` returns the answer to the last message.
+    """`reply` returns the answer to the last message; what the prompt has of it already is left out.
 
     Each step waits for `go`, takes `pace` seconds and gives each request a token.  `prompts` has the prompt ids of
     all requests, `configs` their GenerationConfigs.
@@ -38,8 +38,10 @@ class FakePipeline:
     def add_request(self, _number: int, ids, config) -> FakeHandle:
         self.prompts.append(ids.data[0].tolist())
         self.configs.append(config)
-        text = tokenizer().decode(self.prompts[-1]).rpartition("user\n")[2].partition("<|im_end|>")[0]
-        handle = FakeHandle([*token_ids(self.reply(text)), END][: config.max_new_tokens])
+        prompt = tokenizer().decode(self.prompts[-1])
+        text, begun = prompt.rpartition("user\n")[2].partition("<|im_end|>")[0], prompt.rpartition("assistant\n")[2]
+        script = token_ids(self.reply(text).removeprefix(begun))
+        handle = FakeHandle([*script, END][: config.max_new_tokens])
         if len(self.prompts[-1]) > self.capacity:
             handle.status = "IGNORED"
         self.handles.append(handle)

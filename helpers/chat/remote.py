@@ -27,9 +27,9 @@ class RemoteConversation(Conversation):
     """A conversation with `model` on the server at `url`, such as http://127.0.0.1:8000/v1.
 
     It differs from Conversation in what a server can tell.  The X-ray needs a server that gives logprobs; with
-    `alternatives` None they are not requested.  Figures that the server does not give are left out.  With `continues`,
-    which needs vLLM's continue_final_message, answers can be resumed and branched.  The oldest messages are left out
-    when the server says that the context is full.  An answer raises TutorialError when the server refuses it, or sends
+    `alternatives` None they are not requested.  Figures that the server does not give are left out.  Answers can be
+    resumed and branched on servers with vLLM's continue_final_message, as ours.  The oldest messages are left out when
+    the server says that the context is full.  An answer raises TutorialError when the server refuses it, or sends
     nothing for `timeout` seconds.
     """
 
@@ -42,11 +42,10 @@ class RemoteConversation(Conversation):
         sampling: Sampling = CHAT,
         max_new_tokens: int = 512,
         alternatives: int | None = 5,
-        continues: bool = False,
         timeout: float = 120.0,
     ) -> None:
         self._server = Server(url, api_key, timeout)
-        self.model, self.server, self.tok, self.continues = model, self._server.name, Vocabulary(), continues
+        self.model, self.server, self.tok = model, self._server.name, Vocabulary()
         self.thinking, self.tags = None, ("<think>", "</think>")
         self._set_up(system, sampling, max_new_tokens, alternatives, None)
 
@@ -61,7 +60,7 @@ class RemoteConversation(Conversation):
             self.model, self.context_length = model, None
 
     def _new_answer(self, messages: list[Message], kept: tuple = ()) -> RemoteAnswer:
-        if kept and not self.continues:
+        if kept and not self._server.can_continue():
             raise TutorialError("This server cannot continue an answer.", "Regenerate it, or send a message.")
         return RemoteAnswer(self, messages, kept)
 

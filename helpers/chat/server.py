@@ -20,6 +20,7 @@ from helpers.errors import TutorialError, printable
 SERVER_VARIABLE, KEY_VARIABLE = "TUTORIAL_SERVER", "TUTORIAL_API_KEY"
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 CONNECT_SECONDS = 5.0
+CAN_CONTINUE = ("vllm", "openvino-chat-tutorial")  # the owners of models whose servers have continue_final_message
 LONGEST_LINE = 2**20  # bytes
 MALFORMED = (
     AttributeError,
@@ -55,6 +56,7 @@ class Server:
             if parts.scheme not in ("http", "https") or not parts.hostname:
                 raise ValueError("it does not begin with http:// or https:// and a name")
             self.name = parts.netloc.rpartition("@")[2]
+            self._continues = None
             self.client = httpx.Client(
                 base_url=url if parts.path else f"{url}/v1",
                 headers={"Authorization": f"Bearer {key}"} if key else {},
@@ -70,9 +72,17 @@ class Server:
         """Return the server's models, each with its context length, 0 where the server does not tell it."""
         try:
             listed = self.client.get("models", timeout=CONNECT_SECONDS).raise_for_status().json()["data"]
+            self._continues = any(each.get("owned_by") in CAN_CONTINUE for each in listed)
             return {clean(each["id"]): count(each.get("max_model_len")) for each in listed}
         except (httpx.HTTPError, *MALFORMED) as error:
             raise TutorialError(f"{self.name} does not list its models: {self.safe(error)}") from error
+
+    def can_continue(self) -> bool:
+        """Return whether the server can continue an answer, as the list of its models tells."""
+        if self._continues is None:
+            with suppress(TutorialError):
+                self.models()
+        return bool(self._continues)
 
     def safe(self, said: object) -> str:
         """Return what the server or httpx has said as one line, without the key."""

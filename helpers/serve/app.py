@@ -19,9 +19,10 @@ from starlette.exceptions import HTTPException
 from helpers.decode import StreamDecoder, token_bytes
 from helpers.errors import TutorialError
 from helpers.serve.engine import Engine, EngineError, EngineFull, Generation
-from helpers.tokenize import prompt_ids
+from helpers.tokenize import prompt_ids, text_ids
 
 UNSUPPORTED = ("tools", "functions", "logit_bias", "audio", "prediction", "web_search_options")
+OWNER = "openvino-chat-tutorial"
 KINDS = {404: "not_found", 405: "method_not_allowed", 503: "unavailable"}
 
 
@@ -78,6 +79,7 @@ class ChatRequest(Strict):
     top_logprobs: Literal[0] | None = None  # the engine gives the log probability of the chosen token only
     response_format: dict[str, Literal["text"]] | None = None
     chat_template_kwargs: dict | None = None  # as vLLM has it: {"enable_thinking": false}
+    continue_final_message: bool | None = None  # as vLLM has it: the answer goes on with the last message
 
     def options(self, new_tokens: int) -> dict:
         """Return the arguments of a GenerationConfig."""
@@ -108,22 +110,25 @@ class Metrics:
 
 
 class Answer:
-    """One answer in progress, as OpenAI's objects."""
+    """One answer in progress, as OpenAI's objects; `kept` are the ids of the text that it continues."""
 
-    def __init__(self, engine: Engine, request: ChatRequest, ids: list[int], generation: Generation, metrics) -> None:
+    def __init__(
+        self, engine: Engine, request: ChatRequest, ids: list[int], kept: list[int], generation: Generation, metrics
+    ) -> None:
         self.request, self.generation, self.metrics, self.tok = request, generation, metrics, engine.tok
         self.decoder = StreamDecoder(
             engine.tok, [request.stop] if isinstance(request.stop, str) else request.stop or ()
         )
         self.prompt_tokens, self.finish_reason, self.special = len(ids), None, set(engine.tok.all_special_ids)
+        self.kept, self.unsent = len(kept), len(engine.tok.decode(kept)) - len(self.decoder.push(kept))
         self.head = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": request.model}
 
     async def pieces(self) -> AsyncIterator[tuple[str, list[dict]]]:
         """Yield the text of new tokens, and their log probabilities if they were asked for."""
         async for ids, log_probs in self.generation:
-            if not (before := self.decoder.taken):
+            if (before := self.decoder.taken) == self.kept:
                 self.metrics.ttft.observe(time.monotonic() - self.generation.started)
-            text = self.decoder.push(ids)
+            text = self._new(self.decoder.push(ids))
             new = ids[: self.decoder.taken - before] if self.request.logprobs else ()
             pairs = zip(new, log_probs, strict=False)
             yield text, [self._log_prob(*pair) for pair in pairs if pair[0] not in self.special]
@@ -132,17 +137,23 @@ class Answer:
                 break
         else:
             self.finish_reason = self.generation.finish_reason
-            yield self.decoder.push([], last=True), []
+            yield self._new(self.decoder.push([], last=True)), []
         self.generation.close()
         self.metrics.tokens.labels("prompt").inc(self.prompt_tokens)
-        self.metrics.tokens.labels("answer").inc(self.decoder.taken)
+        self.metrics.tokens.labels("answer").inc(self.decoder.taken - self.kept)
+
+    def _new(self, text: str) -> str:
+        """Return `text` without the end of the kept text, which the decoder may have held back."""
+        new = text[self.unsent :]
+        self.unsent = max(0, self.unsent - len(text))
+        return new
 
     def _log_prob(self, index: int, value: float) -> dict:
         data = token_bytes(self.tok, index)
         return {"token": data.decode(errors="replace"), "logprob": value, "bytes": list(data), "top_logprobs": []}
 
     def usage(self) -> dict[str, int]:
-        counts = {"prompt_tokens": self.prompt_tokens, "completion_tokens": self.decoder.taken}
+        counts = {"prompt_tokens": self.prompt_tokens, "completion_tokens": self.decoder.taken - self.kept}
         return counts | {"total_tokens": sum(counts.values())}
 
     async def whole(self) -> dict:
@@ -239,10 +250,19 @@ def create_app(engine: Engine, api_key: str) -> FastAPI:
 
     async def start(request: ChatRequest) -> Answer:
         messages = [message.plain() for message in request.messages]
-        thinking = (request.chat_template_kwargs or {}).get("enable_thinking")
+        thinking, begun = (request.chat_template_kwargs or {}).get("enable_thinking"), ""
+        if request.continue_final_message:
+            if messages[-1]["role"] != "assistant":
+                what = "continue_final_message: the last message is not the assistant's."
+                raise ApiError(400, "invalid_value", what, "continue_final_message")
+            begun = messages.pop()["content"]
+
+        def tokenize() -> tuple[list[int], list[int]]:
+            return prompt_ids(engine.tok, messages, thinking=thinking), text_ids(engine.tok, begun)
+
         try:
-            make = lambda: prompt_ids(engine.tok, messages, thinking=thinking)  # noqa: E731
-            ids = await asyncio.get_running_loop().run_in_executor(threads, make)
+            ids, kept = await asyncio.get_running_loop().run_in_executor(threads, tokenize)
+            ids += kept
         except TutorialError as error:
             raise ApiError(400, "invalid_value", str(error), "messages") from error
         if (room := engine.context_length - len(ids)) < 1:
@@ -255,7 +275,7 @@ def create_app(engine: Engine, api_key: str) -> FastAPI:
             what = f"{limits.requests} requests are in progress. Try again in {error} s."
             raise ApiError(429, "rate_limit_exceeded", what, Retry_After=str(error)) from error
         metrics.answers.labels(200).inc()
-        return Answer(engine, request, ids, generation, metrics)
+        return Answer(engine, request, ids, kept, generation, metrics)
 
     @app.post("/v1/chat/completions")
     async def chat_completions(request: Request):
@@ -274,7 +294,7 @@ def create_app(engine: Engine, api_key: str) -> FastAPI:
     @app.get("/v1/models")
     async def models(request: Request):
         authorize(request)
-        model = {"id": engine.model, "object": "model", "created": 0, "owned_by": "openvino"}
+        model = {"id": engine.model, "object": "model", "created": 0, "owned_by": OWNER}
         return {"object": "list", "data": [model | {"max_model_len": engine.context_length}]}
 
     @app.get("/health")

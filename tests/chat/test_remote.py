@@ -452,7 +452,8 @@ def test_an_answer_is_continued_only_by_a_server_that_can(serve):
         with pytest.raises(TutorialError, match="This server cannot continue an answer"):
             change()
     assert conversation.messages is before
-    conversation.continues = True
+    server.models = {"data": [{"id": "tiny", "owned_by": "vllm"}]}
+    conversation.models()
     server.reply = lambda _: vllm()[3:]
     assert "".join(conversation.resume()) == TEXT
     assert contents(conversation) == ["Hello", TEXT] and conversation.versions(1) == (1, 1)

@@ -114,6 +114,34 @@ def test_log_probabilities_are_those_of_the_tokens_of_the_text(shared):
     assert found == entries
 
 
+@pytest.mark.parametrize("begun", ["One tw", "One two  ", "Grüße, 世", ""])
+def test_an_answer_goes_on_with_the_final_message(shared, begun):
+    """Its tokens are those of the prompt and of its text, and only new text and new tokens are sent."""
+    question, rest = {"role": "user", "content": f"{begun}o three. 界!"}, "o three. 界!"
+    messages = [question, {"role": "assistant", "content": begun}]
+    fields = {"messages": messages, "continue_final_message": True, "add_generation_prompt": False, "logprobs": True}
+    fields["stop"] = ["two!", "世x"]  # whose start the decoder holds back
+    answer = shared.post(**fields).json()
+    assert answer["choices"][0]["message"]["content"] == rest
+    entries = answer["choices"][0]["logprobs"]["content"]
+    assert b"".join(bytes(entry["bytes"]) for entry in entries).decode() == rest
+    assert answer["usage"]["completion_tokens"] == len(entries) + 1, "the EOS token"
+
+
+def test_a_typed_marker_stays_text_in_an_answer_that_goes_on(shared):
+    messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "A<|im_end|>\n"}]
+    shared.post(messages=messages, continue_final_message=True)
+    begun = tokenizer()("A<|im_end|>\n", split_special_tokens=True, add_special_tokens=False).input_ids
+    assert shared.pipeline.prompts[-1] == prompt_ids(tokenizer(), messages[:1]) + begun
+
+
+def test_only_an_answer_can_be_continued(shared):
+    refused = shared.post(continue_final_message=True)
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "continue_final_message")
+    alone = shared.post(continue_final_message=True, messages=[{"role": "assistant", "content": "One"}])
+    assert (alone.status_code, alone.json()["error"]["param"]) == (400, "messages")
+
+
 def test_sampling_parameters_reach_the_engine(shared):
     shared.post(temperature=0.5, top_p=0.25, seed=7, top_k=9, repetition_penalty=1.5, presence_penalty=1.0)
     config = shared.pipeline.configs[-1]

@@ -46,6 +46,16 @@ def test_an_answer_has_the_servers_figures_and_the_probability_of_each_token(con
     assert conversation.versions(1) == (2, 2)
 
 
+def test_a_stopped_answer_is_continued(conversation):
+    answer = conversation.say(WORDS)
+    for _ in answer:
+        answer.stop()
+    begun = conversation.messages[-1].content
+    assert answer.finish_reason == "stopped" and WORDS.startswith(begun) and begun != WORDS
+    assert "".join(conversation.resume()) == WORDS
+    assert [message.content for message in conversation.messages] == [WORDS, WORDS]
+
+
 def test_stop_frees_the_slot_on_the_server(conversation):
     conversation.pipeline.hold()
     answer = conversation.say(LONG)
