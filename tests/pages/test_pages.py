@@ -12,6 +12,7 @@ import nbformat
 from test_exercises import PAGES, verdicts
 
 KNOWN_TAGS = {"nbval-ignore-output", "exercise"}  # nbval-skip and raises-exception would hide failures
+PROGRESS = re.compile(r" is complete(; skipping|: [\d.]+ MB)")  # depends on what exists
 VOLATILE = re.compile(r"0x[0-9a-f]{8,}|/(home|root|tmp|Users|work)/\S+|[A-Z]:\\|ipykernel_\d+|\d\d:\d\d:\d\d")
 CONTRACT = ["*Time to run*", "*Time to read*", "*Needs*", "*Leaves*", "*Prerequisites*"]
 ENDING = ["## Recap", "## Glossary", "## Exercises", "## In practice"]
@@ -87,6 +88,9 @@ def cells(page, code, prose) -> Iterator[str]:
     if checks < 0.25 * len(code):
         yield f"only {checks} of {len(code)} code cells check something"
     tags = [set(cell.metadata.get("tags", [])) for cell in code]
+    for cell, own in zip(code, tags, strict=True):
+        if "nbval-ignore-output" not in own and any(PROGRESS.search(out.get("text", "")) for out in cell.outputs):
+            yield f"the first run prints something else than the second: {cell.source.splitlines()[-1]}"
     if unknown := set().union(*tags) - KNOWN_TAGS:
         yield f"unknown tags: {unknown}"
     strict = sum("nbval-ignore-output" not in each for each in tags)
