@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
+from axe_playwright_python.sync_playwright import Axe
 from jupyter_client import BlockingKernelClient
 from playwright.sync_api import Locator, Page, expect
 
@@ -84,6 +85,10 @@ class ChatPage(Box):
         super().__init__(page)
         self.page, self.guard, self.server = page, guard, server
         self.idle = page.get_by_role("button", name="Python 3 (ipykernel) | Idle")
+
+    def require_accessible(self) -> None:
+        found = Axe().run(self.page, ".ovchat-box")
+        assert found.response["passes"] and not found.violations_count, found.generate_report()
 
     def open(self, name: str) -> None:
         with self._kernel():

@@ -54,6 +54,7 @@ def test_formulas_tables_tasks_links_and_directions(rich):
     expect(answer.get_by_role("link", name="https://example.org/page")).to_be_visible()
     hebrew = answer.locator("p").last
     assert hebrew.evaluate("p => getComputedStyle(p).direction") == "rtl"
+    rich.require_accessible()
     assert answer.locator("p").first.evaluate("p => getComputedStyle(p).direction") == "ltr"
     seen = rich.page.evaluate("window.seen")
     assert len(seen) > 3, "it was watched"

@@ -75,6 +75,15 @@ def test_text_can_be_read_in_each_theme(chat, theme):
     assert ratio >= 3
 
 
+@pytest.mark.parametrize("theme", ["JupyterLab Light", "JupyterLab Dark"], indirect=True)
+def test_axe_finds_no_violation(chat, theme):
+    chat.ask("code")
+    chat.button("X-ray").last.click()
+    chat.button("Conversations").click()
+    chat.page.get_by_text("Settings", exact=True).last.click()
+    chat.require_accessible()
+
+
 @pytest.mark.parametrize("width", [1280, 420])
 def test_targets_are_large_enough(chat, width):
     chat.kernel("setattr(box.conversation, 'max_new_tokens', 30)")
