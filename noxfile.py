@@ -133,8 +133,7 @@ def lab(session: nox.Session) -> None:
     report(session)
     first = "--LabApp.default_url=/lab/tree/notebooks/00_quickstart.ipynb"  # with --no-browser too
     # JupyterLab would ask PyPI for its updates, and ask whether it may fetch news.  Its documentation, "Announcements",
-    # has these options; demo/jupyter disables the extension that asks, and keeps a page unchanged
-    # that is only opened.
+    # has these options.  demo/jupyter disables the extension that asks, and keeps a page unchanged that is only opened.
     quiet = ("--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate", "--LabApp.news_url=None")
     paths = filter(None, [str(ROOT / "demo" / "jupyter"), os.environ.get("JUPYTER_CONFIG_PATH")])
     options = (first, *quiet, "--ServerApp.root_dir=.", "--ip=127.0.0.1", *session.posargs)
