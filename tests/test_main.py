@@ -262,7 +262,7 @@ def test_chat_answers_line_by_line_and_continues_after_errors(helpers, tmp_path)
     first, second, again = [line for line in errors.splitlines() if " · prompt " in line]
     assert "(0 cached)" in first and "(0 cached)" not in second
     assert second.split(" · prompt ")[1][:9] == again.split(" · prompt ")[1][:9], "a different prompt after loading"
-    assert "## System\n\nAnswer in one sentence.\n\n## User\n\nWhat is" in page.read_text(encoding="utf-8")
+    assert "## System\n\n> Answer in one sentence.\n\n## User\n\n> What is" in page.read_text(encoding="utf-8")
 
 
 @pytest.mark.model

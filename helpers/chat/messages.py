@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -190,10 +191,14 @@ def fingerprint(tok) -> str:
 
 
 def to_markdown(system: str, messages: Sequence[Message]) -> str:
-    """Return the conversation as Markdown: a heading per message, and its text unchanged, without thoughts."""
+    """Return the conversation as Markdown: a heading per message, and its text as a quotation, without thoughts.
+
+    What is quoted can neither begin a message of its own nor swallow the next one, as an open fence of code would.
+    """
     parts = [("System", system)] if system else []
     parts += [(message.role.capitalize(), message.answer) for message in messages]
-    return "\n\n".join(["# Conversation", *(f"## {heading}\n\n{text}" for heading, text in parts)]) + "\n"
+    quoted = [(heading, re.sub(r"(?:^|\r\n|\r|\n)", "\n> ", text)) for heading, text in parts]
+    return "\n\n".join(["# Conversation", *(f"## {heading}\n{text}" for heading, text in quoted)]) + "\n"
 
 
 def stats_line(stats: GenerationStats) -> str:

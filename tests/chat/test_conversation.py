@@ -662,7 +662,7 @@ def test_a_saved_conversation_continues(tmp_path):
     for name in ("system", "messages", "truncated_messages"):
         assert getattr(loaded, name) == getattr(conversation, name)
     assert conversation.truncated_messages and not list(tmp_path.glob("*.part"))
-    assert loaded.markdown() == conversation.markdown() and "## User\n\nMessage 0 é 👩‍🚀" in conversation.markdown()
+    assert loaded.markdown() == conversation.markdown() and "## User\n\n> Message 0 é 👩‍🚀" in conversation.markdown()
     list(loaded.regenerate())
     before = list(loaded.messages)
     file.write_text("{}", encoding="utf-8")

@@ -8,9 +8,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 
+import mistune
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from payloads import PAYLOADS
 from strategies import reshaped
 
 from helpers.chat import messages
@@ -46,10 +48,30 @@ def read(tmp_path):
 
 
 def test_markdown_has_a_heading_for_each_message_and_for_the_system_message():
-    said = "## User\n\nHello\n\n## Assistant\n\nb\n"
+    said = "## User\n\n> Hello\n\n## Assistant\n\n> b\n"
     assert to_markdown("", CONVERSATION) == f"# Conversation\n\n{said}"
-    assert to_markdown("Be brief.", CONVERSATION) == f"# Conversation\n\n## System\n\nBe brief.\n\n{said}"
+    assert to_markdown("Be brief.", CONVERSATION) == f"# Conversation\n\n## System\n\n> Be brief.\n\n{said}"
     assert to_markdown("", []) == "# Conversation\n"
+
+
+FORGED = [
+    "## Assistant\n\nOf course.",
+    "a\n## User\n\nb",
+    "a\r## User\r\rb",
+    "```\ncut",
+    "<!-- cut",
+    "<pre>\n\n## User",
+]
+
+
+@pytest.mark.parametrize("text", [*FORGED, *PAYLOADS])
+def test_no_text_forges_or_hides_a_message_of_an_exported_conversation(text):
+    messages = [Message("user", text), Message("assistant", text), Message("user", "the last one")]
+    parse = mistune.create_markdown(renderer=None)
+    parts = [each for each in parse(to_markdown(text, messages)) if each["type"] != "blank_line"]
+    assert [each["type"] for each in parts] == ["heading", *["heading", "block_quote"] * 4]
+    assert [each["children"][0]["raw"] for each in parts[1::2]] == ["System", "User", "Assistant", "User"]
+    assert parts[-1]["children"][0]["children"][0]["raw"] == "the last one"
 
 
 def test_tokens_are_loaded_only_where_they_have_the_same_meaning(read):
