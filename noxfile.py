@@ -183,14 +183,30 @@ def weekly(session: nox.Session) -> None:
     """Run what is slow and seldom breaks: page 09 strictly, all notebooks on the tiny Phi-3, solutions, slow faults."""
     install(session, "lab", "serve", "demo", "test")
     session.run(*HELPERS, "export", env=EMBEDDED)
-    run_strict(session, "page 09, strict, no network", [path for path in NOTEBOOKS if COMPRESS in path])
+    failed: list[str] = []
+
+    @contextmanager
+    def stage(what: str) -> Iterator[str]:
+        """The next stages run after a failure, too: all of them take an hour."""
+        try:
+            yield what
+        except nox.command.CommandFailed:
+            failed.append(what)
+
+    with stage("page 09, strict, no network") as what:
+        run_strict(session, what, [path for path in NOTEBOOKS if COMPRESS in path])
     pytest = (PYTHON, "-m", "pytest", "-q", "-m", "weekly", "--durations=15")
-    timed(session, "notebooks on the tiny Phi-3, and solutions", *pytest, "tests/pages", env=EMBEDDED)
-    others = ("--ignore=tests/browser", "--ignore=tests/pages")
-    timed(session, "other slow tests", *pytest, *PARALLEL, *others, env=EMBEDDED | {"OMP_NUM_THREADS": "1"})
-    session.run(PYTHON, "tests/browser/browsers.py")
-    timed(session, "slow tests in a browser", *pytest, "tests/browser", env=EMBEDDED)
+    with stage("notebooks on the tiny Phi-3, and solutions") as what:
+        timed(session, what, *pytest, "tests/pages", env=EMBEDDED)
+    with stage("other slow tests") as what:
+        others = ("--ignore=tests/browser", "--ignore=tests/pages")
+        timed(session, what, *pytest, *PARALLEL, *others, env=EMBEDDED | {"OMP_NUM_THREADS": "1"})
+    with stage("slow tests in a browser") as what:
+        session.run(PYTHON, "tests/browser/browsers.py")
+        timed(session, what, *pytest, "tests/browser", env=EMBEDDED)
     report(session)
+    if failed:
+        session.error(f"Failed: {', '.join(failed)}.")
 
 
 @session
