@@ -58,3 +58,15 @@ def theirs(model, prompt_ids, n, **options) -> list[int]:
     with single_thread():
         out = model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=n, **options)
     return out[0, len(prompt_ids) :].tolist()
+
+
+def recomputed(model, prompt_ids, n) -> list[int]:
+    """Return the new ids of greedy decoding without a KV cache, a forward pass over the whole text for each."""
+    import torch
+
+    ids = list(prompt_ids)
+    with single_thread():
+        for _ in range(n):
+            text = torch.tensor([ids])
+            ids.append(int(model(input_ids=text, attention_mask=torch.ones_like(text)).logits[0, -1].argmax()))
+    return ids[len(prompt_ids) :]

@@ -188,7 +188,10 @@ def test_an_architecture_goes_from_its_hub_name_to_the_greedy_answer_of_transfor
     prompt = prompt_ids(tok, [{"role": "user", "content": "Hello"}]) if tok.chat_template else tok("Hello").input_ids
     ours = [token.id for token in generate(model, prompt, 24, stop_ids=())]
     reference = loaded.load(choice.model_dir, **REFERENCE)
-    assert ours == loaded.theirs(reference, prompt, 24, do_sample=False, eos_token_id=None)
+    if "rope_scaling" in ARCHITECTURES[name]:  # optimum-intel's generate fails where longrope begins
+        assert ours == loaded.recomputed(reference, prompt, 24)
+    else:
+        assert ours == loaded.theirs(reference, prompt, 24, do_sample=False, eos_token_id=None)
 
 
 @pytest.mark.parametrize("status", [401, 403])

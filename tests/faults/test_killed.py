@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+import time
 from dataclasses import asdict
 
 import psutil
@@ -89,20 +90,20 @@ def test_a_fetch_that_is_killed_at_any_moment(outcome, tiny, index, start, tmp_p
 @pytest.mark.fault("kill -9 of a download from the hub, at many moments")
 def test_a_download_from_the_hub_that_is_killed_at_any_moment(outcome, start, tmp_path, tmp_path_factory):
     repository = tiny_phi3(tmp_path_factory.getbasetemp())
-    target, seconds, killed = tmp_path / PHI3.name / "checkpoint", 0.5, 0
+    target, requests = tmp_path / PHI3.name / "checkpoint", 0
     with Hub(repository) as hub:
         environ = {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "TUTORIAL_MODEL_ROOT": str(tmp_path)}
         while not target.exists():
+            hub.asked.clear()
             process = start("-m", "helpers", "fetch", "--model", PHI3.name, **environ)
-            try:
-                process.wait(seconds)
-                assert process.returncode == 0, process.stderr.read()
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-                killed += 1
-            seconds *= 1.2
-    assert killed > 3 and only(target.parent, "checkpoint")
+            while process.poll() is None and hub.asked.total() <= requests:
+                time.sleep(0.002)
+            ended = process.poll()
+            process.kill()  # after one request more than the time before
+            process.wait()
+            assert ended in (None, 0), process.stderr.read()
+            requests += 1
+    assert requests > 3 and only(target.parent, "checkpoint")
     assert downloaded(target) == downloaded(repository), "assembled from many parts, byte for byte"
     outcome("(none)", "what has arrived is kept; the next run continues")
 
