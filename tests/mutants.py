@@ -17,7 +17,7 @@ META = ROOT / "mutants" / "helpers"
 KILLED = {1, 3, 24, -24, 36, 152}  # mutmut's exit codes: a test failed, pytest failed, or a timeout
 UNDECIDED = 255  # the test session could not start
 TABLE = re.compile("(?<=<!-- scores -->\n).*(?=<!-- /scores -->)", re.DOTALL)  # the rest of the page is written by hand
-SAMPLE = 20  # mutants of each module
+SAMPLE = 10  # mutants of each module
 
 
 def modules() -> Iterator[tuple[str, dict[str, int | None]]]:

@@ -13,7 +13,7 @@ def test_a_page_that_is_opened_and_saved_is_what_it_was(new_page, lab_server):
     stored = lab_server.work / "stored.ipynb"
     copy(PAGE, stored)
     page, guard = new_page(lab_server)
-    page.goto(f"{lab_server.url}/lab/tree/stored.ipynb?token={lab_server.token}")
+    page.goto(f"{lab_server.url}/lab/workspaces/own/tree/stored.ipynb?token={lab_server.token}")
     expect(page.get_by_role("button", name="Python 3 (ipykernel) | Idle")).to_be_visible(timeout=60_000)
     page.wait_for_timeout(1000)  # the kernel tells its version after that
     expect(page.get_by_role("tab", name="stored.ipynb")).to_be_visible()
