@@ -73,7 +73,7 @@ def pytest_collection_modifyitems(config, items):
 
 
 def _is_expensive(item) -> bool:
-    embedded = hasattr(item, "callspec") and "embedded" in item.callspec.params.values()
+    embedded = hasattr(item, "callspec") and "embedded" in map(str, item.callspec.params.values())
     return embedded or bool(EXPENSIVE & set(item.fixturenames)) or item.name in LEFT_OUT
 
 
