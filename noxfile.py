@@ -98,7 +98,7 @@ def install(session: nox.Session, *extras: str) -> None:
     if not Path(PYTHON).exists():
         session.run(sys.executable, "-m", "virtualenv", "--quiet", str(VENV))
     pip = (PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--constraint", "constraints.txt")
-    session.run(*pip, "pip>=24.1", "uv")
+    session.run(*pip, "pip>=24.1")
     if sys.platform == "linux" and not stamp.exists():
         # PyPI's PyTorch for Linux includes 3 GB of CUDA libraries that nothing here uses; PyTorch's own index has a
         # CPU build.
@@ -107,14 +107,16 @@ def install(session: nox.Session, *extras: str) -> None:
             session.log("PyTorch's CPU index cannot be reached. Installing the larger build from PyPI.")
     # What builds this project comes from the index too.
     wanted = ("--build-constraint", "constraints.txt", "--editable", f".[{','.join(extras)}]")
-    # uv takes a quarter of pip's time.  It does not read pip's configuration: it gets the indexes from here, and where
-    # something else is missing, such as a proxy, pip does the work.
+    # uv takes a quarter of pip's time.  It does not read pip's configuration, so it gets the indexes here.  Where uv
+    # cannot be installed, or needs more than that, such as a proxy, pip does the work.
     told = session.run(PYTHON, "-m", "pip", "config", "list", silent=True)
-    indexes = {name: value for name, value in re.findall(r"\.(index-url|extra-index-url|find-links)='(.*)'", told)}
-    env = os.environ | {f"UV_{name.replace('-', '_').upper()}": value for name, value in indexes.items()}
+    found = re.findall(r"\.(index-url|extra-index-url|find-links)='(.*)'", told)
+    # Several addresses are separated by new lines, which pip shows as \n.
+    env = {f"UV_{name.replace('-', '_').upper()}": value.replace(r"\n", " ").strip() for name, value in found}
     uv = (PYTHON, "-m", "uv", "pip", "install", "--quiet", "--python", PYTHON, "--constraint", "constraints.txt")
     uv += ("--system-certs", "--index-strategy=unsafe-best-match")  # all indexes are equal, as for pip
-    if subprocess.run([*uv, *wanted], env=env).returncode:
+    if subprocess.run([*pip, "uv"]).returncode or subprocess.run([*uv, *wanted], env=os.environ | env).returncode:
+        session.log("uv could not install it. pip tries.")
         session.run(*pip, "--no-compile", *wanted)
     # All but tests and 400 architectures.  Some files are templates, not Python.
     libraries = str(VENV / ("Lib" if os.name == "nt" else "lib"))

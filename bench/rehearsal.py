@@ -218,7 +218,7 @@ def main() -> None:
     limit = int(1.5 * sum(file.stat().st_size for file in files) + 0.8e9)
     with limited(first, limit, files) as argv:
         if argv:
-            run(f"the same, with at most {limit / GIB:.1f} GiB of memory", argv)
+            run(f"the same, in a cgroup limited to {limit / GIB:.1f} GiB", argv)
     shutil.rmtree(taken.home)
     about = {"cpu": cpu_name(), "cores": os.cpu_count(), "system": platform.system(), "date": date.today().isoformat()}
     about["memory_gib"] = round(psutil.virtual_memory().total / GIB)
