@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 import uuid
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from statistics import median
 
@@ -128,9 +128,9 @@ async def main(learners: int) -> None:
                     await asyncio.sleep(0.3)
             await measure(hub, process, learners)
         finally:
-            for member in psutil.Process(process.pid).children(recursive=True):
-                member.terminate()
-            process.terminate()
+            for member in psutil.Process().children(recursive=True):  # the hub, if it runs, and what it has started
+                with suppress(psutil.NoSuchProcess):
+                    member.terminate()
             process.wait(30)
 
 

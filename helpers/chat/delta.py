@@ -63,5 +63,5 @@ def _token(entry: dict, vocabulary: Vocabulary) -> GeneratedToken:
 
 
 def _probability(entry: dict, vocabulary: Vocabulary) -> tuple[int, float]:
-    token, logprob = bytes(entry.get("bytes") or ()) or clean(entry["token"]).encode(), float(entry["logprob"])
+    token, logprob = bytes([*(entry.get("bytes") or ())]) or clean(entry["token"]).encode(), float(entry["logprob"])
     return vocabulary.add(token), math.exp(min(logprob, 0.0)) if logprob == logprob else 0.0  # NaN

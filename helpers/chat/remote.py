@@ -150,7 +150,7 @@ class RemoteAnswer(Answer):
     def _body(self, messages: Sequence[Message]) -> dict:
         conversation, sampling, n = self.conversation, self._sampling, self.conversation.alternatives
         body = {"model": conversation.model, "messages": conversation._with_system(messages), "stream": True}
-        body |= {"stream_options": {"include_usage": True}, "max_tokens": self.max_new_tokens - self._kept}
+        body |= {"stream_options": {"include_usage": True}, "max_tokens": max(1, self.max_new_tokens - self._kept)}
         body |= {"temperature": sampling.temperature, "top_p": sampling.top_p, "seed": sampling.seed}
         body |= {"logprobs": None if n is None else True, "top_logprobs": n or None}
         # These are not OpenAI's: vLLM, OpenVINO Model Server and ours have them.
@@ -170,10 +170,10 @@ class RemoteAnswer(Answer):
             thought, text, tokens, ended = read_delta(event, conversation.tok)
             self._usage = usage if isinstance(usage := event.get("usage"), dict) else self._usage
             reason, now = ended or reason, time.perf_counter()
+            if thought and not self._text.strip():
+                thought, in_thought = f"{conversation.tags[0]}\n{thought}", True
             if text and in_thought:
                 text, in_thought = f"\n{conversation.tags[1]}\n\n{text}", False
-            if thought and not self._text:
-                thought, in_thought = f"{conversation.tags[0]}\n{thought}", True
             if tokens or thought or text:  # a token may be a part of a character
                 each = 1000 * (now - before) / max(1, len(tokens))
                 self.tokens += [replace(token, milliseconds=each) for token in tokens]
@@ -203,8 +203,7 @@ def connect(url: str = "", model: str | None = None, **options) -> RemoteConvers
     url = url or os.environ.get(SERVER_VARIABLE, "")
     conversation = RemoteConversation(url, model or "", os.environ.get(KEY_VARIABLE, ""), **options)
     if not model:
-        models = conversation.models()
-        if not models:
+        if not (models := conversation.models()):
             raise TutorialError(f"{conversation.server} has no models.", "Load one there.")
         conversation.use(models[0])
     return conversation

@@ -22,14 +22,8 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 CONNECT_SECONDS = 5.0
 CAN_CONTINUE = ("vllm", "openvino-chat-tutorial")  # the owners of models whose servers have continue_final_message
 LONGEST_LINE = 2**20  # bytes
-MALFORMED = (
-    AttributeError,
-    KeyError,
-    OverflowError,
-    RecursionError,
-    TypeError,
-    ValueError,
-)  # by data of an unexpected kind
+# What data of an unexpected kind raises.
+MALFORMED = (AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError)
 NO_API = "Is this the address of its API?  It usually ends in /v1, that of OpenVINO Model Server in /v3."
 
 
@@ -65,16 +59,21 @@ class Server:
                 verify=parts.scheme == "https",  # else the certificates are loaded, and not used
                 trust_env=parts.hostname not in LOOPBACK,  # httpx would send loopback to HTTP_PROXY, too
             )
-        except (ValueError, httpx.InvalidURL) as error:
-            raise TutorialError(f"{url!r:.80} is not an address: {error}.", "Try http://127.0.0.1:8000/v1") from error
+        except (ValueError, ImportError, httpx.InvalidURL) as error:  # of the address, or of a proxy's
+            raise TutorialError(f"{url!r:.80} cannot be used: {error}.", "Try http://127.0.0.1:8000/v1") from error
 
     def models(self) -> dict[str, int]:
         """Return the server's models, each with its context length, 0 where the server does not tell it."""
         try:
-            listed = self.client.get("models", timeout=CONNECT_SECONDS).raise_for_status().json()["data"]
+            response = self.client.get("models", timeout=CONNECT_SECONDS)
+            if response.status_code != 200:
+                raise self.refusal(response)
+            listed = response.json()["data"]
             self._continues = any(each.get("owned_by") in CAN_CONTINUE for each in listed)
             return {clean(each["id"]): count(each.get("max_model_len")) for each in listed}
-        except (httpx.HTTPError, *MALFORMED) as error:
+        except httpx.HTTPError as error:
+            raise self.broken(error) from error
+        except MALFORMED as error:
             raise TutorialError(f"{self.name} does not list its models: {self.safe(error)}") from error
 
     def can_continue(self) -> bool:
@@ -89,17 +88,24 @@ class Server:
         key = self.client.headers.get("Authorization", "").removeprefix("Bearer ")
         return " ".join(clean(str(said).replace(key, "…") if key else str(said)).split())[:300] or "no reason given"
 
-    def refusal(self, status: int, said: str, headers: httpx.Headers, model: str) -> Refusal:
-        """Return the error for an HTTP status."""
+    def refusal(self, response: httpx.Response, model: str = "", said: str = "") -> Refusal:
+        """Return the error for a response, and for what the first of its events has `said`."""
         what, hint = "The server refuses the request", "Change the message or the settings."
+        status = response.status_code
+        if not said:
+            said = response.reason_phrase  # not the body, if that is a page of HTML
+            with suppress(*MALFORMED):
+                said = error_text(json.loads(response.read())) or said
         if status in (401, 403):
             what, hint = "The server refuses the API key", f"Pass it as api_key, or set {KEY_VARIABLE}."
-        elif status == 404:
+        elif status in (301, 302, 307, 308, 404, 405):
             what, hint = "There is no such API at this address", NO_API
-            with suppress(TutorialError):
-                what, hint = f"The server has no model {model!r:.80}", f"Its models: {', '.join(self.models()):.300}."
+            if status == 404 and model:
+                with suppress(TutorialError):
+                    names = ", ".join(self.models())
+                    what, hint = f"The server has no model {model!r:.80}", f"Its models: {names:.300}."
         elif status in (429, 503):
-            after = headers.get("Retry-After", "")
+            after = response.headers.get("Retry-After", "")
             when = f"in {after} s" if re.fullmatch("[0-9]{1,5}", after) else "in a while"
             what, hint = "The server is busy", f"Send the message again {when}."
         return Refusal(what, hint, status, self.safe(said))
@@ -110,10 +116,10 @@ class Server:
             hint = "Check the address, and that the server runs."
             return TutorialError(f"There is no server at {self.name}: {self.safe(error)}.", hint)
         if isinstance(error, httpx.TimeoutException):
-            what = f"The server has sent nothing for {self.client.timeout.read:g} s."
+            what = f"The server has sent nothing for {error.request.extensions['timeout']['read']:g} s."
         else:
             what = f"The connection to the server broke: {self.safe(error)}."
-        return TutorialError(what, "The text so far is kept. Send the message again, or regenerate the answer.")
+        return TutorialError(what, "Try again.  The text so far is kept.")
 
 
 class Stream:
@@ -143,13 +149,10 @@ class Stream:
         try:
             with server.client.stream("POST", "chat/completions", json=self.body, **options) as response:
                 if response.status_code != 200:
-                    said = response.reason_phrase  # not the body, if that is a page of HTML
-                    with suppress(*MALFORMED):
-                        said = error_text(json.loads(response.read())) or said
-                    raise server.refusal(response.status_code, said, response.headers, self.body["model"])
+                    raise server.refusal(response, self.body["model"])
                 for event in read_events(response):
                     if (said := error_text(event)) and not begun:  # LM Studio refuses so
-                        raise server.refusal(response.status_code, said, response.headers, self.body["model"])
+                        raise server.refusal(response, self.body["model"], said)
                     if said:
                         raise TutorialError(f"The server ended the answer: {server.safe(said)}", "Regenerate it.")
                     begun = True
@@ -191,7 +194,9 @@ def _lines(response: httpx.Response) -> Iterator[bytes]:
         yield from (line.strip() for line in lines)
         if len(rest) > LONGEST_LINE:
             raise TutorialError("The server sent a line of more than 1 MiB.", NO_API)
-    yield rest.strip()
+    with suppress(*MALFORMED):  # else the connection was cut in the middle of a line
+        json.loads(rest.removeprefix(b"data:"))
+        yield rest.strip()
 
 
 def error_text(event: object) -> str:

@@ -10,11 +10,12 @@ from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Annotated, Literal
 
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from helpers.decode import StreamDecoder, token_bytes
 from helpers.errors import TutorialError
@@ -23,6 +24,8 @@ from helpers.tokenize import prompt_ids, text_ids
 
 UNSUPPORTED = ("tools", "functions", "logit_bias", "audio", "prediction", "web_search_options")
 OWNER = "openvino-chat-tutorial"
+LIST_OF_TEXT = BeforeValidator(lambda value: [value] if isinstance(value, str) else value)
+PARTS_OF_TEXT = BeforeValidator(lambda value: [{"type": "text", "text": value}] if isinstance(value, str) else value)
 KINDS = {404: "not_found", 405: "method_not_allowed", 503: "unavailable"}
 
 
@@ -36,7 +39,7 @@ class ApiError(Exception):
 
 
 class Strict(BaseModel):
-    model_config = ConfigDict(strict=True, extra="allow", protected_namespaces=())
+    model_config = ConfigDict(strict=True, extra="allow")
 
 
 class Part(Strict):
@@ -46,10 +49,10 @@ class Part(Strict):
 
 class Message(Strict):
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[Part]
+    content: Annotated[list[Part], Field(fail_fast=True), PARTS_OF_TEXT]
 
     def plain(self) -> dict[str, str]:
-        text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+        text = "".join(part.text for part in self.content)
         return {"role": self.role.replace("developer", "system"), "content": text}
 
 
@@ -60,20 +63,20 @@ class ChatRequest(Strict):
     """The body of a request.  null and a missing field mean the same; fields of other servers are ignored."""
 
     model: str
-    messages: list[Message] = Field(min_length=1)
+    messages: list[Message] = Field(min_length=1, fail_fast=True)
     stream: bool | None = None
     stream_options: dict | None = None
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
     temperature: float | None = Field(None, ge=0, le=2)
-    top_p: float | None = Field(None, gt=0, le=1)
+    top_p: float | None = Field(None, ge=1e-30, le=1)  # the engine calculates in f32, where less is 0
     top_k: int | None = Field(None, ge=1, le=2**31)  # this and the next two are no part of OpenAI's API
-    min_p: float | None = Field(None, ge=0, lt=1)
-    repetition_penalty: float | None = Field(None, gt=0, le=10)
+    min_p: float | None = Field(None, ge=0, le=1 - 1e-6)
+    repetition_penalty: float | None = Field(None, ge=1e-30, le=10)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     seed: int | None = None
-    stop: StopString | Annotated[list[StopString], Field(max_length=4)] | None = None
+    stop: Annotated[list[StopString] | None, Field(max_length=4), LIST_OF_TEXT] = None
     n: Literal[1] | None = None
     logprobs: bool | None = None
     top_logprobs: Literal[0] | None = None  # the engine gives the log probability of the chosen token only
@@ -85,7 +88,7 @@ class ChatRequest(Strict):
         """Return the arguments of a GenerationConfig."""
         names = ["repetition_penalty", "frequency_penalty", "presence_penalty"]
         options = {"max_new_tokens": new_tokens, "logprobs": int(bool(self.logprobs)), "do_sample": False}
-        if temperature := 1.0 if self.temperature is None else self.temperature:
+        if (temperature := 1.0 if self.temperature is None else self.temperature) > 1e-30:
             seed = secrets.randbits(32) if self.seed is None else self.seed % 2**32
             options |= {"do_sample": True, "temperature": temperature, "rng_seed": seed}
             names += ["top_p", "top_k", "min_p"]
@@ -112,15 +115,11 @@ class Metrics:
 class Answer:
     """One answer in progress, as OpenAI's objects; `kept` are the ids of the text that it continues."""
 
-    def __init__(
-        self, engine: Engine, request: ChatRequest, ids: list[int], kept: list[int], generation: Generation, metrics
-    ) -> None:
-        self.request, self.generation, self.metrics, self.tok = request, generation, metrics, engine.tok
-        self.decoder = StreamDecoder(
-            engine.tok, [request.stop] if isinstance(request.stop, str) else request.stop or ()
-        )
-        self.prompt_tokens, self.finish_reason, self.special = len(ids), None, set(engine.tok.all_special_ids)
-        self.kept, self.unsent = len(kept), len(engine.tok.decode(kept)) - len(self.decoder.push(kept))
+    def __init__(self, request: ChatRequest, ids: list[int], kept: list[int], generation: Generation, metrics) -> None:
+        self.request, self.generation, self.metrics, self.tok = request, generation, metrics, generation.engine.tok
+        self.decoder = StreamDecoder(self.tok, request.stop or ())
+        self.prompt_tokens, self.finish_reason, self.special = len(ids), None, set(self.tok.all_special_ids)
+        self.kept, self.unsent = len(kept), len(self.tok.decode(kept)) - len(self.decoder.push(kept))
         self.head = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": request.model}
 
     async def pieces(self) -> AsyncIterator[tuple[str, list[dict]]]:
@@ -139,6 +138,7 @@ class Answer:
             self.finish_reason = self.generation.finish_reason
             yield self._new(self.decoder.push([], last=True)), []
         self.generation.close()
+        self.metrics.answers.labels(200).inc()
         self.metrics.tokens.labels("prompt").inc(self.prompt_tokens)
         self.metrics.tokens.labels("answer").inc(self.decoder.taken - self.kept)
 
@@ -188,20 +188,6 @@ class Answer:
             yield f"data: {json.dumps(ApiError(500, 'internal_error', str(error)).body)}\n\n"
 
 
-class EventStream(StreamingResponse):
-    """Server-sent events of one answer, whose slot is freed however the response ends."""
-
-    def __init__(self, answer: Answer) -> None:
-        super().__init__(answer.events(), media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
-        self.generation = answer.generation
-
-    async def __call__(self, scope, receive, send) -> None:
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            self.generation.close()
-
-
 def create_app(engine: Engine, api_key: str) -> FastAPI:
     """Return the application.  All of it but /health needs `api_key`."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
@@ -234,8 +220,8 @@ def create_app(engine: Engine, api_key: str) -> FastAPI:
             first = error.errors(include_url=False, include_context=False)[0]
             if first["type"] == "json_invalid":
                 raise ApiError(400, "invalid_json", f"The body is not JSON in UTF-8. {first['msg']}.") from error
-            param = ".".join(str(part) for part in first["loc"] if not str(part).endswith("]")) or None
-            raise ApiError(400, "invalid_value", f"{param}: {first['msg']}.", param) from error
+            param = ".".join(map(str, first["loc"])) or None
+            raise ApiError(400, "invalid_value", f"{param or 'body'}: {first['msg']}.", param) from error
         if request.model != engine.model:
             what = f"There is no model {request.model!r:.100} here. The model is {engine.model!r}."
             raise ApiError(404, "model_not_found", what, "model")
@@ -248,7 +234,7 @@ def create_app(engine: Engine, api_key: str) -> FastAPI:
             raise ApiError(400, "unsupported_value", f"This server does not support {name}.", name)
         return request
 
-    async def start(request: ChatRequest) -> Answer:
+    async def start(request: ChatRequest, generation: Generation) -> Answer:
         messages = [message.plain() for message in request.messages]
         thinking, begun = (request.chat_template_kwargs or {}).get("enable_thinking"), ""
         if request.continue_final_message:
@@ -269,27 +255,29 @@ def create_app(engine: Engine, api_key: str) -> FastAPI:
             what = f"This model's context has {engine.context_length:,} tokens; the messages have {len(ids):,}."
             raise ApiError(400, "context_length_exceeded", what, "messages")
         wanted = request.max_completion_tokens or request.max_tokens or limits.new_tokens
+        answer = Answer(request, ids, kept, generation, metrics)
+        engine.start(generation, ids, **request.options(min(wanted, room)))
+        return answer
+
+    async def in_slot(request: Request) -> AsyncIterator[Answer]:
+        """Yield the answer; FastAPI goes on when the response has ended, however that happens."""
+        authorize(request)
+        parsed, generation = parse(await read(request)), engine.admit()
         try:
-            generation = engine.start(ids, **request.options(min(wanted, room)))
-        except EngineFull as error:
-            what = f"{limits.requests} requests are in progress. Try again in {error} s."
-            raise ApiError(429, "rate_limit_exceeded", what, Retry_After=str(error)) from error
-        metrics.answers.labels(200).inc()
-        return Answer(engine, request, ids, kept, generation, metrics)
+            yield await start(parsed, generation)
+        finally:
+            generation.close()
 
     @app.post("/v1/chat/completions")
-    async def chat_completions(request: Request):
-        authorize(request)
-        answer = await start(parse(await read(request)))
+    async def chat_completions(request: Request, answer: Answer = Depends(in_slot)):  # noqa: B008
         if answer.request.stream:
-            return EventStream(answer)
+            return StreamingResponse(answer.events(), 200, {"Cache-Control": "no-cache"}, "text/event-stream")
         tasks = whole, gone = [asyncio.create_task(each) for each in (answer.whole(), request.receive())]
         try:  # with the body read, the next message is that the client has gone
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             return JSONResponse(whole.result()) if whole.done() else Response(status_code=499)
         finally:
             whole.cancel(), gone.cancel()
-            answer.generation.close()
 
     @app.get("/v1/models")
     async def models(request: Request):
@@ -314,11 +302,16 @@ def create_app(engine: Engine, api_key: str) -> FastAPI:
         elif isinstance(error, EngineError):
             status = 503 if engine.failure else 500
             error = ApiError(status, KINDS.get(status, "internal_error"), str(error))
+        elif isinstance(error, EngineFull):
+            what = f"{limits.requests} requests are in progress. Try again in {error} s."
+            error = ApiError(429, "rate_limit_exceeded", what, Retry_After=str(error))
+        elif isinstance(error, ClientDisconnect):
+            error = ApiError(499, "client_disconnected", "The client has closed the connection.")
         elif not isinstance(error, ApiError):
             error = ApiError(500, "internal_error", "The server failed; its log has the cause.")
         metrics.answers.labels(error.status).inc()
         return JSONResponse(error.body, error.status, error.headers)
 
-    for kind in (ApiError, EngineError, HTTPException, Exception):
+    for kind in (ApiError, ClientDisconnect, EngineError, EngineFull, HTTPException, Exception):
         app.add_exception_handler(kind, respond)
     return app

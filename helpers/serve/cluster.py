@@ -6,9 +6,10 @@ import os
 import signal
 import socket
 import threading
+from dataclasses import replace
 
 from helpers.errors import TutorialError
-from helpers.serve.engine import Limits
+from helpers.serve.engine import Engine, Limits
 from helpers.settings import Settings
 
 NAME = "chat"
@@ -44,10 +45,6 @@ def application(settings: Settings, api_key: str, limits: Limits, replicas: int,
     @serve.ingress()
     class Replica:
         def __init__(self) -> None:
-            from dataclasses import replace
-
-            from helpers.serve.engine import Engine
-
             bound = {"INFERENCE_NUM_THREADS": str(threads)} if threads else {}
             self.engine = Engine.load(replace(settings, ov_config=settings.ov_config | bound), limits)
 
@@ -103,5 +100,6 @@ def serve(
     ended.wait()
     print("Answering what has begun, then ending.", flush=True)
     serve.delete(NAME)
-    serve.shutdown()
+    if not address:  # else others may have applications there
+        serve.shutdown()
     ray.shutdown()

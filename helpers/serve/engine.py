@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import math
 import multiprocessing
+import signal
 import threading
 import time
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import count
 from types import SimpleNamespace
@@ -137,6 +139,7 @@ def _child(connection, *arguments) -> None:
         connection.send(cache_tokens(pipeline, 32 if arguments[1] == "CPU" else 16))
     except Exception as error:
         return connection.send(str(error))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # that of a notebook or a terminal is for the server, which ends this
     run_steps(pipeline, connection)
 
 
@@ -179,6 +182,7 @@ class Engine:
         self._connection, self._process, self._loop, self._flush = connection, process, None, None
         self._generations: dict[int, Generation] = {}
         self._numbers, self._mean_seconds = count(), 1.0
+        self._sender = ThreadPoolExecutor(1)  # a full pipe would block the event loop for as long as a step takes
         threading.Thread(target=self._receive, daemon=True).start()
 
     @classmethod
@@ -211,8 +215,8 @@ class Engine:
         """The number of requests that run or wait."""
         return len(self._generations)
 
-    def start(self, ids: list[int], **options) -> Generation:
-        """Start to generate after `ids`.  Raises EngineFull when there are too many requests, and EngineError."""
+    def admit(self) -> Generation:
+        """Take a slot for a request.  Raises EngineFull when there are too many, and EngineError."""
         if self.failure:
             raise EngineError(self.failure)
         if len(self._generations) >= self.limits.requests:
@@ -220,13 +224,16 @@ class Engine:
         self._loop = asyncio.get_running_loop()
         generation = Generation(self, next(self._numbers))
         self._generations[generation.number] = generation
-        self._send(generation.number, ids, options)
         return generation
+
+    def start(self, generation: Generation, ids: list[int], **options) -> None:
+        """Start to generate after `ids`."""
+        self._sender.submit(self._connection.send, (generation.number, ids, options))
 
     def remove(self, generation: Generation) -> None:
         """End a generation, unless it has ended."""
         if self._generations.pop(generation.number, None):
-            self._send(generation.number, None, None)
+            self._sender.submit(self._connection.send, (generation.number, None, None))
 
     def close(self) -> None:
         """End the process that steps."""
@@ -234,12 +241,6 @@ class Engine:
         if self._process:
             self._process.terminate()
             self._process.join()
-
-    def _send(self, *message) -> None:
-        try:
-            self._connection.send(message)
-        except OSError:
-            self._fail()
 
     def _receive(self) -> None:
         """Hand what the pipeline sends to the event loop; runs in a thread."""

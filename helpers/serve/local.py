@@ -42,5 +42,4 @@ def running(engine: Engine, api_key: str = "", port: int = 0) -> Iterator[Server
     finally:
         server.should_exit = True
         thread.join()
-        listening.close()
         engine.close()

@@ -3,6 +3,8 @@
 Options: https://docs.openvino.ai/2026/model-server/ovms_docs_parameters.html
 """
 
+from shlex import quote
+
 from helpers.settings import Settings, display_path
 
 GRAPH = """\
@@ -29,23 +31,25 @@ node: {{
 
 def commands(settings: Settings, port: int, cache_gb: int) -> str:
     """Return how to serve the chosen IR with OpenVINO Model Server, in Docker and without: text to print."""
-    name, image = settings.model.rpartition("/")[2], "openvino/model_server:latest"
-    common = f"--rest_port {port} --api_key_file"
+    name, user, image = quote(settings.model.rpartition("/")[2]), "$(id -u):$(id -g)", "openvino/model_server:latest"
+    if "GPU" in settings.device:
+        user += " --device /dev/dri --group-add $(stat -c %g /dev/dri/render* | head -n 1)"
+        image += "-gpu"
+    common = f"--model_name {name} --rest_port {port} --api_key_file"
     if settings.model.startswith("OpenVINO/"):  # its command line prepares the graph
         source = f"--source_model {settings.model} --task text_generation --target_device {settings.device}"
-        source += f" --cache_size {cache_gb} --model_name {name} --model_repository_path"
+        source += f" --cache_size {cache_gb} --model_repository_path"
         docker = f"-v ./ovms:/ovms:rw {image} {source} /ovms/models {common} /ovms/key"
         metal, graph = f"{source} ovms/models --rest_bind_address 127.0.0.1 {common} ovms/key", ""
     else:
         folder = display_path(settings.model_dir)
-        docker = f"-v ./ovms:/ovms:ro -v {folder}:/model:ro {image} --model_name {name} --model_path /ovms"
-        docker += f" {common} /ovms/key"
-        metal = f"--model_name {name} --model_path ovms --rest_bind_address 127.0.0.1 {common} ovms/key"
+        docker = f"-v ./ovms:/ovms:ro -v {quote(folder)}:/model:ro {image} --model_path /ovms {common} /ovms/key"
+        metal = f"--model_path ovms --rest_bind_address 127.0.0.1 {common} ovms/key"
         text = GRAPH.format(folder="/model", device=settings.device, cache=cache_gb)
         graph = f"# ovms/graph.pbtxt; without Docker, models_path is the absolute path of {folder}:\n{text}\n\n"
     return (
         "# Not run here: OpenVINO Model Server is a Docker image or an archive, not a Python package.\n"
         "mkdir -p ovms && python -c 'import secrets; print(secrets.token_urlsafe(32))' > ovms/key\n\n"
-        f"{graph}# Docker\ndocker run -d --rm -p 127.0.0.1:{port}:{port} {docker}\n\n# Bare metal\novms {metal}\n\n"
-        f"# Then: http://127.0.0.1:{port}/v3, model {name}, and the key in ovms/key"
+        f"{graph}# Docker\ndocker run -d --rm --user {user} -p 127.0.0.1:{port}:{port} {docker}\n\n"
+        f"# Bare metal\novms {metal}\n\n# Then: http://127.0.0.1:{port}/v3, model {name}, and the key in ovms/key"
     )

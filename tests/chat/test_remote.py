@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -179,11 +180,29 @@ def test_a_thought_is_told_apart_and_not_sent_again(serve, field):
     assert server.requests[-1][0]["messages"][1]["content"] == TEXT
 
 
-def test_a_server_that_does_not_stream_is_understood(serve):
-    whole = {"choices": [{"message": {"role": "assistant", "content": TEXT}, "finish_reason": "length"}]}
+@pytest.mark.parametrize(
+    "deltas",
+    [
+        [{"reasoning": "Let me see.", "content": WORDS[0]}, {"content": "".join(WORDS[1:])}],
+        [{"content": "\n"}, {"reasoning": "Let me see."}, {"content": TEXT}],
+    ],
+    ids=["in one event", "behind white space"],
+)
+def test_a_thought_ends_where_the_answer_begins(serve, deltas):
+    _, conversation = serve([*(sse(chunk(delta)) for delta in deltas), sse(chunk({}, "stop")), DONE])
+    ask(conversation)
+    assert (conversation.messages[-1].thought, conversation.messages[-1].answer) == ("Let me see.", TEXT)
+
+
+@pytest.mark.parametrize("thought", [None, "Let me see."])
+def test_a_server_that_does_not_stream_is_understood(serve, thought):
+    message = {"role": "assistant", "content": TEXT, "reasoning_content": thought}
+    whole = {"choices": [{"message": message, "finish_reason": "length"}]}
     _, conversation = serve(Refused(200, usage(30, 512) | whole))
-    assert ask(conversation) == TEXT
-    assert conversation.messages[-1].stats.finish_reason == "max_new_tokens"
+    ask(conversation)
+    message = conversation.messages[-1]
+    assert (message.thought, message.answer) == (thought or "", TEXT)
+    assert message.stats.finish_reason == "max_new_tokens"
 
 
 @pytest.mark.parametrize(
@@ -298,10 +317,11 @@ REFUSALS = {
         Refused(500, b"<html><script>alert(1)</script>", Content_Type="text/html"),
         "(500): Internal Server",
     ),
-    "302": (Refused(302, b"", Location="http://elsewhere.example/"), "refuses the request (302): Found"),
+    "302": (Refused(302, b"", Location="http://elsewhere.example/"), "no such API at this address (302): Found"),
+    "405": (Refused(405, b"", Content_Type="text/plain"), "no such API at this address (405): Method Not Allowed"),
     "200 LM Studio": ([b"event: error\n", sse({"error": {"message": "Model is unloaded."}})], "Model is unloaded."),
     "200 OVMS": ([b'{"error": "CalculatorGraph::Run() failed"}\n'], "CalculatorGraph::Run() failed"),
-    "a page": (Refused(200, b"data: <html>", Content_Type="text/html"), "not a JSON object"),
+    "a page": (Refused(200, b"data: <html>\n", Content_Type="text/html"), "not a JSON object"),
     "cut": ([None], "The connection to the server broke"),
 }
 
@@ -333,11 +353,38 @@ def test_no_server_and_an_address_that_is_none(serve):
         ask(conversation)
     assert conversation.messages == []
     for url in ("", "127.0.0.1:8000/v1", "ftp://x/v1", "http://", "http:" + "//[", "http:" + "//x:port/v1"):
-        with pytest.raises(TutorialError, match="is not an address"):
+        with pytest.raises(TutorialError, match="cannot be used: "):
             RemoteConversation(url, "tiny")
     with pytest.raises(TutorialError, match="characters that cannot be sent") as raised:
         RemoteConversation(server.url, "tiny", f"{KEY}\né")
     assert KEY not in str(raised.value)
+
+
+def test_a_proxy_that_cannot_be_used_is_a_sentence(monkeypatch):
+    for proxy in ("socks5://127.0.0.1:9", "http:" + "//x:port"):
+        monkeypatch.setenv("ALL_PROXY", proxy)
+        with pytest.raises(TutorialError, match="^'http://192.0.2.1/v1' cannot be used: "):
+            RemoteConversation("http://192.0.2.1/v1", "tiny")
+
+
+@pytest.mark.parametrize(
+    "models, sentence",
+    [
+        (Refused(401, {"error": {"message": "Wrong key"}}), r"^The server refuses the API key \(401\): Wrong key\n"),
+        (Refused(404, b"<html>"), r"^There is no such API at this address \(404\): Not Found\n"),
+        (Refused(301, b""), r"^There is no such API at this address \(301\): Moved Permanently\n"),
+        (Refused(503, {"error": "loading"}), r"^The server is busy \(503\): loading\n"),
+        (Refused(200, b"<html>"), r" does not list its models: "),
+        ({"data": [{}]}, r" does not list its models: "),
+    ],
+)
+def test_why_there_is_no_list_of_models_is_a_sentence(serve, models, sentence):
+    server, conversation = serve(vllm(), models)
+    with pytest.raises(TutorialError, match=sentence):
+        conversation.models()
+    server.__exit__()
+    with pytest.raises(TutorialError, match="^There is no server at 127.0.0.1:"):
+        connect(server.url)
 
 
 def test_v1_is_added_to_an_address_without_a_path(serve):
@@ -356,6 +403,10 @@ BREAKS = {
     "a number as text": ([sse(chunk({"content": 7}))], "a form that is not OpenAI's"),
     "choices of a different kind": ([sse({"choices": [7]})], "a form that is not OpenAI's"),
     "logprobs of a different kind": (texts(["x"], choice={"logprobs": {"content": [{}]}}), "not OpenAI's"),
+    "bytes that are a number": (
+        texts(["x"], choice={"logprobs": {"content": [{"token": "x", "logprob": -1, "bytes": 2**40}]}}),
+        "not OpenAI's",
+    ),
     "a line without end": ([b"data: " + b"x" * 2**16] * 40, "a line of more than 1 MiB"),
 }
 
@@ -374,6 +425,30 @@ def test_what_breaks_in_the_middle_is_a_sentence_and_the_text_so_far_is_kept(ser
     box.regenerate()
     assert box.wait(20)
     assert contents(conversation) == ["Hello", TEXT] and box.versions(1) == (2, 2)
+
+
+@pytest.mark.parametrize("stop", [False, True])
+def test_a_line_that_is_cut_is_left_out(stop):
+    """Servers of HTTP/1.0, such as mlx_lm.server, end an answer by closing the connection, which may break, too."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}/v1"
+        answer = RemoteConversation(url, "tiny").say("Hello")
+        thread, got, first = wait_until_started(answer)
+        connection, _ = listening.accept()
+        with connection:
+            connection.recv(65536)
+            head = b"HTTP/1.0 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
+            connection.sendall(head + texts(WORDS[:1])[0] + b'data: {"choices": [{"delta": {"cont')
+            assert first.wait(20)
+            if stop:
+                time.sleep(0.2)  # until it waits for more
+                answer.stop()
+            connection.shutdown(socket.SHUT_WR)
+            thread.join(20)
+    assert got[0] == "One" and answer.finish_reason == ("stopped" if stop else "error")
+    assert [str(each).partition("\n")[0] for each in got[1:]] == (
+        [] if stop else ["The server closed the connection before the answer was complete."]
+    )
 
 
 @pytest.mark.parametrize("begun", [[], texts(WORDS[:2])], ids=["before the first token", "in the middle"])
@@ -464,6 +539,10 @@ def test_an_answer_is_continued_only_by_a_server_that_can(serve):
     server.reply = lambda _: [*texts([" is good."]), sse(chunk({}, "stop")), DONE]
     assert "".join(conversation.branch(1, 1, tea)) == "One tea is good."
     assert conversation.versions(1) == (2, 2)
+    conversation.switch(1, 1)
+    conversation.max_new_tokens = 2
+    list(conversation.branch(1, 1, tea))
+    assert server.requests[-1][0]["max_tokens"] == 1, "no server takes less"
 
 
 def test_the_key_appears_nowhere(serve, tmp_path, caplog, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import threading
@@ -12,8 +13,11 @@ import httpx
 import pytest
 from fake_pipeline import FakePipeline
 from fakes import LONG, tokenizer
+from pydantic import ValidationError
 
+from helpers.serve import app as app_module
 from helpers.serve import engine as engine_module
+from helpers.serve.app import ChatRequest
 from helpers.serve.engine import Engine, Limits
 from helpers.serve.local import running
 from helpers.tokenize import prompt_ids
@@ -31,6 +35,9 @@ class Served:
 
     def post(self, text: str = "One two three.", **fields) -> httpx.Response:
         return self.http.post("/chat/completions", json=body(text, **fields))
+
+    def metrics(self) -> str:
+        return self.http.get(self.root + "/metrics").text
 
     def wait(self, condition) -> None:
         for _ in range(1000):
@@ -169,6 +176,7 @@ def test_typed_markers_stay_text(shared):
     assert shared.pipeline.prompts[-1] == prompt_ids(tokenizer(), same)
 
 
+SAMPLING = ("temperature", "top_p", "min_p", "repetition_penalty", "frequency_penalty", "presence_penalty")
 ERRORS = {
     "malformed JSON": (b'{"model": ', 400, "invalid_json", None),
     "invalid UTF-8": (b'{"model": "\xff"}', 400, "invalid_json", None),
@@ -178,17 +186,23 @@ ERRORS = {
     "an unknown model": ({"model": "gpt-4"}, 404, "model_not_found", "model"),
     "no messages": ({"messages": []}, 400, "invalid_value", "messages"),
     "a role": ({"messages": [{"role": "tool", "content": "x"}]}, 400, "invalid_value", "messages.0.role"),
-    "an image": ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 400, "invalid_value", ...),
+    "an image": (
+        {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+        400,
+        "invalid_value",
+        "messages.0.content.0.type",
+    ),
+    "no content": ({"messages": [{"role": "user", "content": None}]}, 400, "invalid_value", "messages.0.content"),
     "10,000 messages": ({"messages": [{"role": "user", "content": ""}] * 2000}, 400, "invalid_value", "messages"),
     "a temperature": ({"temperature": 3}, 400, "invalid_value", "temperature"),
     "a number as text": ({"temperature": "0"}, 400, "invalid_value", "temperature"),
     "max_tokens": ({"max_tokens": 10**30}, 400, "invalid_value", "max_tokens"),
     "two answers": ({"n": 2}, 400, "invalid_value", "n"),
-    "an empty stop string": ({"stop": [""]}, 400, "invalid_value", ...),
+    "an empty stop string": ({"stop": [""]}, 400, "invalid_value", "stop.0"),
     "alternatives": ({"logprobs": True, "top_logprobs": 2}, 400, "invalid_value", "top_logprobs"),
     "tools": ({"tools": [{"type": "function"}]}, 400, "unsupported_value", "tools"),
-    "JSON mode": ({"response_format": {"type": "json_object"}}, 400, "invalid_value", ...),
-    "a stop string that is a number": ({"stop": 3}, 400, "invalid_value", ...),
+    "JSON mode": ({"response_format": {"type": "json_object"}}, 400, "invalid_value", "response_format.type"),
+    "a stop string that is a number": ({"stop": 3}, 400, "invalid_value", "stop"),
     "a huge body": (b" " * 100_001, 413, "request_too_large", None),
 }
 
@@ -200,9 +214,24 @@ def test_each_bad_request_gets_an_error_in_the_shape_of_openai(shared, name):
     response = shared.http.post("/chat/completions", content=content)
     error = response.json()["error"]
     assert response.status_code == status, response.text
-    assert error["type"] == "invalid_request_error" and error["message"]
-    assert code in (..., error["code"]) and param in (..., error["param"]), error
+    assert error["type"] == "invalid_request_error" and error["message"] and "None" not in error["message"]
+    assert (error["code"], error["param"]) == (code, param), error
     assert shared.post().status_code == 200, "others are served"
+
+
+@pytest.mark.parametrize("messages", [[0] * 1000, [{"role": "user", "content": [0] * 1000}]])
+def test_the_first_wrong_item_ends_the_check(messages):
+    """A list of all errors of 1 MiB would block everybody for 2 s."""
+    with pytest.raises(ValidationError) as raised:
+        ChatRequest.model_validate_json(json.dumps(body(messages=messages)))
+    assert raised.value.error_count() == 1
+
+
+@pytest.mark.parametrize("name, value", [("min_p", 1 - 1e-9), *((n, 1e-46) for n in SAMPLING)])
+def test_no_accepted_number_is_refused_by_the_engine(shared, name, value):
+    """It calculates in f32, where these are 1 and 0."""
+    if shared.post(**{"temperature": 1, name: value}).status_code == 200:
+        shared.pipeline.configs[-1].validate()
 
 
 def test_a_prompt_that_is_too_long_is_refused_with_both_numbers(shared):
@@ -234,7 +263,7 @@ def test_models_health_and_metrics(shared):
     assert model["id"] == "fake" and model["object"] == "model"
     assert httpx.get(shared.root + "/health").json() == {"status": "ok"}
     shared.post()
-    told = shared.http.get(shared.root + "/metrics").text
+    told = shared.metrics()
     assert 'chat_requests_total{status="200"}' in told and "chat_ttft_seconds_bucket" in told
     assert "chat_in_progress 0.0" in told and 'chat_tokens_total{kind="answer"}' in told
 
@@ -247,6 +276,16 @@ def test_a_slow_client_blocks_nobody_and_is_refused(shared):
         assert shared.post().status_code == 200
         answer = slow.recv(65536).decode()
     assert answer.startswith("HTTP/1.1 408") and '"code":"request_timeout"' in answer
+
+
+def test_a_client_that_goes_away_before_its_request_is_complete_is_no_failure_of_the_server(served):
+    host, port = served.root.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=20) as client:
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {KEY}\r\n"
+        client.sendall(f"{head}Content-Length: 1000\r\n\r\n{{".encode())
+        served.post()
+    served.wait(lambda: "chat_requests_total" in (told := served.metrics()) and 'status="499"' in told)
+    assert 'status="500"' not in served.metrics()
 
 
 def test_a_client_that_does_not_read_blocks_nobody(shared):
@@ -273,6 +312,43 @@ def test_a_full_queue_is_refused_with_retry_after(served):
     for thread in threads:
         thread.join()
     assert served.post().status_code == 200 and served.engine.in_progress == 0
+
+
+def test_requests_whose_prompts_are_being_made_are_in_the_queue(served, monkeypatch):
+    go, statuses = threading.Event(), []
+    monkeypatch.setattr(app_module, "prompt_ids", lambda *arguments, **_: go.wait(20) and prompt_ids(*arguments))
+    threads = [
+        threading.Thread(target=lambda: statuses.append(served.post().status_code)) for _ in range(LIMITS.requests + 2)
+    ]
+    for thread in threads:
+        thread.start()
+    served.wait(lambda: statuses == [429, 429])
+    go.set()
+    for thread in threads:
+        thread.join()
+    assert statuses == [429, 429, 200, 200, 200] and served.engine.in_progress == 0
+
+
+def test_requests_do_not_wait_for_a_step():
+    """That of a large model takes seconds.  Prompts that fill the pipe meanwhile do not block the event loop."""
+    pipeline, begun, ended = FakePipeline(), threading.Event(), threading.Event()
+    pipeline.step = lambda: begun.set() or ended.wait()
+    engine = Engine.in_thread(pipeline, tokenizer(), "fake", 10**6)
+
+    async def ask() -> None:
+        for _ in range(40):
+            engine.start(engine.admit(), [5000] * 8000, max_new_tokens=1)
+            begun.wait()
+
+    thread = threading.Thread(target=asyncio.run, args=[ask()])
+    thread.start()
+    thread.join(10)
+    blocked = thread.is_alive()
+    ended.set()
+    thread.join()
+    in_progress = engine.in_progress
+    engine.close()
+    assert not blocked and in_progress == 40
 
 
 @pytest.mark.parametrize("tokens", [0, 1])
@@ -311,6 +387,7 @@ def test_when_the_pipeline_dies_its_requests_get_an_error_and_health_tells(serve
     assert "error" in events(streamed)[-1] and "[DONE]" not in streamed.text
     assert whole.status_code == 503 and whole.json()["error"]["type"] == "server_error"
     assert httpx.get(served.root + "/health").status_code == 503 and served.post().status_code == 503
+    assert 'chat_requests_total{status="200"}' not in served.metrics()
 
 
 def test_a_request_that_does_not_fit_into_the_cache_fails_alone(served):
@@ -325,10 +402,8 @@ def test_tokens_of_a_busy_server_are_delivered_together(served, monkeypatch):
     served.pipeline.pace = 0.003
     chunks = len(events(served.post(LONG[:300], stream=True)))
     monkeypatch.setattr(engine_module, "PAUSE", 0.3)
-    other = threading.Thread(target=served.post, args=("One two " * 90,))  # a pause is for each request beside
-    other.start()
-    served.wait(lambda: served.engine.in_progress == 1)
+    other = engine_module.Generation(served.engine, -1)  # a pause is for each request beside
+    monkeypatch.setitem(served.engine._generations, -1, other)
     answer = events(served.post(LONG[:300], stream=True))
-    other.join()
     text = "".join(event["choices"][0]["delta"].get("content", "") for event in answer[:-1])
     assert text == LONG[:300] and len(answer) < chunks / 2

@@ -4,6 +4,8 @@ import shlex
 import socket
 import sys
 from dataclasses import replace
+from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from typer.testing import CliRunner
@@ -64,6 +66,31 @@ def test_a_port_in_use_is_named():
             cluster.serve(settings.Settings(), "k" * 32, "127.0.0.1", port, 1, None, None)
 
 
+@pytest.mark.parametrize("address", [None, "auto"])
+def test_the_end_of_the_server_is_not_that_of_others_in_the_cluster(monkeypatch, address):
+    """serve.shutdown deletes every application of the cluster."""
+    done, ray = [], Mock()
+    ray.init.side_effect = lambda **options: done.append(("init", options.get("address")))
+    ray.serve.delete.side_effect = lambda name: done.append(("delete", name))
+    ray.serve.shutdown.side_effect = lambda: done.append("everything")
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setattr(cluster, "application", Mock())
+    monkeypatch.setattr(cluster.signal, "signal", lambda _, handler: handler())
+    monkeypatch.setattr(cluster, "ENVIRONMENT", {})
+    cluster.serve(settings.Settings(), "k" * 32, "127.0.0.1", 0, 1, address, None)
+    assert done[:2] == [("init", address), ("delete", cluster.NAME)] and (address is None or done[2:] == [])
+
+
+def test_the_commands_for_model_server_take_any_path_and_name(monkeypatch):
+    monkeypatch.setattr(settings.Settings, "model_dir", Path("/my models/int4; rm -rf ~"))
+    text = ovms.commands(replace(settings.Settings(), model="/my models/a b"), 8000, 1)
+    for start in ("docker run", "ovms "):
+        (line,) = [line for line in text.splitlines() if line.startswith(start)]
+        words = shlex.split(line)
+        assert words[words.index("--model_name") + 1] == "a b" and ";" not in words
+    assert "/my models/int4; rm -rf ~:/model:ro" in shlex.split(text[text.index("docker run") :])
+
+
 def test_the_commands_for_model_server_have_key_port_and_model(served):
     text = invoke("--print-ovms", "--port", "9123", "--cache-gb", "3").output
     assert not served, "it only prints"
@@ -77,8 +104,15 @@ def test_the_commands_for_model_server_have_key_port_and_model(served):
     assert text.count("{") == text.count("}")
 
 
+def test_a_gpu_is_made_available_to_the_container():
+    text = ovms.commands(replace(settings.Settings(), device="GPU.0"), 8000, 1)
+    assert "--device /dev/dri --group-add $(stat -c %g /dev/dri/render* | head -n 1)" in text
+    assert "model_server:latest-gpu " in text and "/dev/dri" not in ovms.commands(settings.Settings(), 8000, 1)
+
+
 def test_a_model_of_the_hub_is_fetched_by_model_server_itself():
     choice = replace(settings.Settings(), model="OpenVINO/Phi-3-mini-4k-instruct-int4-ov")
     text = ovms.commands(choice, 8000, 1)
     assert text.count("--source_model OpenVINO/Phi-3-mini-4k-instruct-int4-ov --task text_generation") == 2
     assert "graph.pbtxt" not in text and "--model_repository_path ovms/models" in text
+    assert "--user $(id -u):$(id -g)" in text, "that of the image cannot write into a folder of this user"

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import sys
 import time
 from dataclasses import replace
 
@@ -122,6 +123,13 @@ def test_the_context_is_bounded_by_the_kv_cache(choice):
     while pipeline.has_non_finished_requests():
         pipeline.step()
     assert [handle.get_status().name for handle in handles] == ["FINISHED"] * 3
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="an interrupt reaches the notebook's kernel only")
+def test_an_interrupt_does_not_end_the_process_with_the_model(server, engine):
+    """That of a notebook, as Ctrl-C in a terminal, reaches all processes of the kernel's group."""
+    os.kill(engine._process.pid, signal.SIGINT)
+    assert ask(server, QUESTIONS[0])["choices"][0]["message"]["content"] == "The capital of France is Paris."
 
 
 def test_when_the_process_with_the_model_is_killed_health_tells(server, engine):
