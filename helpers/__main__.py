@@ -103,6 +103,8 @@ def remove(name: Annotated[str, typer.Argument(help="A name from `python -m help
     if name not in dict(settings.on_disk()):
         raise TutorialError(f"No model {name!r:.100} is on this disk.", "To see which are: python -m helpers models")
     home = settings.load().home.parent / name.replace("/", "--")
+    if home.is_symlink():
+        raise TutorialError(f"{settings.display_path(home)} is a link to {home.resolve()}.", "Delete both by hand.")
     size = size_mb(home)
     shutil.rmtree(home)
     print(f"{settings.display_path(home)} is deleted; {size:,.0f} MB are free again.")

@@ -21,9 +21,10 @@ PHICOOKBOOK_INT4 = ("--weight-format", "int4", "--group-size", "128", "--ratio",
 # AWQ halves the KL divergence at the same size.
 SMOLLM2_INT4 = ("--weight-format", "int4", "--group-size", "64", "--ratio", "0.3", "--sym", "--awq")
 HUB_NAME = re.compile(
-    r"(?!.*(?:--|\.\.))([A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})(?:@(\w[\w.-]{0,99}))?", re.ASCII
+    r"(?!.*(?:--|\.\.))([A-Za-z0-9][\w.-]{0,95}\b/[A-Za-z0-9][\w.-]{0,95}\b)(?:@(\w[\w.-]{0,99}\b))?", re.ASCII
 )
 PLAIN_FORMATS = {"int8": ("--weight-format", "int8"), "fp16": ("--weight-format", "fp16")}
+OPEN_FLAGS = {"int4": (), **PLAIN_FORMATS}
 
 # Three first questions.  SmolLM2 answers them well, and to the end, with its defaults; tried beside eight others.
 STARTERS = (
@@ -62,7 +63,7 @@ class Model:
     def folder_name(self) -> str:
         """Return the name of its folder below the model root, which two different models never share."""
         if self.source == "folder":
-            return f"{Path(self.origin).name}-{hashlib.sha256(self.origin.encode()).hexdigest()[:8]}"
+            return f"{Path(self.origin).name[:60]}-{hashlib.sha256(self.origin.encode()).hexdigest()[:8]}"
         return self.name.replace("/", "--")
 
     @property
@@ -130,12 +131,9 @@ def _hub_entry(name: str, title: str, licence: str, millions: int, languages: st
     is_ir = name.startswith("OpenVINO/")
     gib = millions * 1e6 * (INT4_BYTES if is_ir else 2) / GIB
     export = 0.0 if is_ir else round(1.2 + 1.3 * gib, 1)  # measured: 1.5 GiB for 0.25 GiB, 10.3 GiB for 7.1 GiB
-    flags = {"int4": (), **PLAIN_FORMATS}
+    sizes = millions * 1_000_000, round(gib * 1024), round(gib, 2), export
     about = {"languages": languages, "thinking": thinking, "tried": False}
-    parameters, mib = millions * 1_000_000, round(gib * 1024)
-    return Model(
-        name, title, "hub", name, "main", licence, parameters, mib, round(gib, 2), export, 1024, flags, **about
-    )
+    return Model(name, title, "hub", name, "main", licence, *sizes, 1024, OPEN_FLAGS, **about)
 
 
 MANY = "English, Chinese and many others"
@@ -171,9 +169,8 @@ def recommend(memory_gib: float) -> str:
     fits = (model for model in RECOMMENDED if max(model.export_ram_gib, model.run_ram_gib) <= space)
     best = next(fits, SMOLLM2)
     how = f"it takes {best.run_ram_gib} GiB" if best.is_ir else f"its export takes {best.export_ram_gib} GiB"
-    return f"For {memory_gib:.0f} GiB of memory, {best.name} is recommended ({best.title}); {how}." + (
-        f" An export of {PHI3.name} takes {PHI3.export_ram_gib:.0f} GiB." if best is not PHI3 else ""
-    )
+    more = "" if best is PHI3 else f" An export of {PHI3.name} takes {PHI3.export_ram_gib:.0f} GiB."
+    return f"For {memory_gib:.0f} GiB of memory, {best.name} is recommended ({best.title}); {how}.{more}"
 
 
 def find(name: str) -> Model:
@@ -182,9 +179,7 @@ def find(name: str) -> Model:
         raise TutorialError(f"There is no model {name!r:.60}.", f"Choose one of: {', '.join(MODELS)}.")
     if known := MODELS.get(name) or HUB_MODELS.get(name):
         return known
-    open_model = Model(
-        name, name, "", name, "", "see its model card", 0, 0, 0, 0, 512, {"int4": (), **PLAIN_FORMATS}, tried=False
-    )
+    open_model = Model(name, name, "", name, "", "see its model card", 0, 0, 0, 0, 512, OPEN_FLAGS, tried=False)
     if folder := _folder(name):
         return replace(open_model, title=folder.name, source="folder", origin=str(folder), licence="see its files")
     if found := HUB_NAME.fullmatch(name):

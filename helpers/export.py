@@ -2,7 +2,6 @@
 
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -17,7 +16,7 @@ from helpers.catalog import TASK
 from helpers.checkpoint.tokenizer import has_chat_template, restore_tokenizer
 from helpers.errors import TutorialError
 from helpers.files import EXPORT_FILES, GIB, ProgressLine, Report, find_damaged
-from helpers.settings import ROOT, Settings, display_path
+from helpers.settings import ROOT, Settings, display_path, shell_command
 
 SCRATCH_FACTOR = 1.4  # disk space that an export needs while it runs, as a multiple of the checkpoint's size
 PHASES = [  # (pattern of a line in optimum-cli's log, the phase that it begins)
@@ -38,7 +37,11 @@ FAILURES = [  # (pattern in the log, message, hint), the first match counts; {0}
         "{0} is not a folder on this disk, and the hub did not provide a model of that name.",
         "Check the spelling, the network, HTTPS_PROXY and HF_ENDPOINT; or fetch first: python -m helpers fetch",
     ),
-    ("SafetensorError|not a valid JSON", "The checkpoint {0} is damaged.", "Delete it, then: python -m helpers fetch"),
+    (
+        "SafetensorError|not a valid JSON",
+        "The checkpoint {0} is damaged.",
+        "Get its files again. If python -m helpers fetch made it: delete it, then run that.",
+    ),
     (": error: (.+)", "optimum-cli does not accept these flags: {1}.", "See: optimum-cli export openvino --help"),
 ]
 
@@ -59,14 +62,10 @@ def reason(settings: Settings) -> str:
     folder, named = settings.checkpoint_dir, catalog.find(settings.model)
     if settings.format != "int4" or named.flags["int4"] or files.is_ir(folder):
         return ""
+    found = []
     with suppress(OSError, TutorialError, *files.MALFORMED):
-        return shapes.flags_for(named, shapes.checkpoint_shapes(folder))[1]
-    return shapes.int4_flags([], 0)[1]
-
-
-def shell_command(argv: list[str]) -> str:
-    """Return `argv` as you would type it in a terminal of this system."""
-    return subprocess.list2cmdline(argv) if os.name == "nt" else shlex.join(argv)
+        found = shapes.checkpoint_shapes(folder)
+    return shapes.flags_for(named, found)[1]
 
 
 def run(argv: list[str], report: Report = print) -> Path:
@@ -80,7 +79,7 @@ def run(argv: list[str], report: Report = print) -> Path:
     name, target = argv[-1], ROOT / argv[-1]
     if target == _source(argv):  # which others have converted; where it is a folder of the reader, nothing is written
         if wrong := find_damaged(target, EXPORT_FILES):
-            raise files.damaged_error(name, wrong)
+            raise files.damaged_error(name, wrong, None)
         report(f"{name} is an OpenVINO IR already; skipping export. {'; '.join(shapes.ir_facts(target))}.")
         if not has_chat_template(target):
             report("It has no chat template, so it completes text but cannot chat.")
@@ -106,8 +105,7 @@ def run(argv: list[str], report: Report = print) -> Path:
         shutil.rmtree(scratch)
         restore_tokenizer(_source(argv), part)
         files.write_manifest(part, command=argv, seconds=round(seconds, 1))
-    size = sum(file.stat().st_size for file in target.iterdir()) / 1e6
-    report(f"{name} is complete: {size:.0f} MB in {seconds:.0f} s.")
+    report(f"{name} is complete: {files.size(target) / 1e6:.0f} MB in {seconds:.0f} s.")
     return target
 
 
@@ -121,7 +119,7 @@ def _flags(argv: object) -> list[str] | None:
 
 def _scratch_gib(argv: list[str]) -> float:
     """Return the GiB that an export needs while it runs: for a 16-bit graph and the compressed one beside it."""
-    return SCRATCH_FACTOR * sum(file.stat().st_size for file in _source(argv).glob("*.safetensors")) / GIB
+    return SCRATCH_FACTOR * files.size(_source(argv), "*.safetensors") / GIB
 
 
 def _source(argv: list[str]) -> Path:
@@ -184,7 +182,9 @@ def diagnose(code: int, text: str, argv: list[str], wrong: dict[str, str] | None
     hint = f"The complete log: {argv[-1]}.log"
     if code == 0:
         parts = ", ".join(f"{name} is {why}" for name, why in sorted((wrong or {}).items()))
-        return TutorialError(f"optimum-cli reported success, but {parts}.", f"Is the disk full? {hint}")
+        return TutorialError(
+            f"optimum-cli reported success, but {parts}.", f"Is the disk full, or this tokenizer not supported? {hint}"
+        )
     end = "\n".join(text.strip().splitlines()[-3:])
     return TutorialError(f"optimum-cli ended with code {code}:\n{end}", hint)
 

@@ -27,6 +27,7 @@ IR_FILES = ("openvino_model.xml", "openvino_model.bin")
 LOAD_FILES = (*IR_FILES, *CHECKPOINT_FILES)
 EXPORT_FILES = (*LOAD_FILES, "openvino_tokenizer.xml", "openvino_detokenizer.xml")
 MALFORMED = (ValueError, AttributeError, LookupError, TypeError)  # raised by JSON of an unexpected shape
+NEEDED = "Get its files again from where they came: safetensors or an OpenVINO IR, config.json, and the tokenizer's."
 NOT_JSON = "not a JSON object in plain UTF-8"
 JSON_LIMIT = 2**26  # bytes; the longest known tokenizer.json has 35 MB
 # A full disk as C, Windows, a quota, and OpenVINO (whose C++ streams give no reason) report it.
@@ -117,11 +118,12 @@ def find_damaged(folder: Path, required: Iterable[str], hashes: bool = False) ->
     return wrong
 
 
-def damaged_error(folder: str, wrong: dict[str, str], hint_command: str = "") -> TutorialError:
-    """Return the error for a `folder` with these `wrong` files; `hint_command` makes the folder again."""
+def damaged_error(folder: str, wrong: dict[str, str], hint_command: str | None = "") -> TutorialError:
+    """Return the error for a `folder` with these `wrong` files; `hint_command` makes it again, None: nothing does."""
     parts = ", ".join(f"{name} is {why}" for name, why in sorted(wrong.items()))
     then = f": {hint_command}" if hint_command else " run this again."
-    return TutorialError(f"{folder} is damaged: {parts}.", f"Delete that folder, then{then}")
+    hint = NEEDED if hint_command is None else f"Delete that folder, then{then}"
+    return TutorialError(f"{folder} is damaged: {parts}.", hint)
 
 
 def is_ir(folder: Path) -> bool:
@@ -132,7 +134,13 @@ def is_ir(folder: Path) -> bool:
 def _content(folder: Path) -> list[Path]:
     """Return the files of `folder` in order, without the manifest; [] when there is no folder."""
     files = folder.iterdir() if folder.is_dir() else ()
-    return sorted(file for file in files if file.is_file() and file.name != MANIFEST)
+    # The Finder of macOS writes .DS_Store, and ._* beside what it copies, whenever it likes.
+    return sorted(file for file in files if file.is_file() and file.name != MANIFEST and file.name[0] != ".")
+
+
+def size(folder: Path, pattern: str = "*") -> int:
+    """Return the bytes of the files of `folder` whose names match `pattern`; 0 when there is no folder."""
+    return sum(file.stat().st_size for file in folder.glob(pattern) if file.is_file())
 
 
 def _hash(file: Path, kind="sha256") -> str:
@@ -213,7 +221,8 @@ def _part_directory(target: Path, keep: bool) -> Path:
 
 def _rename(part: Path, target: Path) -> None:
     """Rename `part` to `target`; on Windows try for some seconds, because a virus scanner may hold a file."""
-    part.chmod(0o755)  # mkdtemp makes it private, but a prepared folder may be shared
+    with suppress(PermissionError):  # FAT has no permissions to change
+        part.chmod(0o755)  # mkdtemp makes it private, but a prepared folder may be shared
     for wait in (0.2, 0.5, 1, 2, 4, 0):
         try:
             os.replace(part, target)
@@ -254,7 +263,7 @@ def translate_os_errors(target: Path) -> Iterator[None]:
             what = f"A file of {target.name} exceeds the file size limit of this disk (FAT32: 4 GB), or your quota."
             hint = "Set TUTORIAL_MODEL_ROOT to a folder on a disk with NTFS, APFS, ext4 or similar."
             raise TutorialError(what, hint) from error
-        if code in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST):
+        if code in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EINVAL):
             what = f"The folder {target.parent} cannot be written to: {error.strerror}."
             hint = "Make it writable. For models, you can also set TUTORIAL_MODEL_ROOT to a folder of your own."
             raise TutorialError(what, hint) from error
@@ -272,17 +281,18 @@ def disk_full_error(target: Path) -> TutorialError:
     )
 
 
-def require_disk_space(folder: Path, gib: float) -> None:
-    """Raise TutorialError when the disk of `folder`, which need not exist yet, has less than `gib` GiB free."""
+def require_disk_space(folder: Path, gib: float) -> float:
+    """Return the free GiB on the disk of `folder`, which need not exist yet; below `gib`, raise TutorialError."""
     free = shutil.disk_usage(existing_parent(folder)).free / GIB
     if free < gib:
         what = f"{folder} needs {gib:.1f} GiB of free disk space; {free:.1f} GiB is free."
         raise TutorialError(what, "Free some space, or set TUTORIAL_MODEL_ROOT to a folder on a larger disk.")
+    return free
 
 
 def existing_parent(folder: Path) -> Path:
-    """Return `folder` itself if it exists, or the nearest parent that does."""
-    return next(parent for parent in [folder, *folder.parents] if parent.exists())
+    """Return `folder` itself if it exists, or the nearest parent that does, or its drive, which may not exist."""
+    return next((parent for parent in [folder, *folder.parents] if parent.exists()), Path(folder.anchor))
 
 
 def check_hash(file: Path, expected: str, kind="sha256") -> None:

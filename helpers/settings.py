@@ -1,8 +1,12 @@
 """Model, weight format, device and ov_config: one frozen dataclass, one TOML file, three environment variables."""
 
 import os
+import re
+import shlex
+import subprocess
 import tomllib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
@@ -38,7 +42,7 @@ class Settings:
         try:
             root = ROOT / Path(self.model_root).expanduser()
             parent = existing_parent(root)
-            why = "" if parent.is_dir() else f"{parent} is a file"
+            why = "" if parent.is_dir() else f"{parent} is {'a file' if parent.exists() else 'not there'}"
         except (OSError, RuntimeError) as error:  # a name that is too long; ~name of an unknown user
             why = getattr(error, "strerror", None) or str(error).rstrip(".")
         if why or "\0" in self.model_root:
@@ -57,6 +61,10 @@ class Settings:
     def model_dir(self) -> Path:
         """The folder of the exported model, ./model/<name>/<format>; that of a fetched IR, which needs no export."""
         return self.checkpoint_dir if files.is_ir(self.checkpoint_dir) else self.home / self.format
+
+    def command(self, step: str, *options: str) -> str:
+        """Return `python -m helpers <step>` for this model as you would type it."""
+        return shell_command(["python", "-m", "helpers", step, "--model", self.model, *options])
 
 
 def load(path: Path = SETTINGS_FILE, environ: Mapping[str, str] = os.environ) -> Settings:
@@ -107,18 +115,22 @@ def save(settings: Settings, path: Path = SETTINGS_FILE) -> Path:
 
 
 def on_disk() -> list[tuple[str, list[Path]]]:
-    """Return each model below the model root, by the name that the settings take, with its folders."""
-    root = load().home.parent
-    found = []
-    for home in sorted(root.iterdir()) if root.is_dir() else ():
-        folders = (
-            sorted(folder for folder in home.iterdir() if (folder / "config.json").exists()) if home.is_dir() else []
-        )
-        if folders:
-            found.append((home.name.replace("--", "/"), folders))
-    return found
+    """Return each model that has been made below the model root, where others may keep theirs, with its folders."""
+    found: dict[str, list[Path]] = {}
+    for config in sorted(load().home.parent.glob("*/*/config.json")):
+        name = config.parts[-3].replace("--", "/")
+        with suppress(TutorialError):  # the name is not one that a model of ours has
+            if not re.search("-[0-9a-f]{8}$", name):  # which only exports of the reader's own folders have
+                check(replace(Settings(), model=name))
+            found.setdefault(name, []).append(config.parent)
+    return [*found.items()]
 
 
 def display_path(path: Path) -> str:
     """Return `path` relative to the project, as ./model/…, or the absolute path of one outside it."""
     return f"./{path.relative_to(ROOT).as_posix()}" if path.is_relative_to(ROOT) else str(path)
+
+
+def shell_command(argv: list[str]) -> str:
+    """Return `argv` as you would type it in a terminal of this system."""
+    return subprocess.list2cmdline(argv) if os.name == "nt" else shlex.join(argv)

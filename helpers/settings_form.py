@@ -18,8 +18,6 @@ FORMATS = {"int4": "weights in 4 and 8 bits", "int8": "weights in 8 bits", "fp16
 class SettingsForm(VBox):
     """A form with the choices of `setup` and a button that writes them to `path`.
 
-    The model can be one of the catalog's, a hub repository (owner/name), or a folder.
-
     The other settings of `setup` are written unchanged.  `devices` are the names that OpenVINO sees, unless given.
     Code can set the values of `model`, `format` and `device`, and call save.click().  Raises TutorialError.
     """

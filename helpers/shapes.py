@@ -28,7 +28,9 @@ def complete(model: Model, folder: Path) -> Model:
         return model
     with suppress(OSError, TutorialError, *MALFORMED):
         return _complete(model, folder, (folder / "config.json").stat().st_mtime_ns)
-    return replace(model, flags=model.flags | {"int4": int4_flags([], model.parameters)[0]})
+    made_by = files.read_manifest(folder.with_name("int4")).get("command")  # the checkpoint may have been deleted
+    flags = made_by[7:-1] if isinstance(made_by, list) and len(made_by) > 8 else flags_for(model, [])[0]
+    return replace(model, flags=model.flags | {"int4": tuple(map(str, flags))})
 
 
 @lru_cache(maxsize=8)
@@ -38,7 +40,7 @@ def _complete(model: Model, folder: Path, _changed: int) -> Model:
     is_ir = files.is_ir(folder)
     shapes = ir_shapes(folder) if is_ir else checkpoint_shapes(folder)
     flags = {} if is_ir else {"flags": model.flags | {"int4": flags_for(model, shapes)[0]}}
-    size = sum(file.stat().st_size for file in folder.glob("*.bin" if is_ir else "*.safetensors")) / GIB
+    size = files.size(folder, "*.bin" if is_ir else "*.safetensors") / GIB
     export = 0.0 if is_ir else round(1.2 + 1.3 * size, 1)
     facts = {"parameters": sum(map(prod, shapes)), "checkpoint_gib": round(size, 3), "export_ram_gib": export}
     return replace(model, **(noted if model.source == "hub" else {}), **facts, **flags)
@@ -50,14 +52,10 @@ def checkpoint_shapes(folder: Path) -> list[tuple[int, ...]]:
     for file in sorted(folder.glob("*.safetensors")):
         with file.open("rb") as stream:
             header = files.parse_json(stream.read(min(int.from_bytes(stream.read(8), "little"), files.JSON_LIMIT)))
-        shapes += [_dimensions(entry["shape"]) for name, entry in header.items() if name != "__metadata__"]
+        shapes += [tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"]
+    if not all(type(size) is int and 0 <= size < 2**40 and len(shape) < 9 for shape in shapes for size in shape):
+        raise ValueError(f"{folder} has a tensor whose shape is none")
     return shapes
-
-
-def _dimensions(shape: list) -> tuple[int, ...]:
-    if not all(type(size) is int and 0 <= size < 2**40 for size in shape) or len(shape) > 8:
-        raise ValueError(f"{shape!r:.60} is no shape")
-    return tuple(shape)
 
 
 def int4_flags(shapes: list[tuple[int, ...]], parameters: int) -> tuple[tuple[str, ...], str]:
@@ -74,21 +72,19 @@ def int4_flags(shapes: list[tuple[int, ...]], parameters: int) -> tuple[tuple[st
         why = "the widths of its matrices are not known yet"
     elif odd:
         why += f", except {', '.join(map(str, odd[:5]))}, where no size of 32 or more fits: int8"
-    why += f"; ratio {ratio} for {parameters / 1e9:.1f} billion parameters; AWQ, which needs no data."
-    return (*flags, "--ratio", ratio, "--sym", "--awq"), why
+    why += f"; ratio {ratio} for {parameters / 1e9:.1f} billion parameters" if parameters else ""
+    return (*flags, "--ratio", ratio, "--sym", "--awq"), f"{why}; AWQ, which needs no data."
 
 
 def flags_for(model: Model, shapes: list[tuple[int, ...]]) -> tuple[tuple[str, ...], str]:
     """Return the int4 flags for a checkpoint with these shapes, from optimum-intel's recipe if any, and the reason."""
     recipe = optimum_recipe(model.origin) if model.source == "hub" else {}
     if not isinstance(recipe.get("group_size"), int):
-        return int4_flags(shapes, sum(map(prod, shapes)))
+        return int4_flags(shapes, sum(map(prod, shapes)) or model.parameters)
     flags = ["--weight-format", "int4", "--group-size", str(recipe["group_size"]), "--group-size-fallback", "adjust"]
     flags += ["--ratio", str(recipe.get("ratio", 1.0)), *["--sym"] * bool(recipe.get("sym"))]
     flags += ["--awq"] * (recipe.get("quant_method") == "AWQ") + ["--all-layers"] * bool(recipe.get("all_layers"))
-    data = (
-        f", without its calibration on {recipe['dataset']}, which has to be downloaded" if "dataset" in recipe else ""
-    )
+    data = f", without its calibration on {recipe['dataset']}, which needs a download" if "dataset" in recipe else ""
     return tuple(flags), f"optimum-intel's own recipe for {model.origin}{data}."
 
 
@@ -117,23 +113,23 @@ def _value(node: ast.expr | None) -> object:
 
 
 def _constants(folder: Path) -> list[tuple[str, tuple[int, ...], int]]:
-    """Return (type, shape, bytes) of the graph's weights: constants of two dimensions or more."""
+    """Return (type, shape, bytes) of the graph's weights: matrices, but not the scales and zero points beside them."""
     data = (folder / files.IR_FILES[0]).read_bytes().decode("utf-8", "replace")
     found = re.findall(
         r'element_type="(\w{1,8})" shape="(\d{1,12}(?:, ?\d{1,12}){0,7})" offset="\d+" size="(\d{1,15})"', data
     )
     constants = [(kind, tuple(map(int, shape.split(","))), int(size)) for kind, shape, size in found]
-    return [(kind, shape, size) for kind, shape, size in constants if len(shape) > 1]
+    return [(kind, shape, size) for kind, shape, size in constants if len(shape) > 1 and shape[-1] > 1]
 
 
 def ir_shapes(folder: Path) -> list[tuple[int, ...]]:
-    """Return the shapes of an IR's weights, without the scales and zero points beside them."""
-    return [shape for _, shape, _ in _constants(folder) if shape[-1] > 1]
+    """Return the shapes of an IR's weights."""
+    return [shape for _, shape, _ in _constants(folder)]
 
 
 def ir_facts(folder: Path) -> list[str]:
     """Return what the graph of an IR says of its weights, and the versions of the tools that made it."""
-    constants, facts = [each for each in _constants(folder) if each[1][-1] > 1], []
+    constants, facts = _constants(folder), []
     sizes = Counter[str]()
     for kind, _, size in constants:
         sizes[TITLES.get(kind, kind)] += size

@@ -70,3 +70,17 @@ def test_the_error_for_an_unknown_name_lists_the_known_ones():
 def test_the_memory_to_run_is_what_was_measured(name, measured):
     """By bench/run.py and bench/rehearsal.py; the other entries are computed by the same formula."""
     assert MODELS[name].run_ram_gib == measured
+
+
+@pytest.mark.parametrize("name", ["a-/b", "a./b", "a/b-", "a/b.", "a/b@v1.", "a/b@v1-"])
+def test_a_name_that_ends_as_the_hub_does_not_allow_is_refused(name):
+    """Windows drops a folder's last dot, and a-/b would be listed as a/-b."""
+    with pytest.raises(TutorialError, match="There is no model"):
+        find(name)
+
+
+def test_a_folder_with_the_longest_name_gets_a_folder(tmp_path):
+    mine = tmp_path / ("模" * 85)  # 255 bytes
+    mine.mkdir()
+    (mine / "config.json").touch()
+    (tmp_path / find(str(mine)).folder_name).mkdir()

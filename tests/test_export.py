@@ -94,12 +94,12 @@ NO_MEMORY_WINDOWS = "RuntimeError: [enforce fail at alloc_cpu.cpp:121] data. Def
         (1, NOT_ON_THE_HUB, "the hub did not provide", "Check the spelling"),
         (1, NOT_A_NAME, "org/model is not a folder", "helpers fetch"),
         (1, "OSError: x is not a valid model identifier listed on the hub", "org/model is not a folder", "spelling"),
-        (1, "SafetensorError: Error while deserializing header", "org/model is damaged", "helpers fetch"),
-        (1, "OSError: It looks like the config file is not a valid JSON file.", "org/model is damaged", "Delete"),
+        (1, "SafetensorError: Error while deserializing header", "org/model is damaged", "helpers fetch made it"),
+        (1, "OSError: It looks like the config file is not a valid JSON file.", "org/model is damaged", "Get its"),
         (2, "cli: error: unrecognized arguments: --symm\nmore", "flags: unrecognized arguments: --symm[.]$", "--help"),
         (2, "one\ntwo\nthree\nValueError: four", "code 2:\ntwo\nthree\nValueError: four", "log: my models/int4.log"),
         (3, "\n\n", "ended with code 3:", "log: my models/int4.log"),
-        (0, "", "reported success, but config.json is missing, openvino_tokenizer.xml is incomplete", "disk full"),
+        (0, "", "reported success, but config.json is missing, openvino_tokenizer.xml is incomplete", "full, or this"),
     ],
 )
 def test_each_known_failure_gets_its_message_and_hint(code, log, message, hint):
@@ -402,3 +402,18 @@ def test_remote_code_is_trusted_only_where_the_catalog_says_so(monkeypatch):
     assert "--trust-remote-code" not in command(choice)
     monkeypatch.setitem(catalog.MODELS, choice.model, replace(choice.spec, trust_remote_code=True))
     assert command(choice)[-2] == "--trust-remote-code"
+
+
+def test_nobody_is_told_to_delete_an_ir_of_their_own(tmp_path):
+    for name in set(EXPORT_FILES) - {"openvino_detokenizer.xml"}:
+        (tmp_path / name).write_text("{}" if name.endswith("json") else "<net></net>", encoding="utf-8")
+    with pytest.raises(TutorialError, match="openvino_detokenizer.xml is missing") as caught:
+        run(command(Settings(model=str(tmp_path))))
+    assert "elete" not in caught.value.hint and caught.value.hint
+
+
+def test_before_a_checkpoint_is_there_no_number_of_parameters_is_claimed(tmp_path):
+    unknown = Settings(model="somebody/model", model_root=str(tmp_path))
+    assert "not known" in export.reason(unknown) and "parameters" not in export.reason(unknown)
+    qwen = replace(unknown, model="Qwen/Qwen3-4B")
+    assert "optimum-intel's own recipe" in export.reason(qwen)

@@ -513,3 +513,29 @@ print((before - psutil.Process().memory_info().rss) // 2**20)
 """
     ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
     assert int(ran.stdout) > 80
+
+
+def test_hidden_files_are_not_of_the_model(folder):
+    """The Finder writes .DS_Store whenever it likes, and ._* beside each file that it copies to an exFAT disk."""
+    for name in ("._config.json", "._w.safetensors", ".DS_Store"):
+        (folder / name).write_bytes(b"\0\5\x16\7")
+    assert find_damaged(folder, ["config.json"]) == {}
+    write_manifest(folder)
+    (folder / ".DS_Store").write_bytes(b"")
+    assert find_damaged(folder, ["config.json"], hashes=True) == {}
+
+
+def test_a_disk_without_permissions_takes_a_folder(tmp_path, monkeypatch):
+    """FAT and many network drives refuse chmod."""
+
+    def refused(*_):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "chmod", refused)
+    assert build(tmp_path / "model")
+
+
+def test_a_name_that_the_disk_does_not_allow_is_a_sentence(tmp_path):
+    """Windows says so of quotes in a path: set TUTORIAL_MODEL_ROOT="D:\\models"."""
+    with pytest.raises(TutorialError, match="TUTORIAL_MODEL_ROOT"), atomic_directory(tmp_path / "model"):
+        raise OSError(errno.EINVAL, "Invalid argument")

@@ -1,6 +1,9 @@
 """The settings: the sample's by default, then the file, then the environment; what cannot be used is named."""
 
 import errno
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +13,7 @@ from hypothesis import strategies as st
 
 from helpers.catalog import MODELS
 from helpers.errors import TutorialError, printable
-from helpers.settings import ROOT, Settings, check, display_path, load, save
+from helpers.settings import ROOT, Settings, check, display_path, load, on_disk, save
 
 valid = st.builds(
     Settings,
@@ -127,3 +130,55 @@ def test_a_disk_that_really_fills_up_leaves_the_old_file_whole(small_disk):
     with pytest.raises(TutorialError, match="disk filled up"):
         save(Settings(device="x" * 2**21), file)
     assert load(file, {}) == Settings(device="GPU")
+
+
+def test_a_drive_that_is_not_connected_is_named(monkeypatch):
+    """Windows: not even E:\\ exists then."""
+    monkeypatch.setattr(Path, "exists", lambda _: False)
+    monkeypatch.setattr(Path, "is_dir", lambda _: False)
+    with pytest.raises(TutorialError, match="cannot be used as a folder: .* is not there(?s:.*)TUTORIAL_MODEL_ROOT"):
+        _ = Settings(model_root="E:/models").home
+
+
+def made(root, *names):
+    for name in names:
+        (root / name).mkdir(parents=True)
+        (root / name / "config.json").touch()
+
+
+def test_only_folders_that_this_project_makes_are_listed(tmp_path, monkeypatch):
+    """`remove` deletes what is listed, and the model root may be a folder in which others keep theirs."""
+    monkeypatch.setenv("TUTORIAL_MODEL_ROOT", str(tmp_path))
+    ours = ["smollm2-instruct/int4", "Qwen--Qwen3-0.6B@v1/checkpoint", "my--own model-0123abcd/int8"]
+    made(tmp_path, *ours, "smollm2-instruct/checkpoint")
+    made(tmp_path, ".config/Code", "Qwen/Qwen3-0.6B", "thesis/checkpoint", "models--Qwen--Qwen3-0.6B/snapshots")
+    (tmp_path / "a file").touch()
+    found = {name: [folder.name for folder in folders] for name, folders in on_disk()}
+    assert found == {
+        "Qwen/Qwen3-0.6B@v1": ["checkpoint"],
+        "my/own model-0123abcd": ["int8"],
+        "smollm2-instruct": ["checkpoint", "int4"],
+    }
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid(), reason="only root can be another user")
+def test_a_folder_that_may_not_be_read_hides_no_model(tmp_path):
+    """lost+found on a disk of its own; a shared root with a private model."""
+    made(tmp_path, "smollm2-instruct/int4", "smollm2-instruct/int8")
+    (tmp_path / "lost+found").mkdir(mode=0o700)
+    (tmp_path / "smollm2-instruct" / "int8").chmod(0o700)
+    for folder in [tmp_path, *tmp_path.parents][:-2]:
+        folder.chmod(0o755)
+    code = "import os; from helpers.settings import on_disk; os.seteuid(65534); print([*dict(on_disk())])"
+    environ = os.environ | {"TUTORIAL_MODEL_ROOT": str(tmp_path)}
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environ, capture_output=True, text=True)
+    assert ran.stdout == "['smollm2-instruct']\n", ran.stderr
+
+
+@pytest.mark.parametrize("model", ["/my models/a'b", "owner/name@v1"])
+@pytest.mark.skipif(os.name == "nt", reason="a property of POSIX shells")
+def test_an_advised_command_can_be_typed(model):
+    import shlex
+
+    command = Settings(model=model).command("export", "--format", "int4")
+    assert shlex.split(command) == ["python", "-m", "helpers", "export", "--model", model, "--format", "int4"]

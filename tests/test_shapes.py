@@ -1,6 +1,7 @@
 """helpers.shapes: export flags that fit a checkpoint, and what a model's files say of it, whatever they contain."""
 
 import json
+import shutil
 import struct
 from dataclasses import replace
 
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers import catalog, export, shapes
+from helpers import catalog, export, files, shapes
 from helpers.catalog import HUB_MODELS, MODELS, find, recommend
 from helpers.settings import Settings
 from helpers.shapes import int4_flags, optimum_recipe
@@ -141,3 +142,28 @@ def test_an_entry_of_the_hub_states_what_a_reader_asks(model):
 
 def test_the_samples_repository_is_the_catalogs_entry():
     assert find("microsoft/Phi-3-mini-4k-instruct") is MODELS["phi3-instruct"]
+
+
+def test_a_recipe_needs_no_files(tmp_path):
+    """The command of an export is the same before the checkpoint is fetched and after it is deleted."""
+    choice = Settings(model="Qwen/Qwen3-4B", model_root=str(tmp_path))
+    before = choice.spec.flags["int4"]
+    write_checkpoint(choice.checkpoint_dir, {"a": {"shape": [64, 96]}})
+    assert choice.spec.flags["int4"] == before
+
+
+def test_without_its_checkpoint_an_export_keeps_its_flags(tmp_path):
+    """A checkpoint may be deleted after the export, to free its space; the export is not to be made again then."""
+    choice = Settings(model="somebody/model", model_root=str(tmp_path))
+    write_checkpoint(choice.checkpoint_dir, {"a": {"shape": [64, 96]}})
+    argv, said = export.command(choice), []
+    choice.model_dir.mkdir()
+    for name in files.EXPORT_FILES:
+        (choice.model_dir / name).write_text("{}" if name.endswith("json") else "<net></net>")
+    files.write_manifest(choice.model_dir, command=argv)
+    shutil.rmtree(choice.checkpoint_dir)
+    assert export.command(choice) == argv
+    assert export.run(argv, said.append) == choice.model_dir and "skipping export" in said[-1]
+    for made_by in (None, "optimum-cli", [], [1, 2]):
+        files.write_manifest(choice.model_dir, command=made_by)
+        assert value(choice.spec.flags["int4"], "--group-size") == "128"

@@ -42,7 +42,8 @@ def _limit(kind: str) -> str:
         return f"which optimum-intel {optimum} does not export for text generation"
     config = getattr(found, "func", found)
     least, most = (getattr(config, f"{end}_TRANSFORMERS_VERSION", None) for end in ("MIN", "MAX"))
-    if least and Version(installed) < Version(str(least)) or most and Version(installed) > Version(str(most)):
-        versions = f"up to {most}" if most else f"from {least} on"
+    below, above = least and Version(installed) < Version(str(least)), most and Version(installed) > Version(str(most))
+    if below or above:
+        versions = f"from {least} on" if below else f"up to {most}"
         return f"which optimum-intel {optimum} exports only with transformers {versions}; {installed} is installed"
     return ""

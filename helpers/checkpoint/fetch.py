@@ -20,7 +20,7 @@ def fetch(model: Model, checkpoint: Path, report: Report = print) -> Path:
     """
     name = display_path(checkpoint)
     if model.source == "folder":  # of the reader: nothing is written there
-        require_complete(checkpoint)
+        require_complete(checkpoint, None)
         require_exportable(files.read_json(checkpoint / "config.json"), name, files.is_ir(checkpoint))
         report(f"{name} is complete.")
         return checkpoint
@@ -30,7 +30,8 @@ def fetch(model: Model, checkpoint: Path, report: Report = print) -> Path:
     if model.source == "hub" and model.name not in MODELS:
         model, entries = hub.inspect(model)
     report(describe(model))
-    files.require_disk_space(checkpoint, model.disk_gib)
+    arrived = files.size(checkpoint.with_name(f"{checkpoint.name}.part-kept"))
+    files.require_disk_space(checkpoint, model.disk_gib - arrived / files.GIB)
     with files.atomic_directory(checkpoint, report, keep=model.source == "hub") as part:
         if part is None:
             return fetch(model, checkpoint, report)
@@ -48,12 +49,11 @@ def fetch(model: Model, checkpoint: Path, report: Report = print) -> Path:
             raise TutorialError(error.message, f"{mirror}Run this again.")
         facts = {"source": model.source, "origin": model.origin, "revision": model.revision, "licence": model.licence}
         files.write_manifest(part, **facts)
-    size = sum(file.stat().st_size for file in checkpoint.iterdir()) / 1e6
-    report(f"{name} is complete: {size:.0f} MB.")
+    report(f"{name} is complete: {files.size(checkpoint) / 1e6:.0f} MB.")
     return checkpoint
 
 
-def require_complete(checkpoint: Path, hint_command: str = "") -> None:
+def require_complete(checkpoint: Path, hint_command: str | None = "") -> None:
     """Raise TutorialError when files of `checkpoint` are missing or incomplete, as after an interrupted copy."""
     if wrong := find_damaged(checkpoint, _required_files(checkpoint)):
         raise damaged_error(display_path(checkpoint), wrong, hint_command)

@@ -25,8 +25,6 @@ SLOWEST, WINDOW = 1024, 60  # bytes a second over so many seconds; at that rate 
 MIRROR_HINT = "Is HF_ENDPOINT a complete mirror of the hub?"
 VARIABLES_HINT = "Check HF_ENDPOINT, HF_TOKEN (ASCII), HF_HUB_DOWNLOAD_TIMEOUT (seconds), the *_PROXY variables, and "
 VARIABLES_HINT += "NO_PROXY, in which the hub's client accepts no brackets and no ranges of IPv6 addresses."
-
-
 # A file as the hub lists it: size in bytes, the sha256 of large files, and git's own hash of the others.
 Entry = namedtuple("Entry", "name size sha256 git")
 
@@ -58,23 +56,24 @@ def from_hub(model: Model, part: Path, entries: list[Entry] | None = None) -> No
 
 
 def inspect(model: Model) -> tuple[Model, list[Entry]]:
-    """Return what listing() returns, with licence and sizes, after a look at config.json; nothing is written.
+    """Return what listing() returns, with sizes, after a look at config.json; nothing is written.
 
     Raises TutorialError for what cannot be used here, and without access to a gated repository.
     """
     model, entries = listing(model)
-    if model.name in MODELS:
-        return model, entries
-    size = next(entry.size for entry in entries if entry.name == "config.json")
-    with _translate(model), _get(f"{model.origin}/resolve/{model.revision}/config.json", model) as response:
-        data = b"".join(_chunks(response, min(size, LISTING_LIMIT), "its config.json"))
-    try:
-        config = files.parse_json(data)
-    except ValueError as error:
-        raise files.damaged_error(model.origin, {"config.json": files.NOT_JSON}, " ") from error
-    is_ir = any(entry.name == files.IR_FILES[0] for entry in entries)
-    require_exportable(config, model.origin, is_ir)
-    total = sum(entry.size for entry in entries)
+    sizes = {entry.name: entry.size for entry in entries}
+    is_ir = files.IR_FILES[0] in sizes
+    if "config.json" in sizes:
+        with _translate(model), _get(f"{model.origin}/resolve/{model.revision}/config.json", model) as response:
+            data = b"".join(_chunks(response, min(sizes["config.json"], LISTING_LIMIT), "its config.json"))
+        try:
+            config = files.parse_json(data)
+        except ValueError as error:
+            raise TutorialError(f"In {model.origin}, config.json is {files.NOT_JSON}.", MIRROR_HINT) from error
+        require_exportable(config, model.origin, is_ir)
+    if lacks := sorted({*(files.EXPORT_FILES if is_ir else files.CHECKPOINT_FILES)} - {*sizes}):
+        raise TutorialError(f"{model.origin} lacks {', '.join(lacks)}.", "Choose a repository that has what it lacks.")
+    total = sum(sizes.values())
     return replace(model, download_mib=max(1, total >> 20), checkpoint_gib=round(total / files.GIB, 3)), entries
 
 
@@ -102,8 +101,7 @@ def listing(model: Model, timeout: float | None = None) -> tuple[Model, list[Ent
             model = replace(model, licence=re.sub(r"[^\w.+-]", "", tags[0].removeprefix("license:"))[:40] or "unknown")
     except files.MALFORMED as error:
         raise TutorialError(f"{host} answers, but it is not a hub.", HUB_LOGIN_HINT) from error
-    has_weights = any(name.endswith((".safetensors", files.IR_FILES[0])) for name in wanted)
-    if not has_weights or "config.json" not in wanted and model.name not in MODELS:
+    if not wanted & {files.IR_FILES[0], "model.safetensors", "model.safetensors.index.json"}:
         raise _unusable(model, names)
     gib, known = sum(entry.size for entry in entries) / files.GIB, model.checkpoint_gib
     if known and model.tried and gib > 2 * known + 1:
@@ -114,17 +112,14 @@ def listing(model: Model, timeout: float | None = None) -> tuple[Model, list[Ent
 
 def _unusable(model: Model, names: list[str]) -> TutorialError:
     """Return the error for a repository whose files `names` include no weights that can be used."""
-    hint = "Choose a repository with *.safetensors or openvino_model.xml."
+    what, more = "has no weights as safetensors", "A pickle (pytorch_model.bin) can run code, so it is not downloaded."
     if "adapter_config.json" in names:
-        return TutorialError(
-            f"{model.origin} is an adapter (LoRA), not a whole model.",
-            f"Merge it into its base model with peft, or: {hint}",
-        )
-    if any(name.endswith(".gguf") for name in names):
-        what = f"{model.origin} has its weights as GGUF, which optimum-cli does not export."
-        return TutorialError(what, f"{hint} GGUF repositories usually name the one that they were made from.")
-    hint += " A pickle (pytorch_model.bin) can run code, so it is not downloaded."
-    return TutorialError(f"{model.origin} has no weights as safetensors.", hint)
+        what, more = "is an adapter (LoRA), not a whole model", "Or merge it into its base model with peft."
+    elif any(name.endswith(".gguf") for name in names):
+        what = "has its weights as GGUF, which optimum-cli does not export"
+        more = "GGUF repositories usually name the one that they were made from."
+    hint = "Choose a repository with model.safetensors or openvino_model.xml."
+    return TutorialError(f"{model.origin} {what}.", f"{hint} {more}")
 
 
 def _entry(listed: dict) -> Entry:
@@ -138,12 +133,8 @@ def _entry(listed: dict) -> Entry:
 
 def _is_wanted(name: str, code: bool = False) -> bool:
     """Return whether `name` is data at the top of the repository: a plain name, which leads nowhere else."""
-    plain = re.fullmatch(r"[A-Za-z0-9_][\w.-]{0,99}", name, re.ASCII) and name != files.MANIFEST
-    return (
-        bool(plain)
-        and not name.startswith("consolidated")
-        and any(fnmatch(name, kind) for kind in WANTED + ["*.py"] * code)
-    )
+    plain = re.fullmatch(r"(?!consolidated)[A-Za-z0-9_][\w.-]{0,99}", name, re.ASCII) and name != files.MANIFEST
+    return bool(plain) and any(fnmatch(name, kind) for kind in WANTED + ["*.py"] * code)
 
 
 def _check_commit(commit: str, model: Model) -> None:
@@ -199,6 +190,8 @@ def _get(path: str, model: Model, start: int = 0, timeout: float | None = None) 
         for each in (*response.history, response):
             if COMMIT.fullmatch(model.revision):  # else the listing tells
                 _check_commit(each.headers.get("X-Repo-Commit", model.revision), model)
+        if "html" in response.headers.get("Content-Type", ""):
+            raise TutorialError("A web page came instead of the hub's answer.", HUB_LOGIN_HINT)
         if response.headers.get("Content-Encoding", "identity") != "identity":  # few bytes may become any number
             raise TutorialError("The hub sends a compressed file, which was not requested.", MIRROR_HINT)
         yield response
@@ -235,7 +228,8 @@ def _translate(model: Model) -> Iterator[None]:
         what = "The hub's client cannot use the address, the proxy or the token in an environment variable."
         raise TutorialError(what, VARIABLES_HINT) from error
     except (HTTPError, OSError, ImportError) as error:  # ImportError: a SOCKS proxy needs one more package
-        raise hub_error(error, f"{model.origin} at revision {model.revision[:7]}") from error
+        at = model.revision[:7] if COMMIT.fullmatch(model.revision) else model.revision
+        raise hub_error(error, f"{model.origin} at revision {at}") from error
 
 
 def hub_error(error: Exception, repo: str) -> TutorialError:
@@ -243,13 +237,11 @@ def hub_error(error: Exception, repo: str) -> TutorialError:
     status = getattr(getattr(error, "response", None), "status_code", 0)
     wait = "Wait some minutes, then run this again: what has arrived is kept."
     if status in (401, 403):
-        hint = (
-            "Is the name right? For a gated model: accept its licence on its page, then `hf auth login` or HF_TOKEN. "
-        )
-        hint += "For an open one: is there an old token, or a wrong HF_ENDPOINT?"
+        hint = "Is the name right? A gated model: accept its licence on its page, then `hf auth login` or HF_TOKEN. "
+        hint += "An open one: is there an old token, or a wrong HF_ENDPOINT?"
         return TutorialError(f"The hub refuses access to {repo} ({status}).", hint)
     if status == 404:
-        return TutorialError(f"The hub has no {repo} (404).", "Is HF_ENDPOINT right? A mirror may lack a model.")
+        return TutorialError(f"The hub has no {repo} (404).", "Are the name, the revision and HF_ENDPOINT right?")
     if status == 429 or status >= 500:
         return TutorialError(f"The hub has a problem, or limits the requests from this address ({status}).", wait)
     reason = str(error).strip().split("\n")[0] or type(error).__name__

@@ -16,8 +16,7 @@ PHI3_MINI_SHAPE = {  # of microsoft/Phi-3-mini-4k-instruct, whose other values a
     "sliding_window": 2047,
 }
 # Most of Phi-3's added tokens remove the white space after them (rstrip in its tokenizer_config.json).
-ADDED_TOKENS = ["<|endoftext|>", "<|assistant|>"]
-ADDED_TOKENS += [f"<|placeholder{n}|>" for n in (1, 2, 3, 4)]
+ADDED_TOKENS = ["<|endoftext|>", "<|assistant|>", *(f"<|placeholder{n}|>" for n in (1, 2, 3, 4))]
 ADDED_TOKENS += ["<|system|>", "<|end|>", "<|placeholder5|>", "<|placeholder6|>", "<|user|>"]
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|' + message['role'] + '|>\n' + message['content'] + '<|end|>\n' }}{% endfor %}"

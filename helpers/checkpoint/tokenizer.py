@@ -31,9 +31,8 @@ def load_tokenizer(folder: Path, trust_remote_code: bool = False):
 
 def has_chat_template(folder: Path) -> bool:
     """Return whether the tokenizer's files have a chat template."""
-    return (folder / "chat_template.jinja").exists() or bool(
-        read_json(folder / "tokenizer_config.json").get("chat_template")
-    )
+    config = read_json(folder / "tokenizer_config.json")
+    return (folder / "chat_template.jinja").exists() or bool(config.get("chat_template"))
 
 
 def restore_tokenizer(checkpoint: Path, export: Path) -> None:

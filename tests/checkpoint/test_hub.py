@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from contextlib import nullcontext
@@ -15,11 +16,12 @@ from hub import PHI3, Hub, _hash, tiny_phi3
 from hypothesis import example, given
 from strategies import NOT_JSON, NOT_OBJECTS, reshaped
 
+from helpers.catalog import find
 from helpers.checkpoint import hub as hub_module
 from helpers.checkpoint.fetch import fetch
 from helpers.checkpoint.hub import _is_wanted, from_hub, hub_error, listing
 from helpers.errors import TutorialError
-from helpers.files import MANIFEST, find_damaged, read_manifest
+from helpers.files import GIB, MANIFEST, find_damaged, read_manifest
 from helpers.settings import ROOT
 
 MIB = 2**20
@@ -268,8 +270,10 @@ def test_each_refusal_gets_its_sentence(hub, part, where, status, words):
 
 def test_a_revision_that_the_hub_lacks_is_named(hub, part):
     hub.commit = "0" * 40
-    with pytest.raises(TutorialError, match=f"{PHI3.origin} at revision {PHI3.revision[:7]} .*404"):
-        from_hub(PHI3, part)
+    for revision, shown in ((PHI3.revision, PHI3.revision[:7]), ("release-2.0", "release-2.0")):
+        words = rf"{PHI3.origin} at revision {shown} \(404\)(?s:.*)name, the revision"
+        with pytest.raises(TutorialError, match=words):
+            from_hub(replace(PHI3, revision=revision), part)
 
 
 def answered(status: int, words: str = "") -> Exception:
@@ -304,6 +308,24 @@ def test_a_log_in_page_in_the_way_is_named(hub, part, monkeypatch):
     with pytest.raises(TutorialError, match=f"^{host} answers, but it is not a hub") as caught:
         from_hub(PHI3, part)
     assert "secret" not in str(caught.value) and "log-in page" in caught.value.hint
+
+
+@pytest.mark.parametrize("where", ["", WEIGHTS])
+def test_a_log_in_page_does_not_replace_what_has_arrived(hub, part, monkeypatch, where):
+    """It comes with 200, as the whole file does from a server that knows no ranges."""
+
+    def page(handler, *_):
+        handler.start(200, {"Content-Type": "text/html; charset=utf-8"}, b"<html>")
+        handler.wfile.write(b"<html>")
+
+    (part / WEIGHTS).write_bytes(FILES[WEIGHTS][:MIB])
+    handler = hub.server.RequestHandlerClass
+    send_file = handler.send_file
+    choose = lambda self, name: page(self) if where in name else send_file(self, name)  # noqa: E731
+    monkeypatch.setattr(handler, "send_file", choose)
+    with pytest.raises(TutorialError, match="web page(?s:.*)log-in page"):
+        from_hub(PHI3, part)
+    assert (part / WEIGHTS).read_bytes() == FILES[WEIGHTS][:MIB]
 
 
 def test_a_token_that_no_header_can_carry_is_named_by_its_variable(hub, part, monkeypatch):
@@ -361,6 +383,56 @@ def test_after_a_failure_the_next_fetch_continues(hub, fetched):
     hub.status.clear()
     assert content(fetched()) == FILES
     assert hub.asked[f"GET {WEIGHTS}"] == hub.asked["GET config.json"] == 1
+
+
+def test_a_download_continues_where_the_disk_has_room_for_the_rest(hub, fetched, monkeypatch):
+    size = sum(map(len, FILES.values()))
+    kept = fetched.checkpoint.with_name("checkpoint.part-kept")
+    kept.mkdir()
+    (kept / WEIGHTS).write_bytes(FILES[WEIGHTS][: 2 * MIB])
+    for free in (size - 3 * MIB, size - MIB):
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: SimpleNamespace(free=free))
+        with nullcontext() if free > MIB else pytest.raises(TutorialError, match="of free disk space"):
+            fetch(replace(PHI3, checkpoint_gib=size / GIB), fetched.checkpoint, fetched.said.append)
+    assert content(fetched.checkpoint) == FILES
+
+
+@pytest.fixture
+def open_model(hub, tmp_path):
+    """open_model() fetches the hub's files as a model that is not in the catalog."""
+    hub.origin = "somebody/model"
+    (hub.folder / "config.json").write_text('{"model_type": "llama"}', encoding="utf-8")
+    return lambda: fetch(find(hub.origin), tmp_path / "root" / "checkpoint", report=lambda _: None)
+
+
+@pytest.mark.parametrize("lacks", ["config.json", "tokenizer.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("is_ir", [False, True])
+def test_a_needed_file_that_the_repository_lacks_is_named_before_the_weights_arrive(
+    hub, open_model, tmp_path, lacks, is_ir
+):
+    (hub.folder / lacks).unlink()
+    for name in ("model", "tokenizer") if is_ir else ():
+        (hub.folder / f"openvino_{name}.xml").write_text("<net></net>", encoding="utf-8")
+    more = ", openvino_detokenizer.xml, openvino_model.bin" if is_ir else ""
+    names = ", ".join(sorted([lacks, *more.split(", ")[1:]]))
+    with pytest.raises(TutorialError, match=f"somebody/model lacks {names}[.]\nChoose") as caught:
+        open_model()
+    assert "mirror" not in caught.value.hint, "nothing is wrong with the hub"
+    assert not hub.sent[WEIGHTS] and not (tmp_path / "root").exists()
+
+
+def test_an_adapter_with_a_configuration_is_an_adapter(hub, open_model):
+    (hub.folder / WEIGHTS).rename(hub.folder / "adapter_model.safetensors")
+    (hub.folder / "adapter_config.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(TutorialError, match="is an adapter"):
+        open_model()
+
+
+def test_a_configuration_that_is_no_json_is_the_hubs_to_mend(hub, open_model):
+    (hub.folder / "config.json").write_text("<html>", encoding="utf-8")
+    with pytest.raises(TutorialError, match="config.json is not a JSON object") as caught:
+        open_model()
+    assert "Delete that folder" not in caught.value.hint, "there is none"
 
 
 INDEX = "model.safetensors.index.json"

@@ -425,6 +425,40 @@ def test_a_damaged_folder_is_a_problem_with_the_command_that_makes_it_again(copi
         assert finding.hint == f"Delete that folder, then: python -m helpers {command}"
 
 
+def test_what_an_unknown_model_needs_is_not_called_nothing(absent):
+    choice = replace(absent, model="somebody/model")
+    for probe in (doctor._memory, doctor._disk):
+        assert "0.0 GiB" not in last(probe, choice).message
+    assert "shows when it has been fetched" in last(doctor._memory, choice).message
+
+
+def test_an_ir_needs_no_disk_for_an_export(absent):
+    choice = replace(absent, model="OpenVINO/Qwen3-4B-int4-ov")
+    assert f"needs {choice.spec.disk_gib:.1f} GiB" in last(doctor._disk, choice).message
+
+
+def test_what_only_runs_is_not_to_be_exported_elsewhere(absent, limit):
+    limit(GIB // 4)
+    choice = replace(absent, model="OpenVINO/Qwen3-4B-int4-ov")
+    finding = last(doctor._memory, choice)
+    assert finding.state == "problem" and "helpers models" in finding.hint and "larger machine" not in finding.hint
+
+
+@pytest.mark.parametrize("kind", ["checkpoint", "int4"])
+def test_a_folder_of_the_readers_own_needs_no_manifest_and_is_never_to_be_deleted(copied, tmp_path, kind):
+    mine = tmp_path / "my own model"
+    shutil.copytree(copied.checkpoint_dir.with_name(kind), mine, ignore=shutil.ignore_patterns(MANIFEST))
+    choice = replace(copied, model=str(mine))
+    for thorough in (False, True):
+        for probe in (doctor._checkpoint, doctor._export):
+            finding = last(probe, choice, thorough)
+            assert finding.state == "ok" or f"{mine}' --format" in finding.hint, finding
+    (mine / "tokenizer.json").unlink()
+    finding = last(doctor._checkpoint, choice, False)
+    assert finding.state == "problem" and "tokenizer.json is missing" in finding.message
+    assert "elete" not in finding.hint and "helpers" not in finding.hint
+
+
 @pytest.mark.parametrize("manifest", [None, "{", "{}"])
 def test_a_folder_without_a_manifest_is_a_note(copied, manifest):
     """It was copied by hand, or made by an earlier version.  Files that the loader or the export need must be there."""

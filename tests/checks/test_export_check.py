@@ -24,7 +24,8 @@ from helpers.settings import Settings
 
 TOPICS = ["tokenizer", "checkpoint", "cache", "device"]
 ALL_OK = dict.fromkeys(TOPICS, "ok")
-NO_CHECKPOINT = ([], "Skipped: the checkpoint is not on this disk.")
+FETCH_IT = "To fetch it: python -m helpers fetch --model smollm2-instruct"
+NO_CHECKPOINT = ([], ("Skipped: the checkpoint is not on this disk.", FETCH_IT))
 
 
 def states(findings) -> dict[str, str]:
@@ -200,6 +201,15 @@ def test_logits_that_are_not_numbers_end_the_check_with_a_problem(alone, other):
     assert str(choice.model_dir) in findings[-1].hint
 
 
+def test_an_ir_of_the_readers_own_is_neither_to_be_deleted_nor_to_be_exported(alone, tmp_path):
+    mine = tmp_path / "my own model"
+    shutil.copytree(alone().model_dir, mine)
+    damage(mine, "layers.1.mlp.down_proj", "nan")
+    choice = replace(alone(), model=str(mine))
+    hints = [check(choice)[-1].hint, export_check._reference_answers(choice)[1][1]]
+    assert all(hint and not re.search("elete|helpers (fetch|export)", hint) for hint in hints), hints
+
+
 @pytest.mark.parametrize("drift", [2, -2])
 @pytest.mark.parametrize("topic", ["cache", "device"])
 def test_a_difference_in_either_direction_is_a_problem(alone, answers, monkeypatch, topic, drift):
@@ -262,7 +272,7 @@ def test_less_than_75_percent_or_no_number_is_a_problem(lost, state, share):
 def test_answers_that_an_earlier_version_wrote_are_used(alone, answers):
     """It called their values prompt, ids and logs."""
     old = [dict(zip(("prompt", "ids", "logs"), asdict(answer).values(), strict=True)) for answer in answers]
-    assert export_check._reference_answers(alone(answers=old)) == (answers, "")
+    assert export_check._reference_answers(alone(answers=old)) == (answers, ())
 
 
 @pytest.mark.parametrize(
@@ -289,13 +299,14 @@ def test_the_checkpoint_is_run_if_there_is_memory_and_its_answers_are_kept_where
     monkeypatch.setattr(export_check, "checkpoint_answers", {small.checkpoint_dir: answers}.get)
     for spare, was_run in ((2**20, True), (-(2**20), False)):
         monkeypatch.setattr(psutil, "virtual_memory", lambda s=spare: memory._replace(available=need + s))
-        found, reason = export_check._reference_answers(small)
-        assert (found == answers, reason == "", file.exists()) == (was_run, was_run, was_run)
+        found, skipped = export_check._reference_answers(small)
+        assert (found == answers, skipped == (), file.exists()) == (was_run, was_run, was_run)
         file.unlink(missing_ok=True)
-    assert reason == "Skipped: the checkpoint needs 1.3 GiB of memory, and 1.3 GiB is free."
+    why, hint = skipped
+    assert why == "Skipped: the checkpoint needs 1.3 GiB of memory; 1.3 is free." and "Close" in hint
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory._replace(available=2**40))
     file.mkdir()  # nothing can be written there
-    assert export_check._reference_answers(small) == (answers, "")
+    assert export_check._reference_answers(small) == (answers, ())
 
 
 def test_a_tokenizer_that_loses_spaces_or_gives_different_ids_is_a_problem(exported, answers):
@@ -334,7 +345,11 @@ def test_saved_answers_of_an_unexpected_shape_are_not_used(tmp_path_factory, sav
 
 @pytest.mark.parametrize(
     "error, words",
-    [(KeyError("layers"), "cannot be loaded. KeyError: 'layers'\\nTo see"), (MemoryError(), "too little free memory")],
+    [
+        (KeyError("layers"), "cannot be loaded. KeyError: 'layers'\\nTo see"),
+        (MemoryError(), "too little free memory"),
+        (TutorialError("No chat template.", "Choose a different one."), "^No chat template.\\nChoose"),
+    ],
 )
 def test_a_checkpoint_that_cannot_be_loaded_is_named(tmp_path, monkeypatch, error, words):
     def fail(folder):

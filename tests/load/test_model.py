@@ -236,7 +236,21 @@ def test_only_a_sound_export_runs_out_of_memory(copied):
     assert "too little free memory" in load_error(copied, "CPU", MemoryError()).message
     graph = copied.model_dir / "openvino_model.xml"
     graph.write_bytes(graph.read_bytes()[:1000])
-    assert "openvino_model.xml is" in load_error(copied, "CPU", MemoryError()).message
+    error = load_error(copied, "CPU", MemoryError())
+    assert "openvino_model.xml is" in error.message and "helpers export" in error.hint
+
+
+@pytest.mark.parametrize("error", [MemoryError(), ValueError("a"), TutorialError("b")], ids=["damage", "other", "ours"])
+def test_nobody_is_told_to_delete_an_ir_of_their_own(copied, error):
+    own = Settings(model=str(copied.model_dir))
+    if isinstance(error, MemoryError):
+        (own.model_dir / "openvino_model.bin").write_bytes(b"")
+        (own.model_dir / "tokenizer.json").unlink()
+        with pytest.raises(TutorialError) as caught:
+            require_export(own)
+        assert "from where they came" in caught.value.hint
+    hint = load_error(own, "CPU", error).hint
+    assert "elete" not in hint and "from where they came" in hint
 
 
 def test_an_error_of_openvino_is_told_by_its_own_message(copied):
