@@ -22,6 +22,7 @@ from helpers.chat.messages import stats_line
 from helpers.chat.picture import to_html
 from helpers.chat.widget import ChatWidget, xray
 from helpers.errors import TutorialError, check_int
+from helpers.files import is_ir
 from helpers.generate.sampling import Sampling
 from helpers.load import load_fast
 
@@ -383,10 +384,14 @@ class AnswerSettings(VBox):
     def show_model(self) -> None:
         """Offer the models that are on this disk, and select the one that is used."""
         chosen = getattr(self.conversation.model, "settings", None)
-        names = []
+        names, format, found = [], chosen.format if chosen else "int4", []
         with suppress(TutorialError, OSError):  # of settings.toml, which has its own messages elsewhere
-            found = [(name, folder.name) for name, folders in project.on_disk() for folder in folders]
-            names = [name for name in found if name[1] in project.FORMATS and not self.conversation.server]
+            found = [] if self.conversation.server else project.on_disk()
+        for name, folders in found:
+            with suppress(TutorialError):  # an export of a reader's own folder, which has a different name
+                project.check(replace(project.Settings(), model=name))
+                names += [(name, folder.name) for folder in folders if folder.name in project.FORMATS]
+                names += [(name, format) for folder in folders if is_ir(folder) and (name, folder.name) not in names]
         now = (chosen.model, chosen.format) if chosen else None
         self._setting = True
         self.model.options = [(" · ".join(name), name) for name in dict.fromkeys([*names, *filter(None, [now])])]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from helpers.errors import TutorialError
 
 GPU_MISSING = {
-    "linux": "To use an Intel GPU, install intel-opencl-icd and add your user to the group render.",
+    "linux": "To use an Intel GPU, install intel-opencl-icd and add your user to the render group.",
     "win32": "To use an Intel GPU, install Intel's own graphics driver; the one in Windows is not enough.",
     "darwin": "OpenVINO does not support GPUs on macOS.",
 }

@@ -1,5 +1,6 @@
 """What people or the model write is shown, and never run or loaded, whatever it is."""
 
+import pytest
 from payloads import PAYLOADS
 from playwright.sync_api import expect
 from strategies import ALLOWED
@@ -76,7 +77,11 @@ def test_nothing_that_is_said_runs_or_loads_anything(chat):
     chat.guard.check()
 
 
-def test_names_settings_and_saved_files_run_nothing(chat):
+ALL = pytest.param(range(len(PAYLOADS)), marks=pytest.mark.weekly, id="all")
+
+
+@pytest.mark.parametrize("opened", [pytest.param((0, 5, -1), id="some"), ALL])
+def test_names_settings_and_saved_files_run_nothing(chat, opened):
     """Every payload as the name of a kept conversation, in a saved file, in a setting, and as the model's name."""
     chat.run_cell(2, KEEP_ALL)
     expect(chat.cell(2)).to_contain_text("all kept", timeout=120_000)
@@ -84,7 +89,7 @@ def test_names_settings_and_saved_files_run_nothing(chat):
     kept = chat.root.get_by_role("list", name="Kept conversations").get_by_role("listitem")
     expect(kept).to_have_count(len(PAYLOADS) + 1)
     chat.guard.check()
-    for index in (0, 5, -1):  # opened from the list, with its content
+    for index in opened:  # from the list, with its content
         name = chat.kernel(f"names[{index}]")
         kept.get_by_role("button", name=name, exact=True).first.click()
         expect(chat.questions.last).to_have_text(PAYLOADS[index])

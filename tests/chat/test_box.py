@@ -736,6 +736,17 @@ def test_a_different_model_continues_the_conversation(two_models):
     assert box.conversation.messages[-1].tokens, "the same tokenizer"
 
 
+def test_the_models_that_are_offered_are_names_that_the_settings_take(tmp_path, monkeypatch):
+    for folder in ("owner--two-ov/checkpoint", "owner--three/checkpoint", "mine-0123abcd/int4", "owner--three/int8"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "config.json").touch()
+    (tmp_path / "owner--two-ov" / "checkpoint" / "openvino_model.xml").touch()
+    monkeypatch.setenv("TUTORIAL_MODEL_ROOT", str(tmp_path))
+    box = ChatBox(fake_conversation(WORDS))
+    box.settings.shown.value = True
+    assert [value for _, value in box.settings.model.options] == [("owner/three", "int8"), ("owner/two-ov", "int4")]
+
+
 def test_a_model_that_cannot_be_loaded_changes_nothing(two_models):
     box = ChatBox(fake_conversation(WORDS))
     say(box)
@@ -768,7 +779,9 @@ def test_a_box_with_messages_has_a_picture_for_stored_outputs(box):
     say(box, "<b>Hello</b>")
     bundle = box._repr_mimebundle_()
     assert {"text/plain", "application/vnd.jupyter.widget-view+json", "text/html"} <= set(bundle)
-    assert "&lt;b&gt;Hello" in bundle["text/html"] and "<strong>three</strong>" in bundle["text/html"]
+    words = re.split("(?:<[^>]*>)+", bundle["text/html"])
+    assert words[:7] == ["", "Chat", "You", "&lt;b&gt;Hello&lt;/b&gt;", "Answer", "One two ", "three"]
+    assert "<strong>three</strong>" in bundle["text/html"]
     for payload in PAYLOADS:
         html = to_html(payload, [Message("user", payload), Message("assistant", payload)])
         assert [

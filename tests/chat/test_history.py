@@ -253,6 +253,7 @@ def test_a_new_box_offers_the_last_conversation(folder, monkeypatch):
     assert second.widget.last == "Hello"
     second.open(second.widget.last)
     assert [card["text"] for card in second.widget.messages] == ["Hello", WORDS]
+    assert second.widget.last == "", "it is open"
     assert second.conversation.messages[1].tokens[0].id == token_ids(WORDS)[0]
 
 
