@@ -11,6 +11,7 @@ Figures are medians, the ratio is the median of the ratios within a round.
 - streaming: decode speed of an answer in a ChatBox that is displayed, alternatives for the X-ray included, against
   the bare loop of helpers.generate on the same prompt.  Both generate as many tokens; the words may differ after a
   near-tie, because the chat processes its prompt in two chunks.
+- rich: the same, where the box shows as many characters of an answer with tables, formulas, code and lists.
 - memory: --turns turns in one chat box with a context of 1,024 tokens, whose history is truncated many times: how much
   the kernel's resident set has grown since turn 20, and whether the last answer still streams.
 """
@@ -28,7 +29,12 @@ from jupyter_client.manager import start_new_kernel
 
 from helpers import settings
 
-TARGETS = {"reuse": (0.15, "at most"), "streaming": (0.95, "at least"), "memory": (50, "below")}
+TARGETS = {
+    "reuse": (0.15, "at most"),
+    "streaming": (0.95, "at least"),
+    "rich": (0.95, "at least"),
+    "memory": (50, "below"),
+}
 SETUP = """
 import gc, json, os, tempfile, time
 import psutil
@@ -46,6 +52,27 @@ model, tok, _ = load_model(settings.load())
 STORY = "A river runs from the hills to the sea, past a mill, a bridge, a town and its harbour. "
 QUESTION = "Explain to a child why the sky is blue and why the evening sky is red."
 model.generation_config.eos_token_id = []  # every answer has its full length
+RICH = r'''
+## Why the sky is blue
+
+Light of the wavelength $\\lambda$ is scattered with the intensity \\(I \\propto \\lambda^{-4}\\):
+
+$$I = I_0 \\frac{1 + \\cos^2\\theta}{2 R^2} \\left(\\frac{2\\pi}{\\lambda}\\right)^4$$
+
+| colour | wavelength | scattered |
+|:-------|-----------:|----------:|
+| blue   |     450 nm |   **4.4** |
+| green  |     550 nm |       2.0 |
+| red    |     650 nm |         1 |
+
+- [x] the day: blue light comes from *everywhere*
+- [ ] the evening: what is left is $650\\,\\mathrm{nm}$ and longer
+
+```python
+def scattered(wavelength: float, other: float = 650) -> float:
+    return (other / wavelength) ** 4
+```
+''' * 4
 """
 REUSE = """
 chat = Conversation(model, tok, max_new_tokens=48)
@@ -63,6 +90,9 @@ STREAMING = """
 chat = Conversation(model, tok, max_new_tokens=TOKENS)
 box = ChatBox(chat)
 display(box)
+show = box.widget.show_draft
+if rich:
+    box.widget.show_draft = lambda number, text, thought: show(number, RICH[: len(text)], thought)
 box.submit(QUESTION)
 assert box.wait() and not box.error, box.error
 answer = chat.messages[-1]
@@ -140,30 +170,37 @@ def main() -> None:
     try:
         kernel.run(SETUP + f"TOKENS, TURNS = {args.tokens}, {args.turns}\n")
         reuse = [kernel.run(REUSE) for _ in range(args.rounds + 1)][1:]
-        streaming = [kernel.run(STREAMING) for _ in range(args.rounds + 1)][1:]
+        rounds = [
+            [kernel.run(f"rich = {rich}\n" + STREAMING) for rich in (False, True)] for _ in range(args.rounds + 1)
+        ]
+        streaming, rich = zip(*rounds[1:], strict=True)
         first, last, pieces, truncated_messages, most = kernel.run(MEMORY)
     finally:
         kernel.end()
     figures = {
         "reuse": median(warm / cold for warm, cold, *_ in reuse),
         "streaming": median(box / bare for box, bare in streaming),
+        "rich": median(box / bare for box, bare in rich),
         "memory": last - first,
     }
     warm, cold, prompt, reused = (median(column) for column in zip(*reuse, strict=True))
     print(f"turn 5, {prompt:,.0f} tokens of prompt, {reused:,.0f} of them cached:", end=" ")
     print(f"first token after {warm:.0f} ms, with an empty cache {cold:.0f} ms")
-    box, bare = (median(column) for column in zip(*streaming, strict=True))
-    print(f"{args.tokens} tokens: {box:.1f} tokens/s in the chat box, {bare:.1f} in the bare loop")
+    for what, pairs in {"prose": streaming, "tables, formulas, code": rich}.items():
+        box, bare = (median(column) for column in zip(*pairs, strict=True))
+        print(f"{args.tokens} tokens, {what}: {box:.1f} tokens/s in the chat box, {bare:.1f} in the bare loop")
     print(
         f"{args.turns} turns, {truncated_messages} messages truncated, the last answer came in {pieces} pieces:",
         end=" ",
     )
     print(f"{first:,.0f} MiB after turn 20, {last:,.0f} at the end, {most:,.0f} at most")
-    units = {"reuse": "", "streaming": "", "memory": " MiB"}
+    units = {"memory": " MiB"}
     for name, (target, word) in TARGETS.items():
-        print(f"{name:10} {figures[name]:.3f}{units[name]}   target {word} {target}{units[name]}")
+        print(f"{name:10} {figures[name]:.3f}{units.get(name, '')}   target {word} {target}{units.get(name, '')}")
     if args.json:
-        args.json.write_text(json.dumps(figures | {"rounds": {"reuse": reuse, "streaming": streaming}}, indent=1))
+        args.json.write_text(
+            json.dumps(figures | {"rounds": {"reuse": reuse, "streaming": streaming, "rich": rich}}, indent=1)
+        )
 
 
 if __name__ == "__main__":

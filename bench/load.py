@@ -379,7 +379,8 @@ SECTIONS: dict[str, Callable] = {
 def document(results: dict) -> str:
     """Return the measured part of docs/serving.md."""
     about = results["about"]
-    lines = [f"Measured by `nox -s load` on {about['machine']}, {about['model']}; the clients used the same cores.\n"]
+    where = f"{about['machine']}, with {about['model']}; the clients ran on the same cores"
+    lines = [f"Measured by `nox -s load` on {where}.\n"]
     if found := results.get("together"):
         rows = []
         for users in filter(str.isdigit, found):
@@ -390,8 +391,9 @@ def document(results: dict) -> str:
             cells = [f"{median(side):.0f}" for side in speeds] + [f"{median(map(truediv, *speeds)):.2f}"]
             cells += [f"{median(side):.2f} s" for side in firsts]
             rows.append([users, *cells, str(sum(sum(each["errors"].values()) for each in sides[0]))])
-        head = ["questions at once", "server, tokens/s", "bare", "ratio", "TTFT p95, server", "bare", "refused (429)"]
-        what = f"{NEW_TOKENS} tokens each, in turns with the bare pipeline, medians of the rounds"
+        head = ["questions at once", "server, tokens/s", "bare", "ratio", "TTFT p95, server", "bare", "errors"]
+        what = f"Answers of {NEW_TOKENS} tokens. The server takes turns with the bare pipeline, its engine alone; "
+        what += "medians of the rounds"
         lines.append(f"{what}:\n\n{table(head, rows)}\n")
     if found := results.get("learners"):
         rows = []
@@ -407,9 +409,9 @@ def document(results: dict) -> str:
 
 
 KILLED = (
-    " is killed in the middle of 30 conversations (two replicas on two Ray nodes of this machine, kill -9): "
+    " is killed in the middle of 30 conversations (two replicas on two Ray nodes on this machine, kill -9): "
     "{broken} of the {in_progress} answers in progress broke off, {refused_later} of {asked_later} questions asked "
-    "later failed, and two replicas ran again after {seconds_to_two_replicas:.0f} s.\n"
+    "later failed, and two replicas were running again after {seconds_to_two_replicas:.0f} s.\n"
 )
 SENTENCES = {
     "replica": "**A replica**" + KILLED,

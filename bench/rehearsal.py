@@ -211,7 +211,10 @@ def main() -> None:
     with Hub(settings.load().model_dir) as hub:
         hub.origin = CONVERTED
         os.environ |= {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0"}
-        run("instead of these: fetch that IR, from a hub on this machine", [*python, "export", "--model", CONVERTED])
+        run(
+            "instead of checkpoint and export: download the IR, from a hub here",
+            [*python, "export", "--model", CONVERTED],
+        )
     first = [*python, "ask", "Hello!", "--model", CONVERTED, "--max-new-tokens", str(TOKENS)]
     run("first answer of the IR", first)
     files = [file for file in taken.model_dir.iterdir() if file.is_file()]

@@ -315,12 +315,11 @@ def rehearsal_part(rehearsal: dict) -> str:
         f"A decode step reads {decode['weight_bytes'] / 1e9:.2f} GB of weights. Decode reached {median(speed):.1f} "
         f"tokens/s, a bandwidth utilization of {utilization:.2f}.",
     ]
-    if any("cgroup" in cost["step"] for cost in rehearsal["steps"]):
-        # docs.kernel.org/admin-guide/cgroup-v1/memory.html, "Shared Page Accounting"
-        parts.append(
-            "A cgroup counts a page of a file only for the process that reads it first, so the peak memory, which "
-            "includes pages of shared libraries, can be larger than the limit."
-        )
+    # docs.kernel.org/admin-guide/cgroup-v1/memory.html, "Shared Page Accounting"
+    parts.append(
+        "Peak memory includes the pages of mapped files: weights and shared libraries. The system can drop and reread "
+        "them. A cgroup counts them only for the process that reads them first, so a peak can exceed its limit."
+    )
     return "\n\n".join(parts) + "\n"
 
 

@@ -165,8 +165,8 @@ def lines(panels: Mapping, x: str, title="", log="", steps=False, joined=True, l
                 look |= {"linestyle": DASHES[place % len(DASHES)] if joined else "none", "markersize": 4}
             often = max(1, len(xs) // 20) if joined else 1  # not every marker of a long line
             (handles[name],) = axes.plot(xs, ys, drawstyle="steps-post" if steps else None, markevery=often, **look)
-            for *point, label in points:
-                axes.annotate(drawable(label), point, (5, 5), textcoords="offset points", fontsize=8)
+            for n, (*point, label) in enumerate(points):  # in turns above and below: neighbours may be close
+                axes.annotate(drawable(label), point, (5, 5 - 14 * (n % 2)), textcoords="offset points", fontsize=8)
             words.append(f"{y}, {name}: {_spoken(points)}")
         points = [*chain(*series.values(), *bounds.values())]
         _scale(axes.xaxis, [point[0] for point in points], "x" in log, from_zero=steps)

@@ -1,11 +1,13 @@
 """Diagrams of boxes and arrows: every text is inside its box, and the words beside the diagram name each arrow."""
 
 import pytest
+from matplotlib.colors import to_hex
 from matplotlib.patches import Rectangle
 from test_show import Drawing
 
 from helpers import show
 from helpers.errors import TutorialError
+from helpers.show.charts import INK
 
 LAYER = [{"ids": "[1, 12]"}, {"norm": "RMSNorm", "attention": "9 heads", "add": "residual"}, {"logits": ""}]
 ADDED = {"frames": {"Layer × 30": ("norm", "add")}, "adds": [("norm", "add")]}
@@ -44,6 +46,15 @@ def test_boxes_of_a_chain_stand_in_rows_of_five_and_columns_where_arrows_are_giv
         assert len({round(box.get_y(), 3) for box in drawn}) == rows
     columns = {round(box.get_x(), 3) for box in drawn}
     assert len(columns) == 2
+
+
+def test_an_arrow_ends_in_a_visible_head_at_its_last_point():
+    drawing = Drawing(show.flow, FILES, arrows=READ)
+    assert len(drawing.axes.lines) == len(READ)
+    for line, head in zip(drawing.axes.lines, [text for text in drawing.axes.texts if text.arrow_patch], strict=True):
+        points = [tuple(point) for point in line.get_xydata()]
+        assert (head.xyann, head.xy) == (points[-2], points[-1])
+        assert line.get_color() == INK and to_hex(head.arrow_patch.get_facecolor()) == to_hex(INK)
 
 
 def test_words_name_the_boxes_their_arrows_the_frame_and_what_is_added():
