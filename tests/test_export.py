@@ -144,7 +144,9 @@ def test_other_flags_are_not_passed_off_as_these(exported, settings):
     argv = command(settings)
     other_task = [word.replace("text-generation-with-past", "text-generation") for word in argv]
     for changed in (command(settings, PHICOOKBOOK_INT4), other_task):
-        with pytest.raises(TutorialError, match="made with different flags: .*--group-size 64(?s:.*)Delete that folder"):
+        with pytest.raises(
+            TutorialError, match="made with different flags: .*--group-size 64(?s:.*)Delete that folder"
+        ):
             run(changed)
 
 
