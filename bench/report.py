@@ -124,6 +124,7 @@ TARGETS = (
     Target("perplexity of the default export ÷ fp16's", lambda r: r["quality"]["ratio"], "at most", 1.1),
     Target("TTFT of turn 5 of a chat ÷ without the cached prefix", lambda r: r["chat"]["reuse"], "at most", 0.15),
     Target("decode speed in the chat box ÷ the bare loop", lambda r: r["chat"]["streaming"], "at least", 0.95),
+    Target("the same, with tables, formulas and code", lambda r: r["chat"]["rich"], "at least", 0.95),
     Target("memory that 200 turns in the chat box add", lambda r: r["chat"]["memory"], "below", 50, "MiB"),
     Target("`python -m helpers ask`, until the first word", lambda r: median(r["ask"]["seconds"]), "at most", 4, "s"),
     Target("page 00, with the export on disk", lambda r: median(r["notebook"]["seconds"]), "below", 20, "s"),

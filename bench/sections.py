@@ -210,7 +210,7 @@ def timed(argv: list[str], watched: bool = False, **environ: str) -> tuple[float
         process = subprocess.Popen(argv, cwd=settings.ROOT, env=os.environ | environ, stdout=log, stderr=log)
         while watched and process.poll() is None:
             try:
-                most = max(most, family_bytes(psutil.Process(process.pid)))
+                most = max(most, family_bytes(psutil.Process(process.pid))[0])
             except psutil.NoSuchProcess:
                 break
             time.sleep(0.1)

@@ -296,7 +296,7 @@ class ChatBox(VBox):
                 self._show(status)
 
     def _stream(self, answer: Answer) -> None:
-        """Show the answer as it grows; a long one less often, so that rendering takes 2 % of the time."""
+        """Show the answer as it grows; a long one less often, so that rendering takes 1 % of the time."""
         text, thought, due, shown = "", "", 0.0, ""
         for piece in answer:
             done, total = answer.conversation.prefill_progress
@@ -309,7 +309,7 @@ class ChatBox(VBox):
             now = time.monotonic()
             if piece and now >= due:
                 self.widget.show_draft(len(answer.messages), text, thought)
-                due = now + min(MAX_INTERVAL, max(MIN_INTERVAL, 50 * (time.monotonic() - now)))
+                due = now + min(MAX_INTERVAL, max(MIN_INTERVAL, 100 * (time.monotonic() - now)))
 
     def _report_settings(self, sentence: str) -> None:
         if not self.busy:  # or it would hide the progress

@@ -38,6 +38,21 @@ def test_a_value_outside_its_range_is_refused(name, values):
             Sampling(**{name: value})
 
 
+@given(
+    logits=st.lists(st.floats(-1e6, 1e6, width=32), min_size=2, max_size=40),
+    penalty=st.floats(1e-6, 1e6).filter(lambda penalty: penalty != 1),
+    data=st.data(),
+)
+def test_the_penalty_is_that_of_transformers(logits, penalty, data):
+    logits = np.array(logits, dtype=np.float32)
+    ids = data.draw(st.lists(st.integers(0, len(logits) - 1), min_size=1))
+    before = logits.copy()
+    (expected,) = Sampling(repetition_penalty=penalty).processors()(torch.tensor([ids]), torch.tensor(logits)[None])
+    chosen, changed = Sampling(repetition_penalty=penalty).make_sampler()(ids, logits)
+    assert changed.dtype == np.float32 and np.array_equal(changed, expected.numpy())
+    assert chosen == int(changed.argmax()) and np.array_equal(logits, before), "they are the request's memory"
+
+
 @pytest.mark.parametrize("penalty", [1e-6, 1, 1e6])
 def test_extreme_values_give_finite_scores(penalty):
     choose = Sampling(temperature=1e-6, repetition_penalty=penalty, seed=1).make_sampler()
