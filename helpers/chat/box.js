@@ -487,7 +487,9 @@ class View {
   toggleMenu(shown = this.menu.hidden) {
     this.menu.hidden = !shown;
     this.menuButton.setAttribute("aria-expanded", shown);
-    if (shown) this.request("conversations", "the list", {}, (entries) => this.drawMenu(entries));
+    if (!shown) return;
+    this.kept.replaceChildren(); // the old list, on which a click would be lost when the new one arrives
+    this.request("conversations", "the list", {}, (entries) => this.drawMenu(entries));
   }
 
   openKept(name) {

@@ -89,8 +89,8 @@ CHAT = Sampling(repetition_penalty=1.1)
 def penalize(logits: np.ndarray, ids: list[int], penalty: float) -> np.ndarray:
     """Return what transformers' RepetitionPenaltyLogitsProcessor does, in a fifth of its time: each token needs it."""
     changed, seen = logits.copy(), np.asarray(ids)
-    scores = changed[seen]
-    changed[seen] = np.where(scores < 0, scores * penalty, scores / penalty)
+    values = changed[seen]
+    changed[seen] = np.where(values < 0, values * penalty, values / penalty)
     return changed
 
 
