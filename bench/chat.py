@@ -8,9 +8,9 @@ Figures are medians, the ratio is the median of the ratios within a round.
 
 - reuse: time to first token of turn 5, with a history of 1,000 tokens or more, in a Conversation whose KV cache holds
   the turns before; against one with the same turns and an empty cache.  The prompts are equal.
-- streaming: decode speed of an answer in a ChatBox that is displayed, against the bare loop
-  the bare loop of helpers.generate with the same sampling and alternatives, on the same prompt.  Both generate as many
-  tokens; the words may differ after a near-tie, because the chat processes its prompt in two chunks.
+- streaming: decode speed of an answer in a ChatBox that is displayed, against the bare loop of helpers.generate with
+  the same sampling and alternatives, on the same prompt.  Both generate as many tokens; the words may differ after a
+  near-tie, because the chat processes its prompt in two chunks.
 - rich: the same, where the box shows as many characters of an answer with tables, formulas, code and lists.
 - memory: --turns turns in one chat box with a context of 1,024 tokens, whose history is truncated many times: how much
   the kernel's resident set has grown since turn 20, and whether the last answer still streams.

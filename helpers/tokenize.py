@@ -217,7 +217,7 @@ def _render(tok, messages: Messages, add_generation_prompt: bool, thinking: bool
     try:
         text = _with_time_limit(lambda: tok.apply_chat_template(plain, tokenize=False, **options))
     except TemplateSyntaxError as error:
-        hint = "Delete the model's folder, then: python -m helpers export"
+        hint = "Get the model's files again. If python -m helpers made its folder: delete it, then export again."
         raise TutorialError(f"The model's chat template is damaged: {error}", hint) from error
     except TemplateError as error:
         hint = "Most templates require user and assistant to alternate, and allow a system message only at the start."

@@ -64,6 +64,18 @@ def test_what_the_reader_can_fix_is_a_message_and_code_1(helpers, tmp_path, argv
     assert half_made(tmp_path) == []
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows reserves links to administrators")
+def test_a_model_behind_a_link_is_not_removed(helpers, tmp_path):
+    elsewhere = tmp_path / "elsewhere" / "int4"
+    elsewhere.mkdir(parents=True)
+    (elsewhere / "config.json").touch()
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "owner--model").symlink_to(elsewhere.parent)
+    code, _, errors = helpers("remove", "owner/model", TUTORIAL_MODEL_ROOT=str(tmp_path / "root"))
+    assert code == 1 and "is a link to" in errors
+    assert (elsewhere / "config.json").exists() and (tmp_path / "root" / "owner--model").is_symlink()
+
+
 @pytest.mark.parametrize("argv", [["talk"], ["ask"], ["ask", "Why?", "--max-new-tokens", "0"], ["models", "--faster"]])
 def test_an_unknown_command_is_code_2_with_the_usage(helpers, argv):
     code, out, errors = helpers(*argv)

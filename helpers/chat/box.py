@@ -390,8 +390,8 @@ class AnswerSettings(VBox):
         for name, folders in found:
             with suppress(TutorialError):  # an export of a reader's own folder, which has a different name
                 project.check(replace(project.Settings(), model=name))
-                names += [(name, folder.name) for folder in folders if folder.name in project.FORMATS]
-                names += [(name, format) for folder in folders if is_ir(folder) and (name, folder.name) not in names]
+                exports = [folder.name for folder in folders if folder.name in project.FORMATS]
+                names += [(name, each) for each in exports or [format for folder in folders if is_ir(folder)]]
         now = (chosen.model, chosen.format) if chosen else None
         self._setting = True
         self.model.options = [(" · ".join(name), name) for name in dict.fromkeys([*names, *filter(None, [now])])]
