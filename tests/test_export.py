@@ -150,6 +150,11 @@ def test_other_flags_are_not_passed_off_as_these(exported, settings):
             run(changed)
 
 
+def test_the_flags_of_a_command_are_all_but_the_model_and_the_folder():
+    assert export._flags(["optimum-cli", "export", "openvino", "-m", "here", "--task", "t", "out"]) == ["--task", "t"]
+    assert export._flags(["optimum-cli", "export", "openvino", "out"]) is export._flags(None) is None
+
+
 def test_a_different_checkpoint_path_or_order_of_flags_is_the_same_export(exported, settings):
     argv = command(settings, (*SMOLLM2_INT4[2:], *SMOLLM2_INT4[:2]))
     argv[4] = "elsewhere"

@@ -130,6 +130,25 @@ def test_a_closed_stdin_is_empty_for_all_that_do_not_read_it():
     assert ran.returncode == 0 and SMOLLM2 in ran.stdout
 
 
+@pytest.mark.parametrize(
+    "closed, argv, needs",
+    [(["stdout"], ["models"], "stdout"), (["stdin"], ["chat"], "stdin"), (["stdin"], ["models"], "")],
+)
+def test_a_stream_that_a_command_needs_must_be_open(monkeypatch, closed, argv, needs):
+    monkeypatch.setattr(sys, "argv", ["helpers", *argv])
+    for name in closed:
+        monkeypatch.setattr(sys, name, None)
+    if needs:
+        with pytest.raises(TutorialError, match=f"needs {needs}, which is closed"):
+            command_line.prepare_streams()
+    else:
+        command_line.prepare_streams()
+    for name in closed:
+        opened = getattr(sys, name)
+        assert opened.read() == "" if name == "stdin" else opened.write("lost") == 4
+        opened.close()
+
+
 @pytest.mark.parametrize("encoding", ["cp1252", "ascii", "cp437", "utf-16"])
 def test_a_console_shows_a_substitute_for_what_it_lacks(monkeypatch, encoding):
     streams = {name: io.TextIOWrapper(io.BytesIO(), encoding) for name in ("stdout", "stderr")}

@@ -32,6 +32,7 @@ def test_the_embedded_models_flags_follow_from_its_shape():
     flags, reason = int4_flags(widths, MODELS["smollm2-instruct"].parameters)
     chosen = MODELS["smollm2-instruct"].flags["int4"]
     assert [value(flags, name) for name in ("--group-size", "--ratio")] == [chosen[3], chosen[5]]
+    assert value(flags, "--group-size-fallback") == "adjust"
     assert "64 is the largest power of two" in reason and "0.1 billion" in reason
 
 
@@ -129,6 +130,12 @@ def test_a_graph_without_facts_states_none(tmp_path, text):
 def test_the_recommended_model_fits_into_memory(memory, name):
     said = recommend(memory)
     assert f"{name} is recommended" in said and ("An export of phi3-instruct takes 11 GiB" in said) is (memory < 15)
+
+
+def test_a_model_that_needs_all_of_its_share_of_memory_fits(monkeypatch):
+    monkeypatch.setattr("helpers.catalog.MEMORY_SHARE", 1)
+    needs = max(MODELS["phi3-instruct"].export_ram_gib, MODELS["phi3-instruct"].run_ram_gib)
+    assert "phi3-instruct is recommended" in recommend(needs)
 
 
 @pytest.mark.parametrize("model", HUB_MODELS.values(), ids=lambda model: model.name)

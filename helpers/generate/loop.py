@@ -17,7 +17,7 @@ from helpers.load.config import context_length, eos_token_ids, long_rope_start, 
 from helpers.load.graph import SLICED_ABOVE
 
 POLL_MS = 50  # how long an interrupt or a stop waits at most during prefill
-MIN_PREFILL = 16  # prefill leaves fewer new tokens than this to generate
+MIN_PREFILL = 16  # prefill leaves so many new tokens, or fewer, to generate
 FINISH_REASONS = ("eos_token", "max_new_tokens", "context", "stopped", "error")
 
 
@@ -158,8 +158,12 @@ class PromptCache:
             del self.ids[self.kv.trim(len(self.ids), kept) :]
 
     def same_rope_until(self, n: int) -> float:
-        """Return to how many tokens a text of `n` may grow in one pass: longrope changes the keys in between."""
-        return self.long_rope_start + 1 if n <= self.long_rope_start else float("inf")
+        """Return to how many tokens a text of `n` may grow in one pass: longrope changes all keys in between.
+
+        The pass after which they change runs on the whole text, and in parts if it has a draft.
+        """
+        start = self.long_rope_start
+        return max(start, n) + 1 if n <= start + 1 else float("inf")
 
     def _run(self, new_ids: list[int], n_cached: int, cancelled: Callable[[], bool] | None) -> np.ndarray:
         self.kv.set_inputs(new_ids, n_cached)
@@ -183,22 +187,13 @@ class PromptCache:
             if cancelled and cancelled():
                 return
             # With longrope, no chunk may end where the other set of frequencies applies.
-            done = max(done + round_to_bucket(min(new, self.kv.prefill_chunk_size or new)), short + 1)
+            done = max(done + min(new, self.kv.prefill_chunk_size or new), short + 1)
             if done == len(ids):
                 return
             try:
                 self.logits(ids[:done], cancelled)
             except GenerationCancelled:
                 return
-
-
-def round_to_bucket(length: int) -> int:
-    """Return the largest bucket size ≤ `length` (≥ MIN_PREFILL): 16 sizes between a power of two and the next.
-
-    The CPU plugin compiles and keeps its kernels for each number of tokens that it meets: 2.5 MB each for SmolLM2.
-    """
-    step = max(MIN_PREFILL, 1 << length.bit_length() >> 5)
-    return length // step * step
 
 
 def common_prefix_length(cached: Sequence[int], ids: Sequence[int]) -> int:
@@ -262,31 +257,32 @@ def _generate(cache, ids, max_new_tokens, choose, stop_ids, alternatives) -> Ite
 
 
 def _speculate(cache, ids, max_new_tokens, choose, stop_ids, alternatives, speculation) -> Iterator[GeneratedToken]:
-    begin, end = len(ids), len(ids) + max_new_tokens
+    begin, end, context = len(ids), len(ids) + max_new_tokens, context_length(cache.model.config)
     while len(ids) < end:
-        start, n, draft = time.perf_counter(), len(ids), []
+        start, n, draft, tokens = time.perf_counter(), len(ids), [], []
         if n > begin:
-            draft = speculation.draft(ids, min(end, cache.same_rope_until(n)) - n - 1)
-        rows = cache.last_logits(ids + draft, len(draft) + 1)
-        spent, ran = time.perf_counter() - start, n + len(draft) - cache.cached_tokens
-        rows = rows.copy() if draft else rows  # they are the request's memory, and the caller may use the cache
-        for row, guess in zip(rows, [*draft, None], strict=True):
+            draft = speculation.draft(ids, min(context, cache.same_rope_until(n)) - n - 1)
+        asked, rows = start, cache.last_logits(ids + draft, len(draft) + 1)
+        ran, spent = n + len(draft) - cache.cached_tokens, time.perf_counter() - start
+        # All tokens of a pass before the first of them is returned: then the caller may use the cache.
+        for row, guess in zip(rows[: end - n], [*draft, None], strict=False):
             chosen, logits = choose(ids, row)
             probability, top_tokens = probabilities(logits, chosen, alternatives)
             ids.append(chosen)
             now = time.perf_counter()
-            yield GeneratedToken(chosen, probability, top_tokens, 1000 * (now - start), chosen == guess)
-            if chosen in stop_ids:
-                return
-            if chosen != guess:
+            tokens.append(GeneratedToken(chosen, probability, top_tokens, 1000 * (now - asked), chosen == guess))
+            asked = now
+            if chosen in stop_ids or chosen != guess:
                 break
-            start = time.perf_counter()
+        trimmed = time.perf_counter()
+        cache.trim(ids)
         if n > begin:
             speculation.verified(ids[n:])
-            start = time.perf_counter()
-            cache.trim(ids)
             if ran == len(draft) + 1:  # else the cache was used for a different text
-                cache.pass_times.add(len(draft), 1000 * (spent + time.perf_counter() - start))
+                cache.pass_times.add(len(draft), 1000 * (spent + time.perf_counter() - trimmed))
+        yield from tokens
+        if tokens[-1].id in stop_ids:
+            return
 
 
 def probabilities(logits: np.ndarray, chosen: int, n: int = 0) -> tuple[float, tuple[tuple[int, float], ...]]:

@@ -11,15 +11,17 @@ from statistics import median
 from helpers.errors import TutorialError
 from helpers.load.config import context_length, vocabulary_size
 
-# Few lengths, because the CPU plugin compiles its kernels for each number of tokens.  With the token before the draft,
-# a pass runs at most SLICED_ABOVE tokens, of which the graph returns all logits.
-LENGTHS = (0, 1, 3, 7)
-PASS_COST = {1: 1.3, 3: 1.5, 7: 2.2}  # of a pass, in passes without a draft, until it is measured
-MARGIN = 1.2  # a draft has to promise so much more, because both its acceptance and its cost are estimates
+# Few lengths, so that two passes often have the same.  With the token before the draft, the longest makes a pass over
+# SLICED_ABOVE tokens, of which the graph returns all logits.
+LENGTHS = (0, 3, 7, 15)
+PASS_COST = {3: 1.05, 7: 1.1, 15: 1.5}  # of a pass, in passes without a draft, until it is measured
+CHANGE_COST = 0.5  # what a pass costs more than one of the same length after it, until it is measured
+CHANGE_SHARE = 0.5  # of that cost counts, because a new length often serves the next pass, too
 NGRAMS = (3, 2, 1)  # tokens
 LONG_MATCH = 6  # tokens
-ACCEPTANCE = {LONG_MATCH: 0.9, 3: 0.7, 2: 0.4, 1: 0.2}  # of a draft's token, until it is measured
-MEMORY = 0.9  # the weight of what was accepted so far after the next pass
+ACCEPTANCE = {LONG_MATCH: 0.9, 3: 0.7, 2: 0.4, 1: 0.2, 0: 0.02}  # of a draft's token, until it is measured
+COMPARED = 4  # the weight of these rates, in tokens
+MEMORY = 0.9  # the weight of what was accepted so far after the next pass, and of CHANGE_SHARE after a useless draft
 
 
 class PromptLookup:
@@ -44,6 +46,7 @@ class PromptLookup:
                 self.start = start
                 is_long = start >= LONG_MATCH and ids[start - LONG_MATCH : start] == ids[-LONG_MATCH:]
                 return LONG_MATCH if is_long else n
+        self.start = len(ids) - 1  # the last token again: as good as any other
         return 0
 
     def draft(self, ids: list[int], length: int) -> list[int]:
@@ -77,32 +80,49 @@ class DraftModel:
 
 
 class PassTimes:
-    """Recent milliseconds of a pass for each length of draft, measured on this machine.  Each PromptCache has one."""
+    """Recent milliseconds of a pass for each length of draft, measured on this machine.  Each PromptCache has one.
+
+    For a new number of tokens the CPU plugin prepares each operation of the graph again, which adds half of the time of
+    a pass to that of SmolLM2.  So a pass costs less if the one before had the same length.
+    """
 
     def __init__(self) -> None:
         self.recent = {length: deque[float](maxlen=8) for length in LENGTHS}
-        self.passes, self.compiled = 0, set[int]()
+        self.changes = deque[float](maxlen=8)  # how much longer a pass of a new length took
+        self.last: int | None = None  # the length of the last pass
+        self.passes = 0
 
     def add(self, length: int, milliseconds: float) -> None:
-        """Count a pass.  The first of each length also compiles its kernels; old times are dropped slowly."""
-        if length in self.compiled:
-            self.recent[length].append(milliseconds)
-        self.compiled.add(length)
+        """Count a pass.  Old times are dropped slowly."""
+        is_new, self.last = length != self.last, length
+        times = self.recent.get(length)
+        if times is None:
+            return  # a draft model ended its draft early
+        if not is_new:
+            times.append(milliseconds)
+        elif times:
+            self.changes.append(max(0.0, milliseconds - median(times)))
         self.passes += 1
         if self.passes % 32 == 0:
-            for times in self.recent.values():
-                if times:
-                    times.popleft()
+            for old in (*self.recent.values(), self.changes):
+                if old:
+                    old.popleft()
 
-    def cost(self, length: int) -> float:
-        """Return the cost of a pass, in passes without a draft: infinite until one of those has been measured.
+    def cost(self, length: int, change_share: float = CHANGE_SHARE) -> float:
+        """Return the cost of the next pass, in passes without a draft: infinite until one of those has been measured.
 
-        Fewer than two measurements count together with what is usual.
+        A new length counts with `change_share` of what it costs.  Fewer than two measurements count together with what
+        is usual.
         """
-        if not self.recent[0] or not length:
+        if not self.recent[0]:
             return float("inf") if length else 1.0
-        plain, times = median(self.recent[0]), self.recent[length]
-        return median([*times, *[PASS_COST[length] * plain] * (2 - len(times))]) / plain
+        plain = median(self.recent[0])
+
+        def usual(times: deque[float], cost: float) -> float:
+            return median([*times, *[cost * plain] * (2 - len(times))]) / plain
+
+        change = change_share * usual(self.changes, CHANGE_COST) if length != self.last else 0.0
+        return change + (usual(self.recent[length], PASS_COST[length]) if length else 1.0)
 
 
 class Speculation:
@@ -110,19 +130,21 @@ class Speculation:
 
     def __init__(self, source: PromptLookup | DraftModel, times: PassTimes) -> None:
         self.source, self.times, self.match = source, times, 0
-        self.accepted = {match: 4 * rate for match, rate in ACCEPTANCE.items()}  # both weighted by MEMORY
-        self.compared = dict.fromkeys(ACCEPTANCE, 4.0)
-        self.guess: list[int] = []
+        self.accepted = {match: COMPARED * rate for match, rate in ACCEPTANCE.items()}  # both weighted by MEMORY
+        self.compared = dict.fromkeys(ACCEPTANCE, float(COMPARED))
+        self.guess, self.drafted, self.change_share = list[int](), 0, CHANGE_SHARE
+        times.last = None  # before the first pass of an answer, the model ran on its prompt
 
     def draft(self, ids: list[int], longest: int) -> list[int]:
-        """Return the draft that follows `ids`, of at most `longest` tokens, or none where it would not pay."""
+        """Return the draft that follows `ids`, of at most `longest` tokens, or none where it would not pay.
+
+        A draft without a match keeps the length of the last one, where a different length would cost more.
+        """
         self.match = self.source.find(ids)
-        length = self._length(longest) if self.match else 0
-        self.guess = self.source.draft(ids, length) if length else []
-        drafted = len(self.guess)
-        if self.match and not length and self.source.is_free:
-            self.guess = self.source.draft(ids, 1)  # tells whether a draft would pay again
-        return self.guess[:drafted]
+        self.drafted = self._length(longest) if self.match or self.source.is_free else 0
+        # Where guesses are free, one that is not run tells whether a draft would pay again.
+        self.guess = self.source.draft(ids, max(self.drafted, 1 if self.source.is_free else 0))
+        return self.guess[: self.drafted]
 
     def verified(self, chosen: list[int]) -> None:
         """Count how many tokens of the last draft were what the model chose."""
@@ -130,16 +152,17 @@ class Speculation:
         if pairs:
             self.accepted[self.match] = MEMORY * self.accepted[self.match] + sum(pairs)
             self.compared[self.match] = MEMORY * self.compared[self.match] + len(pairs)
+            # Else a short draft could be kept for ever, because a single pass does not repay the change to none.
+            self.change_share = MEMORY * self.change_share if self.drafted and not pairs[0] else CHANGE_SHARE
 
     def _length(self, longest: int) -> int:
         rate = self.accepted[self.match] / self.compared[self.match]
 
         def gain(length: int) -> float:
             """Return the tokens expected from a pass, each draft token being accepted only after those before it."""
-            return sum(rate**n for n in range(length + 1)) / self.times.cost(length)
+            return sum(rate**n for n in range(length + 1)) / self.times.cost(length, self.change_share)
 
-        best = max((length for length in LENGTHS if length <= max(longest, 0)), key=gain)
-        return best if gain(best) > MARGIN else 0
+        return max((length for length in LENGTHS if length <= max(longest, 0)), key=gain)
 
 
 def make_speculation(cache, lookup: bool, draft_cache) -> Speculation | None:

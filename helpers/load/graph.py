@@ -7,22 +7,38 @@ from contextlib import suppress
 
 import numpy as np
 
-SLICED_ABOVE = 8  # tokens of a run, of which all logits are needed: a draft that is verified, and the token before it
+SLICED_ABOVE = 16  # tokens of a run, of which all logits are needed: a draft that is verified, and the token before it
 # What may stand between the head and the output, and treats each position alike.
 ELEMENTWISE = ("Result", "Convert", "Multiply", "Divide", "Tanh", "Add")
 
 
 def prepare(graph, device: str, ov_config: dict[str, str], paged: bool = True):
-    """Change an openvino.Model in place for generation on `device`, before it is compiled.
+    """Change an openvino.Model and its `ov_config` in place for generation on `device`, before it is compiled.
 
     Returns its paged form, compiled, or None where that is not wanted or not possible: then compile the graph itself.
     """
     on_cpu = device.startswith("CPU")
-    if on_cpu:  # the GPU plugin does this itself (FullyConnectedHorizontalFusion)
-        fuse_parallel_matmuls(graph)
+    if on_cpu:
+        ov_config.update(kernel_limit() | ov_config)
+        fuse_parallel_matmuls(graph)  # the GPU plugin does this itself (FullyConnectedHorizontalFusion)
     compiled = compile_paged(graph, ov_config) if on_cpu and paged else None
     slice_last_logits(graph)
     return compiled
+
+
+def kernel_limit() -> dict[str, str]:
+    """Return the property with which the CPU plugin keeps fewer kernels, if it still has it.
+
+    The plugin keeps those of each number of tokens that it has met: 3 MB each for SmolLM2, and up to 5,000 kernels.
+    oneDNN, which it uses, keeps them as well (ONEDNN_PRIMITIVE_CACHE_CAPACITY in helpers/__init__.py).
+    """
+    from openvino import Core
+
+    limit = {"CPU_RUNTIME_CACHE_CAPACITY": "100"}  # not documented: github.com/openvinotoolkit/openvino/issues/23316
+    with suppress(RuntimeError):
+        Core().set_property("CPU", limit)
+        return limit
+    return {}
 
 
 def compile_paged(graph, ov_config: dict[str, str]):

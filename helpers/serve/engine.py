@@ -21,6 +21,7 @@ from types import SimpleNamespace
 from helpers.checkpoint.tokenizer import load_tokenizer
 from helpers.files import read_json
 from helpers.load.config import context_length
+from helpers.load.graph import kernel_limit
 from helpers.load.model import load_error, require_export
 from helpers.settings import Settings
 
@@ -59,7 +60,8 @@ def load_pipeline(folder, device: str, ov_config: dict, limits: Limits):
     config = openvino_genai.SchedulerConfig()
     config.cache_size, config.enable_prefix_caching = limits.cache_gb, True
     config.max_num_seqs, config.max_num_batched_tokens = limits.running, 256
-    return openvino_genai.ContinuousBatchingPipeline(folder, config, device, ov_config)
+    properties = (kernel_limit() if device == "CPU" else {}) | ov_config
+    return openvino_genai.ContinuousBatchingPipeline(folder, config, device, properties)
 
 
 def cache_tokens(pipeline, block: int) -> int:

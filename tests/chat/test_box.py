@@ -582,6 +582,18 @@ def test_a_cell_that_is_run_again_replaces_its_boxes(monkeypatch, cell):
     assert [box.comm is None for box in out] == [cell == "the same"] * 2 and freed(died) == (cell == "the same")
 
 
+def test_an_interrupt_between_two_cells_stops_the_answers(monkeypatch):
+    kernel = SimpleNamespace(saved_sigint_handler=None)
+    monkeypatch.setattr(box_module, "get_ipython", lambda: SimpleNamespace(kernel=kernel, get_parent=dict))
+    busy, idle = ChatBox(fake_conversation(WORDS)), ChatBox(fake_conversation(WORDS))
+    hold(busy)
+    busy.submit("Hello")
+    kernel.saved_sigint_handler(2, None)
+    busy.conversation.model.go.release(100)
+    assert busy.wait(20) and busy.conversation.messages[-1].stats.finish_reason == "stopped"
+    assert idle.conversation.messages == [] and idle.error == ""
+
+
 def test_an_xray_of_probabilities_that_are_no_numbers_is_answered(box, page):
     box.settings.repetition_penalty.value = 1e-320  # makes logits infinite
     say(box)
@@ -677,7 +689,7 @@ def test_an_answer_that_was_cut_is_continued(page):
     box.resume()
     assert box.wait(20) and texts(box)[-1] == WORDS and not box.widget.messages[-1]["cut"]
     assert box.versions(1) == (1, 1), "a beginning is no version"
-    assert not page.ask("resume")["ok"] and "complete" in box.status
+    assert not page.ask("resume")["ok"] and "The last answer is complete." in box.status
 
 
 def test_a_box_exports_markdown_and_json(page, tmp_path):

@@ -14,7 +14,7 @@ from loaded import theirs
 
 from helpers.errors import TutorialError
 from helpers.generate import GREEDY, GeneratedToken, GenerationStats, PromptCache, Sampling, eos_token_ids, generate
-from helpers.generate.loop import MIN_PREFILL, GenerationCancelled, common_prefix_length, probabilities, round_to_bucket
+from helpers.generate.loop import MIN_PREFILL, GenerationCancelled, common_prefix_length, probabilities
 
 VARIED = Sampling(repetition_penalty=1.3)  # greedy, but the random model does not repeat one token
 SAMPLINGS = [
@@ -145,7 +145,7 @@ def test_prefill_leaves_a_short_rest_and_runs_nothing_twice(lm, kind, data):
         progress.append(done)
     lengths = [len(run) for run in runs]
     assert len(progress) == len(runs) and progress == sorted(set(progress))
-    assert all(round_to_bucket(length) == length <= (cache.kv.prefill_chunk_size or 600) for length in lengths)
+    assert all(length <= (cache.kv.prefill_chunk_size or 600) for length in lengths)
     assert len(ids) - shared - sum(lengths) <= MIN_PREFILL
     cache.logits(ids)
     assert sum(runs, []) == ids[min(shared, len(ids) - 1) :]
@@ -155,7 +155,7 @@ def test_prefill_leaves_a_short_rest_and_runs_nothing_twice(lm, kind, data):
 def test_generate_continues_a_prefilled_cache_with_the_same_ids(lm, kind):
     model, prompt = getattr(lm, kind), (lm.prompts[0] * 50)[:600]
     cache = PromptCache(model)
-    assert len(list(cache.prefill(prompt))) == (3 if kind == "exact" else 2)
+    assert len(list(cache.prefill(prompt))) == (3 if kind == "exact" else 1)
     runs = record_runs(cache)
     assert ours(model, prompt, 8, VARIED, stop_ids=(), cache=cache) == ours(model, prompt, 8, VARIED, stop_ids=())
     assert len(runs[0]) <= MIN_PREFILL
@@ -172,14 +172,6 @@ def test_a_cancelled_prefill_ends_within_its_chunk_and_the_cache_is_usable(lm, m
         assert done == 0, "there is no second chunk"
     assert len(runs) == (stage == "in a chunk") and cache.ids == []
     assert ours(model, prompt, 8, VARIED, stop_ids=(), cache=cache) == ours(model, prompt, 8, VARIED, stop_ids=())
-
-
-def test_buckets_are_few_and_close_below_each_length():
-    lengths = range(MIN_PREFILL, 16_384)
-    buckets = {length: round_to_bucket(length) for length in lengths}
-    assert len(set(buckets.values())) <= 1 + 16 * 7
-    for length, bucket in buckets.items():
-        assert 0 <= length - bucket <= max(MIN_PREFILL, length / 16) and round_to_bucket(bucket) == bucket > 0
 
 
 @KINDS

@@ -12,6 +12,7 @@ from loaded import load_paged
 from helpers.errors import TutorialError
 from helpers.generate import GREEDY, GenerationStats, PromptCache, Sampling, generate
 from helpers.generate.speculate import (
+    CHANGE_SHARE,
     LENGTHS,
     LONG_MATCH,
     PASS_COST,
@@ -38,7 +39,7 @@ def ids_of(tokens) -> list[int]:
 class Eager(PassTimes):
     """Drafts cost nothing, so that every length is used wherever there is a match."""
 
-    def cost(self, length):
+    def cost(self, length, change_share=0.0):
         return 1.0
 
 
@@ -77,6 +78,10 @@ def same_ids(model, prompt, n, sampling, cache=None) -> list:
     return tokens
 
 
+def repeated(ids: list[int]):
+    return st.sampled_from([ids, [*ids, *ids], [*ids, 9, *ids]])
+
+
 def repetitive(prompt: list[int]) -> list[int]:
     return prompt * 3
 
@@ -95,7 +100,7 @@ def test_right_and_wrong_drafts_of_any_length_give_the_same_ids(lm, kind, data):
     model, prompt = getattr(lm, kind), lm.prompts[1]
     sampling = data.draw(st.sampled_from(SETTINGS), "sampling")
     plain = ids_of(generate(model, prompt, 20, sampling, stop_ids=()))
-    right = data.draw(st.lists(st.integers(0, 8), min_size=1, max_size=4), "right tokens of each draft")
+    right = data.draw(st.lists(st.integers(0, 16), min_size=1, max_size=4), "right tokens of each draft")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("helpers.generate.speculate.PromptLookup", lambda: Fixed(prompt + plain, right))
         cache = eager(model)
@@ -110,15 +115,15 @@ def test_right_and_wrong_drafts_of_any_length_give_the_same_ids(lm, kind, data):
 @KINDS
 def test_a_right_draft_needs_one_pass(lm, kind, monkeypatch):
     model, prompt = getattr(lm, kind), lm.prompts[1]
-    plain = ids_of(generate(model, prompt, 17, SETTINGS[1], stop_ids=()))
-    monkeypatch.setattr("helpers.generate.speculate.PromptLookup", lambda: Fixed(prompt + plain, [8]))
+    plain = ids_of(generate(model, prompt, 33, SETTINGS[1], stop_ids=()))
+    monkeypatch.setattr("helpers.generate.speculate.PromptLookup", lambda: Fixed(prompt + plain, [16]))
     cache = eager(model)
     run, runs = cache._run, []
     cache._run = lambda new_ids, *more: runs.append(len(new_ids)) or run(new_ids, *more)
-    tokens = list(generate(model, prompt, 17, SETTINGS[1], (), cache=cache, lookup=True))
-    assert runs == [len(prompt), 8, 8] and ids_of(tokens) == plain
-    assert [token.drafted for token in tokens] == [False, *[True] * 7, False, *[True] * 7, False]
-    assert GenerationStats.from_tokens(tokens).tokens_per_pass == pytest.approx(17 / 3)
+    tokens = list(generate(model, prompt, 33, SETTINGS[1], (), cache=cache, lookup=True))
+    assert runs == [len(prompt), 16, 16] and ids_of(tokens) == plain
+    assert [token.drafted for token in tokens] == [False, *[True] * 15, False, *[True] * 15, False]
+    assert GenerationStats.from_tokens(tokens).tokens_per_pass == pytest.approx(33 / 3)
 
 
 @KINDS
@@ -126,7 +131,7 @@ def test_the_end_of_the_context_is_that_of_plain_decoding(lm, kind, monkeypatch)
     model, prompt = getattr(lm, kind), lm.prompts[0]
     monkeypatch.setattr(model.config, "max_position_embeddings", len(prompt) + 12)
     plain = ids_of(generate(model, prompt, 99, SETTINGS[1], stop_ids=()))
-    monkeypatch.setattr("helpers.generate.speculate.PromptLookup", lambda: Fixed(prompt + plain + [1] * 9, [8]))
+    monkeypatch.setattr("helpers.generate.speculate.PromptLookup", lambda: Fixed(prompt + plain + [1] * 17, [16]))
     assert len(plain) == 12
     assert ids_of(generate(model, prompt, 99, SETTINGS[1], (), cache=eager(model), lookup=True)) == plain
 
@@ -199,7 +204,7 @@ def test_arguments_that_exclude_each_other_are_refused(lm):
         generate(lm.exact, [1, 2], 3, cache=cache, draft_cache=cache)
 
 
-@given(st.lists(st.integers(0, 3), min_size=1, max_size=60), st.integers(1, 8))
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=20).flatmap(repeated), st.integers(1, 8))
 def test_a_draft_follows_the_last_occurrence_of_the_longest_suffix(ids, length):
     source, text = PromptLookup(), []
     for token in ids:
@@ -218,28 +223,54 @@ def test_a_draft_follows_the_last_occurrence_of_the_longest_suffix(ids, length):
 def speculation(cost: dict[int, float], right: bool, passes: int = 60) -> list[int]:
     """Return the lengths of the drafts where passes cost so much, and all or none of the tokens are right."""
     times = PassTimes()
-    subject, lengths = Speculation(Fixed(list(range(10**4)), [8 if right else 0]), times), []
+    subject, lengths = Speculation(Fixed(list(range(10**4)), [16 if right else 0]), times), []
     for n in range(passes):
         draft = subject.draft([0] * (n + 1), 99)
-        subject.verified(list(range(n + 1, n + 9)))
+        subject.verified(list(range(n + 1, n + 17)))
         times.add(len(draft), 10 * ({0: 1} | cost)[len(draft)])
         lengths.append(len(draft))
     return lengths
 
 
 def test_the_length_of_a_draft_follows_acceptance_and_cost():
-    assert speculation(PASS_COST, right=True)[-1] == 7
-    assert speculation({1: 1.1, 3: 1.3, 7: 4}, right=True)[-20:].count(3) > 15
+    assert speculation(PASS_COST, right=True)[-1] == 15
+    assert speculation({3: 1.3, 7: 4, 15: 8}, right=True)[-20:].count(3) > 15
     wrong = speculation(PASS_COST, right=False)
-    assert sum(wrong[10:]) == 0, "rejected drafts end after a few passes"
+    assert sum(wrong[30:]) == 0 and sum(PASS_COST.get(length, 1) - 1 for length in wrong) < 3, "rejected drafts end"
+
+
+def test_a_length_is_kept_where_a_change_costs_more():
+    """Without a match a draft of the last length wastes 0.4 of a pass, and a change costs 0.9."""
+    times = PassTimes()
+    for length in (0, 7, 0):
+        times.add(length, 10), [times.add(length, 10 * (1 + (length == 7) * 0.4)) for _ in range(9)]
+        times.add(3, 99)
+    times.changes.clear(), times.changes.extend([9.0] * 4)
+    for last, drafted in (7, 7), (0, 0):
+        subject = Speculation(PromptLookup(), times)
+        times.last = last
+        assert len(subject.draft([1, 2, 3, 4], 99)) == drafted
+
+
+def test_only_a_pass_of_the_length_before_tells_what_its_length_costs():
+    times = PassTimes()
+    for milliseconds in (90, 10, 10):
+        times.add(0, milliseconds)
+    for length, milliseconds in (7, 30), (7, 14), (7, 14), (0, 17), (7, 21):
+        times.add(length, milliseconds)
+    times.add(2, 1), times.add(2, 1)  # no length that is ever chosen
+    times.last = 7
+    assert times.cost(7) == 1.4
+    assert times.cost(0) == 1 + CHANGE_SHARE * 0.7
 
 
 def test_where_a_draft_never_pays_few_are_tried():
     times = PassTimes()
-    for _ in range(3):
-        for length in LENGTHS:
+    for length in LENGTHS:
+        for _ in range(4):
             times.add(length, 10 * (1 + length))
     subject = Speculation(PromptLookup(), times)
+    times.last = 0
     assert not any(subject.draft([1, 2, 3, 4] * 9, longest) for longest in range(9))
 
 
@@ -250,7 +281,7 @@ def test_a_lookup_that_pays_again_is_used_again():
     subject = Speculation(PromptLookup(), times)
     text, drafted = [1, 2, 3, 4, 5, 6, 7, 8] * 3, []
     subject.accepted = dict.fromkeys(subject.accepted, 0.0)
-    for _ in range(40):
+    for _ in range(99):
         drafted.append(subject.draft(text, 8))
         subject.verified([text[-8]])
         text.append(text[-8])

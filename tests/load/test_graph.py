@@ -1,6 +1,7 @@
 """The changed graph against the exported one: the same logits in f32."""
 
 import numpy as np
+import psutil
 import pytest
 from loaded import load, theirs
 from openvino import Core, Model, Type
@@ -8,7 +9,7 @@ from openvino import opset13 as ops
 from optimum.intel.openvino import OVModelForCausalLM
 
 from helpers.generate import PromptCache
-from helpers.load.graph import SLICED_ABOVE, fuse_parallel_matmuls, prepare, slice_last_logits
+from helpers.load.graph import SLICED_ABOVE, fuse_parallel_matmuls, kernel_limit, prepare, slice_last_logits
 from helpers.metrics.quality import REFERENCE
 
 
@@ -26,7 +27,7 @@ def changed(folder, change) -> OVModelForCausalLM:
 def test_the_logits_of_the_last_position_are_those_of_the_whole_graph(lm):
     sliced = changed(lm.folder, slice_last_logits)
     ours, whole = PromptCache(sliced), PromptCache(lm.state)
-    for prompt in lm.prompts:
+    for prompt in (2 * prompt for prompt in lm.prompts):  # longer than SLICED_ABOVE
         assert np.allclose(ours.logits(prompt), whole.logits(prompt), rtol=1e-4, atol=1e-3)
         assert ours.request.get_tensor("logits").shape == [1, 1, sliced.config.vocab_size]
         assert whole.request.get_tensor("logits").shape[1] == len(prompt) - whole.cached_tokens > 1
@@ -47,7 +48,7 @@ HEADS = {  # what follows the head's product → whether it can be sliced
 }
 
 
-@pytest.mark.parametrize("length", [1, SLICED_ABOVE, SLICED_ABOVE + 1, 12])
+@pytest.mark.parametrize("length", [1, SLICED_ABOVE, SLICED_ABOVE + 1, 2 * SLICED_ABOVE])
 @pytest.mark.parametrize("kind", HEADS)
 def test_a_head_that_cannot_be_sliced_and_a_short_run_keep_all_positions(kind, length):
     after, can_be_sliced = HEADS[kind]
@@ -62,6 +63,26 @@ def test_a_head_that_cannot_be_sliced_and_a_short_run_keep_all_positions(kind, l
     (now,) = Core().compile_model(graph, "CPU")(values).values()
     assert now.shape == (1, 1 if can_be_sliced and length > SLICED_ABOVE else length, 8)
     np.testing.assert_allclose(now[0], before[0, -len(now[0]) :], rtol=1e-5)
+
+
+def test_openvino_still_has_the_property_that_limits_kernels():
+    assert kernel_limit() == {"CPU_RUNTIME_CACHE_CAPACITY": "100"}
+    given = {"CPU_RUNTIME_CACHE_CAPACITY": "7"}
+    hidden = ops.parameter([1, -1, 4], name="hidden")
+    prepare(Model([ops.relu(hidden)], [hidden], "none"), "CPU", given, paged=False)
+    assert given == {"CPU_RUNTIME_CACHE_CAPACITY": "7"}, "the reader's own"
+
+
+@pytest.mark.weekly
+def test_prompts_of_many_lengths_do_not_fill_memory(embedded_lm):
+    """With OpenVINO's own limits 120 lengths take about 370 MiB."""
+    cache = PromptCache(embedded_lm.exact)
+    for length in (9, 257):
+        cache.logits([1] * length)
+    before = psutil.Process().memory_full_info().uss
+    for length in range(10, 250, 2):
+        cache.logits([length] * length)
+    assert psutil.Process().memory_full_info().uss - before < 150 * 2**20
 
 
 def test_a_product_whose_positions_lie_on_another_axis_is_left():

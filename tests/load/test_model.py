@@ -253,6 +253,12 @@ def test_nobody_is_told_to_delete_an_ir_of_their_own(copied, error):
     assert "elete" not in hint and "from where they came" in hint
 
 
+def test_the_export_of_a_checkpoint_of_ones_own_can_be_made_again(exported, settings):
+    checkpoint = Settings(model=str(settings.checkpoint_dir))
+    assert checkpoint.spec.source == "folder" and checkpoint.model_dir != checkpoint.checkpoint_dir
+    assert "helpers export" in load_error(checkpoint, "CPU", KeyError()).hint
+
+
 def test_an_error_of_openvino_is_told_by_its_own_message(copied):
     words = "Exception from src/a.cpp:1:\n\nCheck 'false' failed at src/b.cpp:2:\nNo such property\nand more\n"
     error = load_error(copied, "GPU.1", ValueError(words))

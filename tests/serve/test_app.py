@@ -256,6 +256,7 @@ def test_other_paths_and_methods_get_errors_of_the_same_shape(shared):
     for path, status in (("/nothing", 404), ("/chat/completions", 405)):
         response = shared.http.get(path)
         assert response.status_code == status and set(response.json()["error"]) == {"message", "type", "param", "code"}
+        assert response.json()["error"]["code"] == {404: "not_found", 405: "method_not_allowed"}[status]
 
 
 def test_models_health_and_metrics(shared):
