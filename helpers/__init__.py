@@ -12,4 +12,4 @@ os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("TF_BUILD", "telemetry off")
 # How many compiled kernels oneDNN keeps for OpenVINO's CPU plugin.  With the default of 1024, memory grows with each
 # new length of a prompt.
-os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
