@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import date
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -32,6 +33,8 @@ MODEL = "phi3-rehearsal"
 CONVERTED = "OpenVINO/Phi-3-mini-4k-instruct-int4-ov"  # under this name the export is fetched again
 TOKENS = 32
 ROUNDS = 7
+PASSES = (1, 4, 8, 16)  # tokens of a forward pass, as helpers.generate.speculate makes them
+BEFORE = (("", None), (" after 5", 5))  # tokens of the pass before: as many, or another number
 FIGURES = ("seconds", "memory_gib", "disk_gib")
 
 
@@ -157,9 +160,22 @@ def compare_with_bandwidth() -> None:
     def limit() -> float:
         return timing.read_bandwidth(GIB, threads, rounds=3) * 1e9 / weight_bytes
 
+    text = list(range(64 + max(PASSES)))
+
+    def pass_ms(size: int, before: int) -> float:
+        """Return the milliseconds of a pass over `size` tokens after 64 in the cache, and after one over `before`."""
+        for n in (before, size):
+            cache.trim(text[:65])
+            start = time.perf_counter()
+            cache.last_logits(text[: 64 + n], n)
+        return 1000 * (time.perf_counter() - start)
+
     rounds = timing.interleaved({"limit": limit, "tokens_per_second": decode}, ROUNDS)
+    cache.logits(text[:64])
+    sides = {f"{size}{name}": partial(pass_ms, size, before or size) for size in PASSES for name, before in BEFORE}
+    passes = timing.interleaved(sides, ROUNDS)
     sizes = {"weight_bytes": weight_bytes, "kv_bytes": timing.kv_bytes_per_token(model, "u8"), "threads": threads}
-    print("NOTE " + json.dumps(sizes | rounded(rounds)))
+    print("NOTE " + json.dumps(sizes | rounded(rounds | {"pass_ms": passes})))
 
 
 def cpu_name() -> str:

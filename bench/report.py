@@ -316,6 +316,16 @@ def rehearsal_part(rehearsal: dict) -> str:
         f"A decode step reads {decode['weight_bytes'] / 1e9:.2f} GB of weights. Decode reached {median(speed):.1f} "
         f"tokens/s, a bandwidth utilization of {utilization:.2f}.",
     ]
+    if passes := decode.get("pass_ms"):
+        one, *longer = [size for size in passes if size.isdigit()]
+        cost = {size: ratio(passes[size], passes[one]) for size in longer}
+        change = median(ratio(passes[f"{size} after 5"], passes[size]) - 1 for size in longer)
+        times = ", ".join(f"{cost[size]:.2f}" for size in longer)
+        parts.append(
+            f"A forward pass over {', '.join(longer)} tokens takes {times} times as long as one over a single token, "
+            f"and {change:.0%} longer than that after a pass of a different size. So a draft of {int(longer[-1]) - 1} "
+            f"tokens pays if more than {max(0, cost[longer[-1]] - 1):.1f} of them are accepted on average."
+        )
     # docs.kernel.org/admin-guide/cgroup-v1/memory.html, "Shared Page Accounting"
     parts.append(
         "Peak memory includes the pages of mapped files: weights and shared libraries. The system can drop and reread "

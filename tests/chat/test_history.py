@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import subprocess
 import sys
 import textwrap
@@ -52,6 +53,14 @@ def test_a_conversation_is_kept_as_it_grows(folder):
     (name,) = names(folder)
     assert name == "What is it Tell me" == conversation.history.name
     assert contents(folder, name) == ["What is it?\nTell me.", WORDS, "And now?", WORDS]
+
+
+def test_the_newest_conversation_is_the_first(folder):
+    for number, text in enumerate(["One", "Two", "Three"]):
+        conversation = kept(folder, WORDS)
+        list(conversation.say(text))
+        os.utime(folder / f"{conversation.history.name}.json", (number, number))
+    assert names(folder) == ["Three", "Two", "One"]
 
 
 def test_all_versions_are_kept(folder):

@@ -31,3 +31,9 @@ def test_the_version_that_is_named_is_the_one_that_excludes_the_installed(monkey
         return require_exportable({"model_type": "gemma4"}, "somebody/model", False)
     with pytest.raises(TutorialError, match=words):
         require_exportable({"model_type": "gemma4"}, "somebody/model", False)
+
+
+def test_weights_that_are_quantized_already_are_refused():
+    config = {"model_type": "llama", "quantization_config": {"quant_method": "awq"}}
+    with pytest.raises(TutorialError, match="quantized already .'awq'."):
+        require_exportable(config, "somebody/model", False)

@@ -55,6 +55,12 @@ def test_a_seed_draws_what_transformers_draws(lm, sampling):
     assert ours(lm.model, lm.prompts[1], 20, replace(sampling, seed=99)) != expected
 
 
+def test_alternatives_are_given_only_where_they_are_wanted(lm):
+    (token,) = generate(lm.exact, lm.prompts[0], 1)
+    (wanted,) = generate(lm.exact, lm.prompts[0], 1, alternatives=2)
+    assert token.alternatives == () and len(wanted.alternatives) == 2 and token.id == wanted.id
+
+
 def test_without_a_seed_two_draws_differ(lm):
     hot = Sampling(temperature=2)
     assert ours(lm.model, lm.prompts[1], 8, hot) != ours(lm.model, lm.prompts[1], 8, hot)
