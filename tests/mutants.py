@@ -16,6 +16,7 @@ ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "mutants.md"
 META = ROOT / "mutants" / "helpers"
 KILLED = {1, 3, 24, -24, 36, 152}  # mutmut's exit codes: a test failed, pytest failed, or a timeout
+NOT_REACHED = 33  # mutmut's: none of the tests that are tried runs this code
 UNDECIDED = 255  # the test session could not start in mutmut's fork server
 AT_IMPORT = "helpers.catalog.x__hub_entry__"  # runs before a mutant is chosen, so none of its mutants ever applies
 TABLE = re.compile("(?<=<!-- scores -->\n).*(?=<!-- /scores -->)", re.DOTALL)  # the rest of the page is written by hand
@@ -61,12 +62,13 @@ def table() -> str:
     for name, codes in modules():
         tried = [code for code in codes.values() if code is not None]
         if len(tried) >= min(SAMPLE, len(codes)):
-            counts[name] = len(codes), len(tried), sum(code in KILLED for code in tried)
+            counts[name] = len(codes), len(tried), tried.count(NOT_REACHED), sum(code in KILLED for code in tried)
     if counts:
         counts["**together**"] = tuple(map(sum, zip(*counts.values(), strict=True)))
-    rows = ["| module | mutants | tried | killed | score |", "|---|---:|---:|---:|---:|"]
-    for name, (every, tried, killed) in counts.items():
-        rows.append(f"| {name} | {every:,} | {tried:,} | {killed:,} | {killed / tried:.0%} |")
+    rows = ["| module | mutants | tried | not reached | killed | score |", "|---|---:|---:|---:|---:|---:|"]
+    for name, (every, tried, lost, killed) in counts.items():
+        score = f"{killed / (tried - lost):.0%}" if tried > lost else ""
+        rows.append(f"| {name} | {every:,} | {tried:,} | {lost:,} | {killed:,} | {score} |")
     return "\n".join(rows) + "\n"
 
 
