@@ -158,10 +158,7 @@ class PromptCache:
             del self.ids[self.kv.trim(len(self.ids), kept) :]
 
     def same_rope_until(self, n: int) -> float:
-        """Return to how many tokens a text of `n` may grow in one pass: longrope changes all keys in between.
-
-        The pass after which they change runs on the whole text, and in parts if it has a draft.
-        """
+        """Return to how many tokens a text of `n` may grow in a pass: by one only where longrope changes all keys."""
         start = self.long_rope_start
         return max(start, n) + 1 if n <= start + 1 else float("inf")
 

@@ -11,9 +11,7 @@ from statistics import median
 from helpers.errors import TutorialError
 from helpers.load.config import context_length, vocabulary_size
 
-# Few lengths, so that two passes often have the same.  With the token before the draft, the longest makes a pass over
-# SLICED_ABOVE tokens, of which the graph returns all logits.
-LENGTHS = (0, 3, 7, 15)
+LENGTHS = (0, 3, 7, 15)  # few, so that two passes often have the same; of a pass, at most SLICED_ABOVE have logits
 PASS_COST = {3: 1.05, 7: 1.1, 15: 1.5}  # of a pass, in passes without a draft, until it is measured
 CHANGE_COST = 0.5  # what a pass costs more than one of the same length after it, until it is measured
 CHANGE_SHARE = 0.5  # of that cost counts, because a new length often serves the next pass, too
@@ -82,8 +80,8 @@ class DraftModel:
 class PassTimes:
     """Recent milliseconds of a pass for each length of draft, measured on this machine.  Each PromptCache has one.
 
-    For a new number of tokens the CPU plugin prepares each operation of the graph again, which adds half of the time of
-    a pass to that of SmolLM2.  So a pass costs less if the one before had the same length.
+    A pass costs less if the one before had the same length: for a new number of tokens the CPU plugin prepares each
+    operation of the graph again, which takes half as long as a pass of SmolLM2.
     """
 
     def __init__(self) -> None:
@@ -111,8 +109,7 @@ class PassTimes:
     def cost(self, length: int, change_share: float = CHANGE_SHARE) -> float:
         """Return the cost of the next pass, in passes without a draft: infinite until one of those has been measured.
 
-        A new length counts with `change_share` of what it costs.  Fewer than two measurements count together with what
-        is usual.
+        A new length costs `change_share` of its change more.  Fewer than two measurements count with what is usual.
         """
         if not self.recent[0]:
             return float("inf") if length else 1.0
