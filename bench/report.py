@@ -320,9 +320,10 @@ def rehearsal_part(rehearsal: dict) -> str:
         one, *longer = [size for size in passes if size.isdigit()]
         cost = {size: ratio(passes[size], passes[one]) for size in longer}
         change = median(ratio(passes[f"{size} after 5"], passes[size]) - 1 for size in longer)
-        times = ", ".join(f"{cost[size]:.2f}" for size in longer)
+        *some, last = (f"{cost[size]:.2f}" for size in longer)
+        times, counts = f"{', '.join(some)} and {last}", f"{', '.join(longer[:-1])} and {longer[-1]}"
         parts.append(
-            f"A forward pass over {', '.join(longer)} tokens takes {times} times as long as one over a single token, "
+            f"A forward pass over {counts} tokens takes {times} times as long as one over a single token, "
             f"and {change:.0%} longer than that after a pass of a different size. So a draft of {int(longer[-1]) - 1} "
             f"tokens pays if more than {max(0, cost[longer[-1]] - 1):.1f} of them are accepted on average."
         )

@@ -277,6 +277,8 @@ def _speculate(cache, ids, max_new_tokens, choose, stop_ids, alternatives, specu
             speculation.verified(ids[n:])
             if ran == len(draft) + 1:  # else the cache was used for a different text
                 cache.pass_times.add(len(draft), 1000 * (spent + time.perf_counter() - trimmed))
+            else:
+                cache.pass_times.last = None
         yield from tokens
         if tokens[-1].id in stop_ids:
             return

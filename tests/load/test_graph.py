@@ -77,7 +77,7 @@ def test_openvino_still_has_the_property_that_limits_kernels():
 
 @pytest.mark.weekly
 def test_prompts_of_many_lengths_do_not_fill_memory(embedded_lm):
-    """With OpenVINO's own limits 120 lengths take about 370 MiB."""
+    """With OpenVINO's own limits 120 lengths take about 300 MiB."""
     cache = PromptCache(embedded_lm.exact)
     for length in (9, 257):
         cache.logits([1] * length)
