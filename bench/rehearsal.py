@@ -141,7 +141,9 @@ def load_and_generate() -> None:
 
 
 def compare_with_bandwidth() -> None:
-    """Print as JSON the decode speed and, in the same rounds, the limit that the memory bandwidth sets."""
+    """Print as JSON the decode speed with the limit that the memory bandwidth sets, and what drafts cost and gain."""
+    from replay import replay
+
     from helpers.generate import PromptCache, generate
     from helpers.load import load_model
     from helpers.metrics import timing
@@ -175,7 +177,7 @@ def compare_with_bandwidth() -> None:
     sides = {f"{size}{name}": partial(pass_ms, size, before or size) for size in PASSES for name, before in BEFORE}
     passes = timing.interleaved(sides, ROUNDS)
     sizes = {"weight_bytes": weight_bytes, "kv_bytes": timing.kv_bytes_per_token(model, "u8"), "threads": threads}
-    print("NOTE " + json.dumps(sizes | rounded(rounds | {"pass_ms": passes})))
+    print("NOTE " + json.dumps(sizes | rounded(rounds | {"pass_ms": passes, "replayed": replay(model)})))
 
 
 def cpu_name() -> str:
@@ -241,6 +243,7 @@ def main() -> None:
     shutil.rmtree(taken.home)
     about = {"cpu": cpu_name(), "cores": os.cpu_count(), "system": platform.system(), "date": date.today().isoformat()}
     about["memory_gib"] = round(psutil.virtual_memory().total / GIB)
+    subprocess.run([*python, "export", "--model", "smollm2-instruct"], cwd=ROOT, check=True)  # for replay.py
     decode = json.loads(measure("decode", [*worker, "bandwidth"], folder).note.partition("; ")[0])
     rows = [asdict(cost) | {key: round(getattr(cost, key), 2) for key in FIGURES} for cost in costs]
     rehearsal = {"about": about, "steps": rows, "decode": decode}

@@ -327,6 +327,16 @@ def rehearsal_part(rehearsal: dict) -> str:
             f"and {change:.0%} longer than that after a pass of a different size. So a draft of {int(longer[-1]) - 1} "
             f"tokens pays if more than {max(0, cost[longer[-1]] - 1):.1f} of them are accepted on average."
         )
+    if replayed := decode.get("replayed"):
+        gains = [
+            f"{ratio(found['plain'], found['lookup']):.2f} times as fast for {WORKLOADS[workload]} "
+            f"({found['tokens_per_pass']:.2f} tokens per pass)"
+            for workload, found in replayed.items()
+        ]
+        parts.append(
+            "Random weights accept no draft. With the embedded model's answers replayed in this shape "
+            f"(bench/replay.py), prompt lookup is {', '.join(gains[:-1])}, and {gains[-1]}."
+        )
     # docs.kernel.org/admin-guide/cgroup-v1/memory.html, "Shared Page Accounting"
     parts.append(
         "Peak memory includes the pages of mapped files: weights and shared libraries. The system can drop and reread "

@@ -8,10 +8,12 @@ import sys
 import pytest
 
 from helpers import settings
+from helpers.generate.speculate import PassTimes
 from helpers.settings import ROOT
 
 sys.path.insert(0, str(ROOT / "bench"))  # its files are scripts, not a package
 import engines
+import replay
 import report
 import run
 from engines import ENGINES, OURS
@@ -199,6 +201,22 @@ def test_the_rehearsal_has_a_row_per_step_and_the_bandwidth_utilization():
     text = report.rehearsal_part({"about": about, "steps": [step], "decode": decode})
     assert row(text, "export") == ["100 s", "10.4 GiB", "9.7 GiB", "slow"]
     assert "reads 2.67 GB of weights. Decode reached 5.0 tokens/s, a bandwidth utilization of 0.50." in text
+    gain = {"plain": [100.0, 90.0], "lookup": [50.0, 45.0], "tokens_per_pass": 2.5}
+    decode["replayed"] = {"rewrite": gain, "prose": {"plain": [100.0], "lookup": [100.0], "tokens_per_pass": 1.0}}
+    told = report.rehearsal_part({"about": about, "steps": [step], "decode": decode})
+    assert "is 2.00 times as fast for a text rewritten (2.50 tokens per pass), and 1.00 times as fast for free" in told
+
+
+def test_a_replayed_answer_is_the_recorded_one_in_fewer_passes(lm, monkeypatch):
+    """With lookup a text that repeats itself takes fewer passes, and one of new tokens as many; no weights matter."""
+    model = lm.model
+    texts = {"rewrite": [([1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 5, 6] * 4)], "prose": [([1, 2], list(range(3, 40)))]}
+    monkeypatch.setattr(replay, "record", lambda: texts)
+    monkeypatch.setattr(PassTimes, "cost", lambda times, length, share=0: 1 + length / 100)
+    found = replay.replay(model)
+    assert found["rewrite"]["tokens_per_pass"] > 2
+    assert found["prose"]["tokens_per_pass"] == 1
+    assert [len(found[name][side]) for name in texts for side in ("plain", "lookup")] == 4 * [replay.ROUNDS]
 
 
 def test_results_of_another_machine_are_not_mixed_with_these():
