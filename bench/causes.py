@@ -1,11 +1,14 @@
-"""Where the time goes: what the paged KV cache saves, and how fast the largest matrix multiplication reads."""
+"""Where the time goes: what the paged KV cache saves, how fast the LM head reads, prefill beside GenAI alone."""
 
 from __future__ import annotations
 
 import time
 from copy import copy
 from dataclasses import replace
+from functools import partial
 from itertools import count, pairwise
+
+from engines import GENAI, OURS, Worker
 
 from helpers import settings
 from helpers.generate import PromptCache
@@ -56,3 +59,23 @@ def matmuls(choice: settings.Settings, plan, ids: list[int]) -> dict:
     size = config.vocab_size * config.hidden_size  # a byte each: the head is kept in 8 bits
     share = sum(took[name] for name in kinds) / sum(took.values())
     return {"share": share, "head_bytes": size, "head_gb_per_second": size / took[head] / 1e9}
+
+
+def prefill(plan, ids: list[int]) -> dict:
+    """Return the milliseconds of prefill, ours and GenAI's: of one length, and of one that is new in each round.
+
+    Only these two engines run, so no third one displaces what they hold in the processor's caches.
+    """
+    length, rounds = plan.prefill[1], 2 * plan.rounds + plan.warm_up
+    lengths = {"same length": [length] * rounds, "new length": [length - 2 * n for n in range(rounds)]}
+    with Worker(OURS, plan.threads) as ours, Worker(GENAI, plan.threads) as genai:
+
+        def play(worker: Worker, turns) -> float:
+            n = next(turns)
+            return worker.play(ids[7 * n : 7 * n + lengths[what][n]], 1)["first_ms"]
+
+        found = {}
+        for what in lengths:
+            sides = {worker.name: partial(play, worker, count()) for worker in (ours, genai)}
+            found[what] = timing.interleaved(sides, 2 * plan.rounds, plan.warm_up)
+        return found

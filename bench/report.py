@@ -233,6 +233,14 @@ def sentences(results: dict) -> list[str]:
             f"Matrix multiplications take {head['share']:.2f} of the operation time of a decode step. The largest, "
             f"the LM head with {head['head_bytes'] / 1e6:.0f} MB, reads {head['head_gb_per_second']:.0f} GB/s.",
         ]
+        if alone := results["causes"].get("prefill"):
+            same, new = (ratio(alone[what][PAGED], alone[what][OURS]) for what in ("same length", "new length"))
+            said += [
+                f"Prefill beside GenAI alone, without the other engines' processes between: {same:.2f} times its speed "
+                f"with {n} tokens in each round, and {new:.2f} times with a different number in each round. GenAI "
+                "keeps the kernels of each length that it has met; this project keeps those of a few, which saves "
+                "3 MB for each length (helpers/load/graph.py, kernel_limit)."
+            ]
     if "load" in results:
         ours, cold, cached = (
             median(results["load"][side]["first_token_seconds"]) for side in ("ours", "cold", "cached")
