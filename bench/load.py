@@ -394,8 +394,8 @@ def document(results: dict) -> str:
             cells += [f"{median(side):.2f} s" for side in firsts]
             rows.append([users, *cells, str(sum(sum(each["errors"].values()) for each in sides[0]))])
         head = ["questions at once", "server, tokens/s", "bare", "ratio", "TTFT p95, server", "bare", "errors"]
-        what = f"Answers of {NEW_TOKENS} tokens. The server takes turns with the bare pipeline, its engine alone; "
-        what += "medians of the rounds"
+        what = f"Answers of {NEW_TOKENS} tokens. The server and its engine alone (bare) take turns; medians of the "
+        what += "rounds, and of the ratios within each round"
         lines.append(f"{what}:\n\n{table(head, rows)}\n")
     if found := results.get("learners"):
         rows = []

@@ -230,7 +230,7 @@ def main() -> None:
         hub.origin = CONVERTED
         os.environ |= {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0"}
         run(
-            "instead of checkpoint and export: download the IR, from a hub here",
+            "instead of checkpoint and export: download the IR from a local hub",
             [*python, "export", "--model", CONVERTED],
         )
     first = [*python, "ask", "Hello!", "--model", CONVERTED, "--max-new-tokens", str(TOKENS)]

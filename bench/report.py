@@ -228,7 +228,7 @@ def sentences(results: dict) -> list[str]:
         n = results["about"]["prefill"][1]
         said += [
             f"With a paged KV cache, prefill of {n} tokens takes {less[f'prefill {n}']:.2f} of the time that the "
-            f"exported graph's stateful cache takes, prefill of {n} more tokens behind those "
+            f"exported graph's stateful cache takes, prefill of {n} more tokens after those "
             f"{less[f'behind {n}']:.2f}, and a decode step after all of them {less[f'decode {2 * n}']:.2f}.",
             f"Matrix multiplications take {head['share']:.2f} of the operation time of a decode step. The largest, "
             f"the LM head with {head['head_bytes'] / 1e6:.0f} MB, reads {head['head_gb_per_second']:.0f} GB/s.",
@@ -282,7 +282,7 @@ def document(results: dict, rehearsal: dict) -> str:
         "`nox -s bench` measures and writes this file, and `nox -s rehearsal` its last section. Edit bench/report.py "
         "rather than the file.",
         "## Method",
-        f"- Machine and model: {measured_on(about)} each. A two-core virtual machine is no laptop: expect different "
+        f"- Machine and model: {measured_on(about)} each. A two-core virtual machine is not a laptop: expect different "
         "figures on yours, and measure them.",
         "- One process per engine. They take turns (A, B, C, A, B, C, …), and those that wait use no CPU. "
         f"{about['rounds']} rounds after a warm-up. Each round has a new prompt, the same for all engines, so that no "
@@ -301,7 +301,7 @@ def document(results: dict, rehearsal: dict) -> str:
         parts += ["## Decode", decode_table(results), "## Prefill", prefill_table(results)]
     if "lookup" in results:
         parts += ["## Prompt lookup", LOOKUP_METHOD, lookup_table(results)]
-    parts += ["## Targets", "What the project set itself before it measured.", targets(results)]
+    parts += ["## Targets", "The project set these targets before it measured.", targets(results)]
     parts += ["## Where the time goes", *sentences(results)]
     if rehearsal:
         parts += ["## Phi-3-mini's shape", rehearsal_part(rehearsal).rstrip()]

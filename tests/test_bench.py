@@ -154,7 +154,7 @@ def test_what_the_paged_cache_saves_and_matrix_multiplications_take_is_said(stor
     stored["causes"] = {"attention": {"stateful": stateful, "paged": paged}, "matmuls": matmuls}
     text = report.document(stored, {})
     assert "prefill of 512 tokens takes 0.90 of the time" in text
-    assert "prefill of 512 more tokens behind those 0.25, and a decode step after all of them 0.95." in text
+    assert "prefill of 512 more tokens after those 0.25, and a decode step after all of them 0.95." in text
     assert "Matrix multiplications take 0.80 of the operation time" in text
     assert "the LM head with 30 MB, reads 20 GB/s" in text
 

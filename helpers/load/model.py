@@ -28,8 +28,8 @@ logging.getLogger("optimum.intel.openvino.modeling_base").addFilter(
 def load_model(settings: Settings, strict: bool = False, paged: bool = True):
     """Return the exported model as an OVModelForCausalLM, its tokenizer, and the DeviceChoice.
 
-    The model returns the logits of the last position only, [1, 1, vocabulary], or of all of at most SLICED_ABOVE
-    tokens: generation needs no others.  On the CPU helpers.generate uses the paged KV cache; model.generate needs the
+    The model returns the logits of the last position only, [1, 1, vocabulary]; for at most SLICED_ABOVE tokens,
+    those of all positions.  On the CPU helpers.generate uses the paged KV cache; model.generate needs the
     stateful one and compiles the graph again at its first call.  With `paged=False` both use the stateful KV cache and
     share one compiled model.
     Raises TutorialError when there is no export, or one that is damaged or cannot be loaded.
@@ -49,7 +49,7 @@ def load_model(settings: Settings, strict: bool = False, paged: bool = True):
         model.paged = prepare(model.model, choice.device, model.ov_config, paged)
         if not model.paged:
             model.compile()
-        model.settings = replace(settings, device=choice.device)  # what a conversation with it is about
+        model.settings = replace(settings, device=choice.device)  # so that a conversation can report the device
         return model, load_tokenizer(folder, settings.spec.trust_remote_code), choice
 
 
