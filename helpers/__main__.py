@@ -4,13 +4,13 @@ import errno
 import io
 import json
 import os
+import secrets
 import shutil
 import signal
 import sys
 import traceback
 from contextlib import suppress
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Annotated
 
 try:
@@ -21,20 +21,16 @@ except ModuleNotFoundError:  # not the Python that was set up, or none was set u
         "Create its environment: pipx run nox -s lab.  If it exists, use .venv/bin/python (.venv\\Scripts\\python)."
     )
 
-from helpers import catalog, settings
+from helpers import catalog, files, settings
 from helpers.errors import TutorialError, cause_of, printable, redact
 from helpers.files import read_manifest
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
-Model = Annotated[
-    str | None, typer.Option("--model", help="A name from `python -m helpers models`, a hub repository, or a folder.")
-]
-Format = Annotated[str | None, typer.Option("--format", help="Weight format: int4, int8 or fp16.")]
-Thinking = Annotated[bool | None, typer.Option("--thinking/--no-thinking", help="Where the model can do both.")]
-Penalty = Annotated[
-    float | None, typer.Option("--repetition-penalty", help="Values above 1 reduce repetition; 1 turns it off.")
-]
-Device = Annotated[str | None, typer.Option("--device", help="CPU, GPU, GPU.0, NPU or AUTO.")]
+Model = Annotated[str | None, typer.Option(help="A name from `python -m helpers models`, a hub repository, a folder.")]
+Format = Annotated[str | None, typer.Option(help="Weight format: int4, int8 or fp16.")]
+Thinking = Annotated[bool | None, typer.Option(help="Where the model can do both.")]
+Penalty = Annotated[float | None, typer.Option(help="Values above 1 reduce repetition; 1 turns it off.")]
+Device = Annotated[str | None, typer.Option(help="CPU, GPU, GPU.0, NPU or AUTO.")]
 
 
 def chosen(**options: str | None) -> settings.Settings:
@@ -88,13 +84,9 @@ def models() -> None:
         )
     print("Others: a hub repository (owner/name or owner/name@revision), or a folder with a checkpoint or an IR.")
     for name, folders in settings.on_disk():
-        sizes = ", ".join(f"{folder.name} {size_mb(folder):,.0f} MB" for folder in folders)
+        sizes = ", ".join(f"{folder.name} {files.size(folder, '**/*') / 1e6:,.0f} MB" for folder in folders)
         noted = next(filter(None, (read_manifest(folder).get("licence") for folder in folders)), "")
         print(f"on this disk: {name}, {sizes}" + (f", licence: {noted}" if isinstance(noted, str) and noted else ""))
-
-
-def size_mb(folder: Path) -> float:
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6
 
 
 @app.command()
@@ -105,9 +97,9 @@ def remove(name: Annotated[str, typer.Argument(help="A name from `python -m help
     home = settings.load().home.parent / name.replace("/", "--")
     if home.is_symlink():
         raise TutorialError(f"{settings.display_path(home)} is a link to {home.resolve()}.", "Delete both by hand.")
-    size = size_mb(home)
+    freed = files.size(home, "**/*") / 1e6
     shutil.rmtree(home)
-    print(f"{settings.display_path(home)} is deleted; {size:,.0f} MB are free again.")
+    print(f"{settings.display_path(home)} is deleted; {freed:,.0f} MB are free again.")
 
 
 @app.command()
@@ -195,15 +187,13 @@ def chat(
     device: Device = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="Maximum number of tokens in an answer.")] = None,
     system: Annotated[str, typer.Option(help="The system message.")] = "",
-    temperature: Annotated[
-        float | None, typer.Option(help="0: always the most likely token; above 0: sampling.")
-    ] = None,
+    temperature: Annotated[float | None, typer.Option(help="0: the most likely token; above 0: sampling.")] = None,
     repetition_penalty: Penalty = None,
     seed: Annotated[int | None, typer.Option(help="Makes sampling repeatable.")] = None,
     context_length: Annotated[int | None, typer.Option(help="In tokens; at most the model's.")] = None,
     thinking: Thinking = None,
     server: Annotated[
-        str | None, typer.Option(help="Chat with a server that has OpenAI's API: its URL. Key: TUTORIAL_API_KEY.")
+        str | None, typer.Option(help="URL of a server with OpenAI's API. Key: TUTORIAL_API_KEY.")
     ] = None,
 ) -> None:
     """Chat with the model.  Ctrl-C stops an answer, /help lists the commands, /bye quits."""
@@ -235,17 +225,13 @@ def serve(
     device: Device = None,
     host: Annotated[str, typer.Option(help="An address other than loopback also needs --api-key.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
-    api_key: Annotated[
-        str | None, typer.Option(envvar="TUTORIAL_API_KEY", show_envvar=True, help="Made and printed unless given.")
-    ] = None,
+    api_key: Annotated[str | None, typer.Option(envvar="TUTORIAL_API_KEY", help="Printed unless given.")] = None,
     replicas: Annotated[int, typer.Option(min=1, help="Processes with the model; requests are spread.")] = 1,
     address: Annotated[str | None, typer.Option(help="Of a Ray cluster that runs: auto, or host:port.")] = None,
     cache_gb: Annotated[int, typer.Option(min=1, help="KV cache of a replica, in GB.")] = 1,
     print_ovms: Annotated[bool, typer.Option("--print-ovms", help="Print commands for OpenVINO Model Server.")] = False,
 ) -> None:
     """Serve the model to many people, with the OpenAI API.  Ctrl-C ends it after the answers that have begun."""
-    import secrets
-
     choice = chosen(model=model, format=format, device=device)
     if print_ovms:
         from helpers.serve.ovms import commands

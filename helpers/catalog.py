@@ -27,11 +27,7 @@ PLAIN_FORMATS = {"int8": ("--weight-format", "int8"), "fp16": ("--weight-format"
 OPEN_FLAGS = {"int4": (), **PLAIN_FORMATS}
 
 # Three first questions.  SmolLM2 answers them well, and to the end, with its defaults; tried beside eight others.
-STARTERS = (
-    "What is the capital of France?",
-    "Give me three tips for a good night's sleep.",
-    "What is photosynthesis?",
-)
+STARTERS = ("What is the capital of France?", "Give me three tips for a good night's sleep.", "What is photosynthesis?")
 
 
 @dataclass(frozen=True)
@@ -51,7 +47,6 @@ class Model:
     max_new_tokens: int
     # Weight format -> flags of optimum-cli.  Those for int4 are (), if the shape of the checkpoint decides: shapes.py.
     flags: dict[str, tuple[str, ...]] = field(hash=False)
-    starters: tuple[str, ...] = STARTERS
     sha256: str = ""  # of the wheel
     languages: str = "English"
     thinking: bool = False  # it can think before it answers

@@ -1,7 +1,5 @@
 """A stream of ids → a stream of text: complete characters, as soon as no later id can change them."""
 
-from __future__ import annotations
-
 import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -74,10 +74,10 @@ def run(argv: list[str], report: Report = print) -> Path:
     An existing folder is checked and returned, if the same flags made it.  The log is written to <folder>.log.
     Raises TutorialError: with a hint for each known failure, and with the end of the log for an unknown one.
     """
-    if _flags(argv) is None:
+    if not (parsed := _parse(argv)):
         raise TutorialError("This export command names no model.", "Create it with export.command(settings).")
-    name, target = argv[-1], ROOT / argv[-1]
-    if target == _source(argv):  # which others have converted; where it is a folder of the reader, nothing is written
+    name, target, source = argv[-1], ROOT / argv[-1], parsed[0]
+    if target == source:  # which others have converted; where it is a folder of the reader, nothing is written
         if wrong := find_damaged(target, EXPORT_FILES):
             raise files.damaged_error(name, wrong, None)
         report(f"{name} is an OpenVINO IR already; skipping export. {'; '.join(shapes.ir_facts(target))}.")
@@ -86,12 +86,13 @@ def run(argv: list[str], report: Report = print) -> Path:
         return target
     if target.exists():
         made_by = files.read_manifest(target).get("command")
-        if _flags(made_by) not in (None, _flags(argv)):
+        if (made := _parse(made_by)) and made[1] != parsed[1]:
             what = f"{name} was made with different flags: {shell_command(made_by)}"
             raise TutorialError(what, "Delete that folder, or give this export a different one.")
         return files.reuse(target, name, EXPORT_FILES, "export", report)
     log = target.with_name(f"{target.name}.log")
-    files.require_disk_space(target, _scratch_gib(argv))
+    # For a 16-bit graph and the compressed one beside it.
+    files.require_disk_space(target, SCRATCH_FACTOR * files.size(source, "*.safetensors") / GIB)
     with files.atomic_directory(target, report) as part:
         if part is None:
             return run(argv, report)
@@ -103,28 +104,21 @@ def run(argv: list[str], report: Report = print) -> Path:
         if code != 0 or wrong or files.is_disk_full_message(text):
             raise diagnose(code, text, argv, wrong) from RuntimeError(text[-2000:])
         shutil.rmtree(scratch)
-        restore_tokenizer(_source(argv), part)
+        restore_tokenizer(source, part)
         files.write_manifest(part, command=argv, seconds=round(seconds, 1))
     report(f"{name} is complete: {files.size(target) / 1e6:.0f} MB in {seconds:.0f} s.")
     return target
 
 
-def _flags(argv: object) -> list[str] | None:
-    """Return the flags of an export command, sorted, without model and folder; None for anything else."""
+def _parse(argv: object) -> tuple[Path, list[str]] | None:
+    """Return the checkpoint's folder and the flags of an export command, sorted; None for anything else.
+
+    The folder does not exist where the command names a model of the hub.
+    """
     if not isinstance(argv, list) or not all(isinstance(word, str) for word in argv) or not {"--model", "-m"} & {*argv}:
         return None
     at = argv.index("--model" if "--model" in argv else "-m")
-    return sorted(argv[3:at] + argv[at + 2 : -1])
-
-
-def _scratch_gib(argv: list[str]) -> float:
-    """Return the GiB that an export needs while it runs: for a 16-bit graph and the compressed one beside it."""
-    return SCRATCH_FACTOR * files.size(_source(argv), "*.safetensors") / GIB
-
-
-def _source(argv: list[str]) -> Path:
-    """Return the folder of the checkpoint, which does not exist where the command names a model of the hub."""
-    return ROOT / argv[argv.index("--model" if "--model" in argv else "-m") + 1]
+    return ROOT / argv[at + 1], sorted(argv[3:at] + argv[at + 2 : -1])
 
 
 def _run(argv: list[str], log: Path, scratch: Path) -> tuple[int, float]:
@@ -182,9 +176,8 @@ def diagnose(code: int, text: str, argv: list[str], wrong: dict[str, str] | None
     hint = f"The complete log: {argv[-1]}.log"
     if code == 0:
         parts = ", ".join(f"{name} is {why}" for name, why in sorted((wrong or {}).items()))
-        return TutorialError(
-            f"optimum-cli reported success, but {parts}.", f"Is the disk full, or this tokenizer not supported? {hint}"
-        )
+        hint = f"Is the disk full, or this tokenizer not supported? {hint}"
+        return TutorialError(f"optimum-cli reported success, but {parts}.", hint)
     end = "\n".join(text.strip().splitlines()[-3:])
     return TutorialError(f"optimum-cli ended with code {code}:\n{end}", hint)
 

@@ -275,10 +275,8 @@ def is_disk_full_message(text: str) -> bool:
 
 
 def disk_full_error(target: Path) -> TutorialError:
-    return TutorialError(
-        f"The disk filled up while writing {target}; incomplete files are not used.",
-        "Free some space, or set TUTORIAL_MODEL_ROOT to a folder on a larger disk, and run this again.",
-    )
+    hint = "Free some space, or set TUTORIAL_MODEL_ROOT to a folder on a larger disk, and run this again."
+    return TutorialError(f"The disk filled up while writing {target}; incomplete files are not used.", hint)
 
 
 def require_disk_space(folder: Path, gib: float) -> float:

@@ -39,7 +39,7 @@ def _complete(model: Model, folder: Path, _changed: int) -> Model:
     manifest = files.read_manifest(folder)
     noted = {name: manifest[name] for name in ("revision", "licence") if isinstance(manifest.get(name), str)}
     is_ir = files.is_ir(folder)
-    shapes = ir_shapes(folder) if is_ir else checkpoint_shapes(folder)
+    shapes = [shape for _, shape, _ in _constants(folder)] if is_ir else checkpoint_shapes(folder)
     flags = {} if is_ir else {"flags": model.flags | {"int4": flags_for(model, shapes)[0]}}
     size = files.size(folder, "*.bin" if is_ir else "*.safetensors") / GIB
     export = 0.0 if is_ir else round(1.2 + 1.3 * size, 1)
@@ -121,11 +121,6 @@ def _constants(folder: Path) -> list[tuple[str, tuple[int, ...], int]]:
     )
     constants = [(kind, tuple(map(int, shape.split(","))), int(size)) for kind, shape, size in found]
     return [(kind, shape, size) for kind, shape, size in constants if len(shape) > 1 and shape[-1] > 1]
-
-
-def ir_shapes(folder: Path) -> list[tuple[int, ...]]:
-    """Return the shapes of an IR's weights."""
-    return [shape for _, shape, _ in _constants(folder)]
 
 
 def ir_facts(folder: Path) -> list[str]:

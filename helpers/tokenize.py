@@ -1,15 +1,14 @@
 """Messages → prompt ids: only the chat template produces control tokens, never the content of a message."""
 
-from __future__ import annotations
-
 import ctypes
 import json
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from concurrent.futures import Future, wait
 from contextlib import suppress
 from functools import lru_cache
-from itertools import accumulate, count
+from itertools import count
 from threading import Thread
 
 from helpers.errors import TutorialError
@@ -27,7 +26,7 @@ def prompt_ids(tok, messages: Messages, add_generation_prompt: bool = True, thin
     text.  `thinking` switches thoughts on or off, where the template can (thinking_variable); None is its default.
     Raises TutorialError for messages or a template that cannot be used.
     """
-    masked, _, reveal = _render_masked(tok, messages, add_generation_prompt, thinking)
+    masked, reveal = _render_masked(tok, messages, add_generation_prompt, thinking)
     twin, renamed = twin_tokenizer(tok)
     text = "".join(renamed.get(piece, piece) for piece in _split(masked, renamed))
     return twin.encode(text.translate(reveal), add_special_tokens=False).ids
@@ -36,25 +35,6 @@ def prompt_ids(tok, messages: Messages, add_generation_prompt: bool = True, thin
 def text_ids(tok, text: str) -> list[int]:
     """Return the ids of `text` as a part of a message: typed control tokens are ordinary text."""
     return twin_tokenizer(tok)[0].encode(text, add_special_tokens=False).ids
-
-
-def prompt_tokens(tok, messages: Messages, add_generation_prompt: bool = True) -> list[tuple[int, int | None]]:
-    """Return each id of prompt_ids with its author: the number of a message, or None for the template.
-
-    A token with characters of two authors belongs to that of its first character.  Where a template changes the words
-    of a message, other than at their ends, all authors are None.
-    """
-    masked, prompt, reveal = _render_masked(tok, messages, add_generation_prompt)
-    authors = _authors(tok, messages, add_generation_prompt, prompt)  # of each character
-    twin, renamed = twin_tokenizer(tok)
-    pieces = _split(masked, renamed)
-    starts = accumulate(map(len, pieces), initial=0)
-    positions = []  # of each character of the renamed text in the prompt
-    for piece, start in zip(pieces, starts, strict=False):
-        positions += [start] * len(renamed[piece]) if piece in renamed else range(start, start + len(piece))
-    encoded = twin.encode("".join(renamed.get(p, p) for p in pieces).translate(reveal), add_special_tokens=False)
-    starts = (min(start, len(positions) - 1) for start, _ in encoded.offsets)
-    return [(index, authors[positions[start]]) for index, start in zip(encoded.ids, starts, strict=True)]
 
 
 def control_tokens(tok) -> frozenset[str]:
@@ -103,23 +83,21 @@ def _twin_tokenizer(tok, control: frozenset[str]):
     return Tokenizer.from_str(json.dumps(config)), renamed
 
 
-def _split(masked: str, renamed: dict[str, str]) -> list[str]:
-    """Return `masked` in pieces: control tokens, and the text between them."""
-    longest_first = sorted(renamed, key=len, reverse=True)
-    return re.split(f"({'|'.join(map(re.escape, longest_first))})", masked) if renamed else [masked]
+def _split(text: str, tokens: Collection[str]) -> list[str]:
+    """Return `text` in pieces: `tokens`, and the text between them."""
+    longest_first = sorted(tokens, key=len, reverse=True)
+    return re.split(f"({'|'.join(map(re.escape, longest_first))})", text) if tokens else [text]
 
 
-def _render_masked(
-    tok, messages: Messages, add_generation_prompt: bool, thinking: bool | None = None
-) -> tuple[str, str, dict[int, str]]:
-    """Return the rendered prompt without any control token that was typed, the prompt itself, and how to reveal it.
+def _render_masked(tok, messages: Messages, ask: bool, thinking: bool | None) -> tuple[str, dict[int, str]]:
+    """Return the rendered prompt without any control token that was typed, and how to reveal it.
 
     In the content of the messages, each character with which a control token begins is replaced by a private one, so
     that all control tokens left are the template's: masked.translate(reveal) is the prompt.  Templates look for tags
     such as </think> in an answer; where they do, those tags are left.
     """
     _check_messages(tok, messages)
-    prompt, source = _render(tok, messages, add_generation_prompt, thinking), _template_source(tok)
+    prompt, source = _render(tok, messages, ask, thinking), _template_source(tok)
     used = set(prompt + source)
     free = (chr(n) for n in count(0xF0000) if chr(n) not in used)
     hide = {ord(first): next(free) for first in sorted({token.lstrip()[0] for token in control_tokens(tok)})}
@@ -130,35 +108,15 @@ def _render_masked(
         contents = [
             _translate(message["content"], hide, kept if message["role"] == "assistant" else []) for message in messages
         ]
-        masked = _render(tok, _with_contents(messages, contents), add_generation_prompt, thinking)
+        masked = _render(tok, _with_contents(messages, contents), ask, thinking)
         if masked.translate(reveal) == prompt:
-            return masked, prompt, reveal
-    raise TutorialError(
-        "This model's chat template changes a message because of a control token in it.",
-        f"Remove it from the message. Control tokens: {' '.join(sorted(control_tokens(tok))[:12])}",
-    )
+            return masked, reveal
+    hint = f"Remove it from the message. Control tokens: {' '.join(sorted(control_tokens(tok))[:12])}"
+    raise TutorialError("This model's chat template changes a message because of a control token in it.", hint)
 
 
 def _translate(text: str, hide: dict[int, str], kept: list[str]) -> str:
-    if not kept:
-        return text.translate(hide)
-    pieces = re.split(f"({'|'.join(map(re.escape, kept))})", text)  # in turns: text, a kept tag
-    return "".join(piece if at % 2 else piece.translate(hide) for at, piece in enumerate(pieces))
-
-
-def _authors(tok, messages: Messages, add_generation_prompt: bool, prompt: str) -> list[int | None]:
-    """Return the author of each character of `prompt`: the number of a message, or None for the template.
-
-    The template is rendered with placeholders, which are then replaced by the contents.
-    """
-    placeholders = _with_contents(messages, [f"\0{number}\0" for number in range(len(messages))])
-    pieces = re.split("\0(\\d+)\0", _render(tok, placeholders, add_generation_prompt))
-    for change in (str, str.strip):  # most templates insert the content unchanged, some strip it
-        contents = [change(message["content"]) for message in messages]
-        parts = [(contents[int(piece)], int(piece)) if at % 2 else (piece, None) for at, piece in enumerate(pieces)]
-        if "".join(text for text, _ in parts) == prompt:
-            return [author for text, author in parts for _ in text]
-    return [None] * len(prompt)
+    return "".join(piece if piece in kept else piece.translate(hide) for piece in _split(text, kept))
 
 
 def _with_contents(messages: Messages, contents: list[str]) -> Messages:
@@ -198,11 +156,6 @@ def omitted_messages(tok, messages: Messages) -> list[int]:
 
 def has_system_role(tok) -> bool:
     """Return whether the chat template takes a system message; some refuse it, others leave it out."""
-    return _has_system_role(tok, _template_source(tok))
-
-
-@lru_cache(maxsize=8)
-def _has_system_role(tok, _source: str) -> bool:
     with suppress(TutorialError):
         return "\0" in _render(tok, [{"role": "system", "content": "\0"}, {"role": "user", "content": "?"}], True)
     return False
@@ -233,24 +186,20 @@ def _render(tok, messages: Messages, add_generation_prompt: bool, thinking: bool
 
 def _with_time_limit(render: Callable[[], str]) -> str:
     """Return what `render` returns.  Raises TimeoutError after TEMPLATE_SECONDS, and ends it at its next bytecode."""
-    outcome: list[tuple[str, BaseException | None]] = []
+    outcome = Future[str]()
 
     def run() -> None:
         try:
-            outcome.append((render(), None))
+            outcome.set_result(render())
         except BaseException as error:
-            outcome.append(("", error))
+            outcome.set_exception(error)
 
     thread = Thread(target=run, daemon=True)
     thread.start()
-    thread.join(TEMPLATE_SECONDS)
-    if thread.is_alive():
+    if not wait([outcome], TEMPLATE_SECONDS).done:
         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit))
         raise TimeoutError(f"it did not end within {TEMPLATE_SECONDS:.0f} s.")
-    text, error = outcome[0]
-    if error:
-        raise error
-    return text
+    return outcome.result()
 
 
 def _check_messages(tok, messages: Messages) -> None:

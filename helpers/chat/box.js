@@ -115,12 +115,11 @@ class Card {
     this.resume = makeButton("Continue", () => view.act("resume"), { hidden: true });
     this.thought = make("div");
     this.thinking = make("details", { className: "thought" }, make("summary", {}, "Thought"), this.thought);
-    const step = (by) => () => this.switch(by);
-    const [previous, next] = [makeButton("‹", step(-1)), makeButton("›", step(1))];
-    previous.setAttribute("aria-label", `Previous version of ${label.toLowerCase()}`);
-    next.setAttribute("aria-label", `Next version of ${label.toLowerCase()}`);
+    const step = (sign, by, which) =>
+      makeButton(sign, () => this.switch(by), { "aria-label": `${which} version of ${label.toLowerCase()}` });
     this.version = make("span");
-    this.versions = make("span", { className: "versions", hidden: true }, previous, this.version, next);
+    const steps = [step("‹", -1, "Previous"), this.version, step("›", 1, "Next")];
+    this.versions = make("span", { className: "versions", hidden: true }, ...steps);
     const tools = user ? [this.toggle, copy] : [this.resume, copy, this.toggle, this.stats];
     this.tools = make("div", { className: "tools" }, this.versions, ...tools);
     const parts = [this.thinking, this.body, this.tools];
@@ -276,10 +275,9 @@ class View {
     this.latest = makeButton("Jump to latest", () => this.jump(), { className: "latest", hidden: true });
     this.empty = make("div", { className: "empty" });
     this.about = make("span", { className: "about" });
-    const [smaller, larger] = [makeButton("A−", () => this.zoom(1 / 1.15)), makeButton("A+", () => this.zoom(1.15))];
-    smaller.setAttribute("aria-label", "Smaller text");
-    larger.setAttribute("aria-label", "Larger text");
-    const head = make("div", { className: "head" }, this.about, smaller, larger);
+    const zoom = (sign, by, label) => makeButton(sign, () => this.zoom(by), { "aria-label": label });
+    const zooms = [zoom("A−", 1 / 1.15, "Smaller text"), zoom("A+", 1.15, "Larger text")];
+    const head = make("div", { className: "head" }, this.about, ...zooms);
     this.spoken = make("div", { className: "spoken", "aria-live": "polite" });
     this.divider = make("p", { className: "divider" }, "The messages above are no longer in the prompt.");
     this.input = make("textarea", { rows: 2, "aria-label": "Message", dir: "auto" });
@@ -294,8 +292,7 @@ class View {
     this.used = make("span", { className: "used" });
     this.buttons = ["Undo", "Regenerate", "Export", "Clear"].map((name) => makeButton(name, () => this.act(name)));
     this.buttons[2].onclick = () => this.export("md");
-    this.continue = makeButton("", () => this.openKept(this.model.get("last")));
-    this.continue.className = "continue";
+    this.continue = makeButton("", () => this.openKept(this.model.get("last")), { className: "continue" });
     this.menuButton = makeButton("Conversations", () => this.toggleMenu(), { "aria-expanded": "false" });
     const exports = [["Markdown", "md"], ["JSON", "json"]];
     const exporting = exports.map(([name, format]) => makeButton(`Export as ${name}`, () => this.export(format)));
@@ -511,14 +508,12 @@ class View {
         onKeys(area, () => change("rename", { new: area.value }), () => (area.replaceWith(open), rename.focus()));
         open.replaceWith(area);
         area.focus();
-      });
+      }, { "aria-label": `Rename ${name}` });
       const remove = makeButton("Delete", () => {
         if (remove.textContent !== "Delete") return change("delete");
         remove.textContent = "Delete for good";
         remove.setAttribute("aria-label", `Delete for good: ${name}`);
-      });
-      rename.setAttribute("aria-label", `Rename ${name}`);
-      remove.setAttribute("aria-label", `Delete ${name}`);
+      }, { "aria-label": `Delete ${name}` });
       return make("li", {}, open, make("span", {}, damaged ? `${modified}, damaged` : modified), rename, remove);
     });
     this.kept.replaceChildren(...(rows.length ? rows : [make("li", {}, "No conversation is kept yet.")]));

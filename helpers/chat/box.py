@@ -1,7 +1,5 @@
 """The chat box for notebooks: shows a Conversation, streams its answers, and offers stop, edit, branch, undo."""
 
-from __future__ import annotations
-
 import re
 import threading
 import time
@@ -9,13 +7,13 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from weakref import WeakSet
 
 from IPython import get_ipython
 from ipywidgets import Checkbox, Dropdown, FloatText, IntText, Layout, Text, Textarea, ToggleButton, VBox, Widget
 
 from helpers import settings as project
-from helpers.catalog import STARTERS, find
 from helpers.chat.conversation import Answer, Conversation, require_idle
 from helpers.chat.history import History
 from helpers.chat.messages import stats_line
@@ -23,7 +21,6 @@ from helpers.chat.picture import to_html
 from helpers.chat.widget import ChatWidget, xray
 from helpers.errors import TutorialError, check_int
 from helpers.files import is_ir
-from helpers.generate.sampling import Sampling
 from helpers.load import load_fast
 
 MIN_INTERVAL, MAX_INTERVAL = 0.06, 0.5  # seconds between two updates of an answer in progress
@@ -252,18 +249,11 @@ class ChatBox(VBox):
             return
         told = (each.stats for each in reversed(conversation.messages) if each.stats and each.stats.prompt_tokens)
         used = next((stats.context_tokens for stats in told), 0)
-        self.widget.show_messages(
-            conversation.messages,
-            status,
-            [self.versions(number) for number in range(len(conversation.messages))],
-            truncated_messages=conversation.truncated_messages,
-            context=[used, conversation.context_length or 0],
-            can_undo=conversation.can_undo,
-            last="" if conversation.messages else self._last(),
-            busy=self.busy,
-            about=self.about,
-            starters=list(self.starters),
-        )
+        versions = [conversation.versions(number) for number in range(len(conversation.messages))]
+        traits = {"truncated_messages": conversation.truncated_messages, "can_undo": conversation.can_undo}
+        traits |= {"context": [used, conversation.context_length or 0], "busy": self.busy, "about": self.about}
+        traits["last"] = "" if conversation.messages else self._last()
+        self.widget.show_messages(conversation.messages, status, versions, **traits)
 
     def _begin(self, request: Callable[[], Answer]) -> None:
         """Show what is answered, and start the thread that generates the answer."""
@@ -322,14 +312,6 @@ class ChatBox(VBox):
             return f"{self.conversation.model} · {self.conversation.server}"
         chosen = self._settings
         return f"{chosen.model} · {chosen.format} · {chosen.device}" if chosen else ""
-
-    @property
-    def starters(self) -> tuple[str, ...]:
-        """Questions that the model answers well."""
-        with suppress(TutorialError):  # its folder may be gone
-            if chosen := self._settings:
-                return find(chosen.model).starters
-        return STARTERS
 
     def _repr_mimebundle_(self, **options) -> dict:
         """Add a picture of the messages for places that show stored outputs only, such as GitHub."""
@@ -417,45 +399,34 @@ class AnswerSettings(VBox):
             options = {} if kind is Checkbox else {"continuous_update": False} | ({"step": step} if step else {})
             control = kind(values[name], description=label, tooltip=tooltip, **look, **options)
             control.layout.width = "auto" if name == "system" else "20em"
-            control.observe(self._apply, "value")
+            control.observe(partial(self._apply, name), "value")
             setattr(self, name, control)
         tooltip = "Those on this disk.  The conversation stays; the next answer prefills all of it."
         self.model = Dropdown(description="Model", tooltip=tooltip, **look, layout=Layout(width="auto"))
         self.model.observe(self._choose, "value")
         return [self.model, *(getattr(self, name) for name in controls)]
 
-    def _apply(self, change) -> None:
-        conversation = self.conversation
+    def _apply(self, name: str, change) -> None:
+        conversation, value = self.conversation, change.new
         if self._setting:
             return
         try:
-            sampling = self._sampling()
-            max_new_tokens = check_int(self.max_new_tokens.value, "max_new_tokens")
+            if name == "seed":
+                if not re.fullmatch("[0-9]{0,18}", text := value.strip()):
+                    raise TutorialError(f"{value!r} is not a seed.")
+                value = int(text) if text else None
+            elif name == "max_new_tokens":
+                check_int(value, name)
+            if hasattr(conversation.sampling, name):
+                conversation.sampling = replace(conversation.sampling, **{name: value})
+            else:
+                setattr(conversation, name, value)
         except TutorialError:
-            name = next(name for name in RULES if getattr(self, name) is change.owner)
             self._setting, change.owner.value = True, change.old
             self._setting = False
-            value = f"{change.new!s:.30}"
-            self.report(f"{change.owner.description} must be {RULES[name]}. {value} is not applied.")
-            return
-        conversation.system, conversation.sampling = self.system.value, sampling
-        conversation.max_new_tokens = max_new_tokens
-        if conversation.thinking is not None:
-            conversation.thinking = self.thinking.value
-        self.report("Applies from the next answer on.")
-
-    def _sampling(self) -> Sampling:
-        """Return what the controls show.  Raises TutorialError for invalid values."""
-        seed = self.seed.value.strip()
-        if not re.fullmatch("[0-9]{0,18}", seed):
-            raise TutorialError(f"{seed!r} is not a seed.", "Use an integer, or nothing.")
-        return replace(
-            self.conversation.sampling,
-            temperature=self.temperature.value,
-            top_p=self.top_p.value,
-            repetition_penalty=self.repetition_penalty.value,
-            seed=int(seed) if seed else None,
-        )
+            self.report(f"{change.owner.description} must be {RULES[name]}. {change.new!s:.30} is not applied.")
+        else:
+            self.report("Applies from the next answer on.")
 
     def __repr__(self) -> str:
         return "AnswerSettings()"

@@ -15,18 +15,11 @@ from threading import Event, RLock
 
 from helpers.chat.degenerate import describe_degeneration
 from helpers.chat.history import History
-from helpers.chat.messages import (
-    Branch,
-    Message,
-    fingerprint,
-    load_conversation,
-    save_conversation,
-    to_json,
-    to_markdown,
-)
+from helpers.chat.messages import Branch, Message, fingerprint, load_conversation, to_json, to_markdown
 from helpers.chat.thinking import find_thought, split_thought, thought_tags
 from helpers.decode import REPLACEMENT_CHARACTER, stream_decode
 from helpers.errors import TutorialError, check_int
+from helpers.files import atomic_write_text
 from helpers.generate.loop import GenerationStats, PromptCache, generate
 from helpers.generate.sampling import CHAT, Sampling
 from helpers.load.config import context_length as longest_context
@@ -73,9 +66,8 @@ class Conversation:
         longest = longest_context(model.config)
         check_int(max_new_tokens, "max_new_tokens")
         if context_length is not None and check_int(context_length, "context_length") > longest:
-            raise TutorialError(
-                f"context_length cannot be {context_length:,}.", f"This model's context has {longest:,} tokens."
-            )
+            hint = f"This model's context has {longest:,} tokens."
+            raise TutorialError(f"context_length cannot be {context_length:,}.", hint)
         default = thinks_by_default(tok)
         if thinking is not None and default is None:
             raise TutorialError("This model's chat template cannot switch thinking on or off.", "Leave it out.")
@@ -138,10 +130,8 @@ class Conversation:
         tokens = self._require_message(number, "assistant").tokens
         token = tokens[position] if isinstance(position, Integral) and 0 <= position < len(tokens) else None
         if token is None or not isinstance(token_id, Integral) or token_id not in dict(token.alternatives):
-            raise TutorialError(
-                f"Token {token_id} is not one of the alternatives at position {position}.",
-                "Choose one of message.tokens[position].alternatives.",
-            )
+            what = f"Token {token_id} is not one of the alternatives at position {position}."
+            raise TutorialError(what, "Choose one of message.tokens[position].alternatives.")
         changed = {"id": token_id, "probability": dict(token.alternatives)[token_id], "milliseconds": 0.0}
         chosen = replace(token, **changed, drafted=False)
         return self._new_answer(self.messages[:number], (*tokens[:position], chosen))
@@ -235,27 +225,18 @@ class Conversation:
 
     def save(self, path: Path | str) -> Path:
         """Write all versions of the messages, with tokens and statistics, as JSON.  Raises TutorialError."""
-        return save_conversation(Path(path), self.tok, *self._content())
+        atomic_write_text(path := Path(path), self.json())
+        return path
 
-    def json(self) -> str:
-        """Return what save writes."""
-        return to_json(fingerprint(self.tok), *self._content())
-
-    def _content(self) -> tuple:
+    def json(self, messages: Sequence[Message] | None = None) -> str:
+        """Return what save writes, with `messages` instead of those that are shown."""
         with self._lock:
-            return self.system, self.truncated_messages, self.messages, self._branches
+            shown = self.messages if messages is None else messages
+            self._fingerprint = self._fingerprint or fingerprint(self.tok)
+            return to_json(self._fingerprint, self.system, self.truncated_messages, shown, self._branches)
 
-    def load(self, path: Path | str) -> None:
-        """Continue a saved conversation.  Raises TutorialError, and changes nothing, for any other file."""
-        self._load(path)
-
-    def open(self, name: str) -> None:
-        """Continue the conversation `name` of the history.  Raises TutorialError as load does."""
-        if self.history is None:
-            raise TutorialError("This conversation has no history.", "Set conversation.history = History().")
-        self._load(self.history.path(name), name)
-
-    def _load(self, path: Path | str, name: str = "") -> None:
+    def load(self, path: Path | str, name: str = "") -> None:
+        """Continue a saved conversation, `name` in the history.  Raises TutorialError, and then changes nothing."""
         require_idle(self.answering)
         loaded = load_conversation(Path(path), self.tok)
         with self._lock:
@@ -264,12 +245,16 @@ class Conversation:
             if self.history:
                 self.history.start(name)
 
+    def open(self, name: str) -> None:
+        """Continue the conversation `name` of the history.  Raises TutorialError as load does."""
+        if self.history is None:
+            raise TutorialError("This conversation has no history.", "Set conversation.history = History().")
+        self.load(self.history.path(name), name)
+
     def _keep(self, messages: Sequence[Message]) -> None:
         """Write `messages` and their versions to the history, if there is one."""
         if self.history and messages:
-            self._fingerprint = self._fingerprint or fingerprint(self.tok)
-            text = to_json(self._fingerprint, self.system, self.truncated_messages, messages, self._branches)
-            self.history.write(messages[0].content, text)
+            self.history.write(messages[0].content, self.json(messages))
 
     def markdown(self) -> str:
         """Return the versions of the messages that are shown as Markdown."""
@@ -329,11 +314,9 @@ class Conversation:
             start = starts[bisect_left(starts[:-1], True, key=lambda start: len(ids_from(start)) <= half)]
             ids = ids_from(start)
         if len(ids) + kept_tokens >= self.context_length:
-            raise TutorialError(
-                f"The prompt takes {len(ids) + kept_tokens:,} tokens of a context of {self.context_length:,}, and no "
-                "older messages are left to remove.",
-                "Shorten the message, or the system message.",
-            )
+            what = f"The prompt takes {len(ids) + kept_tokens:,} tokens of a context of {self.context_length:,}"
+            hint = "Shorten the message, or the system message."
+            raise TutorialError(f"{what}, and no older messages are left to remove.", hint)
         return (ids, start) if ids else (ids, first)
 
 
@@ -368,18 +351,22 @@ class Answer:
     @property
     def stats(self) -> GenerationStats:
         """The statistics so far.  Times are measured at the caller, so they include tokenization and display."""
-        times = self._times
+        times, (prompt_tokens, cached_tokens, n) = self._times, self._counts()
         return GenerationStats(
-            prompt_tokens=len(self._ids),
-            cached_tokens=self._cached_tokens or 0,
-            new_tokens=len(times),
+            prompt_tokens,
+            cached_tokens,
+            n,
             ttft_ms=1000 * (times[0] - self._start) if times else None,
-            tpot_ms=1000 * (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else None,
-            context_length=self.conversation.context_length,
+            tpot_ms=1000 * (times[-1] - times[0]) / (n - 1) if len(times) > 1 and n > 1 else None,
+            context_length=self.conversation.context_length or None,
             finish_reason=self.finish_reason,
             thought_tokens=max(0, self._thought_tokens - self._kept),
             drafted_tokens=sum(token.drafted for token in self.tokens[self._kept :]),
         )
+
+    def _counts(self) -> tuple[int, int | None, int]:
+        """Return the tokens of the prompt, how many of them were cached, and the new ones."""
+        return len(self._ids), self._cached_tokens or 0, len(self._times)
 
     @property
     def message(self) -> Message:

@@ -1,7 +1,5 @@
 """Detect answers that repeat themselves or are not text."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 

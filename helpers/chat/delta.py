@@ -1,7 +1,5 @@
 """What one event of a server adds to an answer: its text, and tokens with numbers of our own."""
 
-from __future__ import annotations
-
 import math
 import secrets
 from types import SimpleNamespace

@@ -1,7 +1,5 @@
 """LaTeX → MathML, which browsers show without a library.  Whatever the LaTeX, nothing in the MathML loads or runs."""
 
-from __future__ import annotations
-
 import html
 import re
 from functools import lru_cache

@@ -1,7 +1,5 @@
 """Conversations that are kept on disk: a folder with a JSON file for each, written while the conversation grows."""
 
-from __future__ import annotations
-
 import os
 import re
 import time

@@ -1,7 +1,5 @@
 """Markdown → HTML that is safe to show, whether a model, a person, or a quoted web page wrote the text."""
 
-from __future__ import annotations
-
 import re
 from functools import lru_cache
 

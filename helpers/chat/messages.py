@@ -1,7 +1,5 @@
 """Messages of a conversation as data: saved as JSON, exported as Markdown, their statistics as text."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re
@@ -11,8 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from helpers.errors import TutorialError
-from helpers.files import atomic_write_text
-from helpers.generate.loop import FINISH_REASONS, GeneratedToken, GenerationStats
+from helpers.generate.loop import FINISH_REASONS, GeneratedToken, GenerationStats, common_prefix_length
 
 VERSION = 2
 # Names in files of version 1 → their names in version 2.
@@ -56,14 +53,6 @@ Messages = Sequence[Message]
 Branch = tuple[list[Message], int]  # messages, of which so many at the beginning are not in the prompt
 
 
-def save_conversation(
-    path: Path, tok, system: str, truncated_messages: int, messages: Messages, paths: Sequence[Branch] = ()
-) -> Path:
-    """Write all that is needed to continue later, atomically, and return `path`."""
-    atomic_write_text(path, to_json(fingerprint(tok), system, truncated_messages, messages, paths))
-    return path
-
-
 def to_json(tokenizer: str, system: str, truncated_messages: int, messages: Messages, paths: Sequence[Branch]) -> str:
     """Return the conversation as JSON; of each of `paths`, only what differs from `messages`.
 
@@ -71,8 +60,7 @@ def to_json(tokenizer: str, system: str, truncated_messages: int, messages: Mess
     """
     versions = []
     for other, truncated in paths:
-        both = zip(other, messages, strict=False)
-        shared = next((n for n, (a, b) in enumerate(both) if a != b), min(len(other), len(messages)))
+        shared = common_prefix_length(other, messages)
         head = f'{{"shared": {shared}, "truncated_messages": {truncated}'
         versions.append(f'{head}, "messages": [{", ".join(message.json for message in other[shared:])}]}}')
     head = json.dumps({"version": VERSION, "tokenizer": tokenizer, "system": system}, ensure_ascii=False)[:-1]
@@ -81,7 +69,7 @@ def to_json(tokenizer: str, system: str, truncated_messages: int, messages: Mess
 
 
 def load_conversation(path: Path, tok) -> tuple[str, int, list[Message], list[Branch]]:
-    """Return (system message, truncated_messages, messages, paths) of a file that `save_conversation` has written.
+    """Return (system message, truncated_messages, messages, paths) of a file that Conversation.save has written.
 
     The tokens of answers are left out if the file was written with a different tokenizer.
     Raises TutorialError for any other file.
@@ -205,9 +193,9 @@ def stats_line(stats: GenerationStats) -> str:
     """Return the statistics of an answer in one line, without those that a server has not told."""
     parts = [_tokens(stats.new_tokens) + (f", {stats.thought_tokens:,} of a thought" if stats.thought_tokens else "")]
     if stats.ttft_ms is not None:
-        parts.append(f"first token {_seconds(stats.ttft_ms)}")
-    if stats.tpot_ms:
-        parts.append(f"{_rate(stats.tpot_ms)} tokens/s")
+        parts.append(f"first token {stats.ttft_ms / 1000:.{1 if stats.ttft_ms >= 100 else 2}f} s")
+    if rate := stats.tokens_per_second:
+        parts.append(f"{rate:,.{0 if rate >= 10 else 1}f} tokens/s")
     if stats.drafted_tokens:
         parts.append(f"{stats.tokens_per_pass:.1f} tokens per pass")
     if stats.prompt_tokens:
@@ -222,12 +210,3 @@ def stats_line(stats: GenerationStats) -> str:
 
 def _tokens(count: int) -> str:
     return f"{count:,} token{'s' * (count != 1)}"
-
-
-def _seconds(milliseconds: float) -> str:
-    return f"{milliseconds / 1000:.1f} s" if milliseconds >= 100 else f"{milliseconds / 1000:.2f} s"
-
-
-def _rate(tpot_ms: float) -> str:
-    rate = 1000 / max(tpot_ms, 0.001)
-    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.1f}"

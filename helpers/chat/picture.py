@@ -1,7 +1,5 @@
 """A chat box as HTML without a script, for places that show a page's stored outputs only."""
 
-from __future__ import annotations
-
 import html
 from collections.abc import Sequence
 

@@ -16,7 +16,6 @@ from helpers.chat.messages import Message
 from helpers.chat.server import KEY_VARIABLE, SERVER_VARIABLE, Refusal, Server, Stream, count
 from helpers.chat.thinking import find_thought
 from helpers.errors import TutorialError
-from helpers.generate.loop import GenerationStats
 from helpers.generate.sampling import CHAT, Sampling
 
 CONTEXT_IS_FULL = re.compile(r"context|too long|maximum.{0,40}token", re.IGNORECASE)
@@ -90,22 +89,12 @@ class RemoteAnswer(Answer):
         super().stop()
         self._stream.stop()
 
-    @property
-    def stats(self) -> GenerationStats:
-        """The statistics so far: tokens as the server counts them, else as they arrive; times as measured here."""
-        times, details = self._times, self._usage.get("prompt_tokens_details")
+    def _counts(self) -> tuple[int, int | None, int]:
+        """Return the numbers of tokens as the server counts them, else as they arrive."""
+        details = self._usage.get("prompt_tokens_details")
         cached = details.get("cached_tokens") if isinstance(details, dict) else None
-        n = count(self._usage.get("completion_tokens")) or len(self.tokens) - self._kept or len(times)
-        return GenerationStats(
-            prompt_tokens=count(self._usage.get("prompt_tokens")),
-            cached_tokens=None if cached is None else count(cached),
-            new_tokens=n,
-            ttft_ms=1000 * (times[0] - self._start) if times else None,
-            tpot_ms=1000 * (times[-1] - times[0]) / (n - 1) if len(times) > 1 and n > 1 else None,
-            context_length=self.conversation.context_length or None,
-            finish_reason=self.finish_reason,
-            thought_tokens=max(0, self._thought_tokens - self._kept),
-        )
+        n = count(self._usage.get("completion_tokens")) or len(self.tokens) - self._kept or len(self._times)
+        return count(self._usage.get("prompt_tokens")), None if cached is None else count(cached), n
 
     @property
     def message(self) -> Message:

@@ -4,8 +4,6 @@ Sources: OpenAI's API reference (chat/completions), the HTML standard (server-se
 Server, vLLM, Ollama and LM Studio send instead.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import socket

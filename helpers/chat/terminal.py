@@ -1,13 +1,10 @@
 """The chat in a terminal: a Conversation, message by message."""
 
-from __future__ import annotations
-
 import os
 import re
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from select import select
 
@@ -86,7 +83,7 @@ def print_answer(answer: Answer) -> None:
                     _note("\n")
                 thought = answer.thinking
                 if thought:
-                    _print_thought(printable(piece))
+                    _note(piece, end="", thought=True)
                 else:
                     print(printable(piece), end="", flush=True)
         finally:
@@ -95,14 +92,6 @@ def print_answer(answer: Answer) -> None:
         raise TutorialError(f"The answer cannot be printed: {error.strerror}.", "It is in the conversation.") from error
     for sentence in (stats_line(answer.stats), *answer.warnings()):
         _note(f"[{sentence}]")
-
-
-def _print_thought(text: str) -> None:
-    """Print a part of a thought to stderr, so that only the answer is piped, and dimmed where that is a terminal."""
-    if sys.stderr:
-        dims = sys.stderr.isatty() and (os.name != "nt" or "WT_SESSION" in os.environ)
-        with suppress(OSError):
-            print(f"\x1b[2m{text}\x1b[22m" if dims else text, end="", file=sys.stderr, flush=True)
 
 
 def _handle(conversation: Conversation, line: str) -> None:
@@ -117,11 +106,13 @@ def _handle(conversation: Conversation, line: str) -> None:
         _note(f"The answer ended with an error: {type(error).__name__}: {error}")
 
 
-def _note(text: str) -> None:
-    """Print what is not an answer to stderr, so that answers can be piped."""
+def _note(text: str, end: str = "\n", thought: bool = False) -> None:
+    """Print what is not an answer to stderr, so that answers can be piped; a thought dimmed, on a terminal."""
     if sys.stderr:  # not closed
+        dims = thought and sys.stderr.isatty() and (os.name != "nt" or "WT_SESSION" in os.environ)
+        text = f"\x1b[2m{printable(text)}\x1b[22m" if dims else printable(text)
         with suppress(OSError):  # a full disk
-            print(printable(text), file=sys.stderr, flush=True)
+            print(text, end=end, file=sys.stderr, flush=True)
 
 
 def _command(conversation: Conversation, name: str = "", argument: str = "") -> None:
@@ -169,13 +160,7 @@ def _kept(conversation: Conversation) -> list[Entry]:
 
 
 def _answer(answer: Answer) -> None:
-    with _interrupt_stops(answer):
-        print_answer(answer)
-
-
-@contextmanager
-def _interrupt_stops(answer: Answer) -> Iterator[None]:
-    """While the block runs, Ctrl-C stops the answer after its next token; a second Ctrl-C ends the program."""
+    """Print an answer.  Ctrl-C stops it after its next token; a second Ctrl-C ends the program."""
 
     def stop(*_) -> None:
         answer.stop()
@@ -183,6 +168,6 @@ def _interrupt_stops(answer: Answer) -> Iterator[None]:
 
     before = signal.signal(signal.SIGINT, stop)
     try:
-        yield
+        print_answer(answer)
     finally:
         signal.signal(signal.SIGINT, before)

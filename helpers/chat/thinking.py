@@ -1,7 +1,5 @@
 """Thoughts that a model generates before its answer: where they begin and end in its text, also while that streams."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Iterator
 
@@ -24,27 +22,22 @@ def find_thought(text: str, tags: Tags, inside: bool = False) -> tuple[int, int,
     A thought stands at the beginning.  It is `inside` from the first character on, if the prompt ends with the opening
     tag.  White space around a thought, and line breaks before the answer, belong to neither.
     """
-    start, end, _ = _find(text, tags, inside)
-    return start, end, _answer_start(text, tags, inside)
+    return _find(text, tags, inside)[:3]
 
 
-def _find(text: str, tags: Tags, inside: bool) -> tuple[int, int, int]:
-    """Return begin and end of the thought, and the position behind its closing tag, -1 where there is none yet."""
+def _find(text: str, tags: Tags, inside: bool) -> tuple[int, int, int, bool]:
+    """Return the positions of find_thought, and whether the answer has begun: no thought, or one that has ended."""
     opening, closing = tags
     lead = len(text) - len(text.lstrip())
     opened = text.startswith(opening, lead)
     if not (opened or inside):
-        return 0, 0, 0
+        return 0, 0, 0, True
     start = lead + len(opening) if opened else 0
     close = text.find(closing, start)
     end = close if close >= 0 else len(text)
     start = end - len(text[start:end].lstrip())
-    return start, start + len(text[start:end].rstrip()), close + len(closing) if close >= 0 else -1
-
-
-def _answer_start(text: str, tags: Tags, inside: bool) -> int:
-    behind = _find(text, tags, inside)[2]
-    return len(text) if behind < 0 else behind + len(text[behind:]) - len(text[behind:].lstrip("\n")) if behind else 0
+    answer = len(text) - len(text[end:].removeprefix(closing).lstrip("\n"))
+    return start, start + len(text[start:end].rstrip()), answer, close >= 0
 
 
 def split_thought(texts: Iterable[str], tags: Tags, inside: bool = False) -> Iterator[tuple[str, bool]]:
@@ -58,15 +51,15 @@ def split_thought(texts: Iterable[str], tags: Tags, inside: bool = False) -> Ite
         lead = text.lstrip()
         if len(lead) < len(tags[0]) and tags[0].startswith(lead):  # it may become the opening tag
             continue
-        start, end, behind = _find(text, tags, inside)
-        if behind < 0:
+        start, end, answer, begun = _find(text, tags, inside)
+        if not begun:
             end = len(text[: len(text) - partial_match_length(tags[1], text)].rstrip())
         shown = max(shown, start)
         if end > shown:
             yield text[shown:end], True
             shown = end
-        if behind >= 0 and (answer := text[_answer_start(text, tags, inside) :]):
-            yield answer, False
+        if begun and text[answer:]:
+            yield text[answer:], False
             break
     else:
         start, end, answer_start = find_thought(text, tags, inside)

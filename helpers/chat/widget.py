@@ -1,7 +1,5 @@
 """The browser's part of the chat box: what is sent to it, and the requests that come back."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -10,6 +8,7 @@ from threading import RLock
 from anywidget import AnyWidget
 from traitlets import Bool, Int, List, Unicode
 
+from helpers.catalog import STARTERS
 from helpers.chat.markdown import render, render_draft
 from helpers.chat.messages import Message, stats_line
 from helpers.decode import token_label
@@ -36,7 +35,7 @@ class ChatWidget(AnyWidget):
     busy = Bool(False).tag(sync=True)
     can_undo = Bool(False).tag(sync=True)
     about = Unicode("").tag(sync=True)  # model, weight format, device
-    starters = List().tag(sync=True)  # questions to begin with
+    starters = List([*STARTERS]).tag(sync=True)  # questions to begin with
     last = Unicode("").tag(sync=True)  # the kept conversation that Continue opens
     status = Unicode("").tag(sync=True)
     context = List([0, 1]).tag(sync=True)  # tokens: used, in all

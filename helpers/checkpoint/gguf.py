@@ -49,12 +49,9 @@ def tokenizer_from_gguf(gguf_file: Path):
     texts = read("ggml.tokens")
     merges = [tuple(merge.split(" ")) for merge in read("ggml.merges")]
     rust = Tokenizer(models.BPE(vocab={text: index for index, text in enumerate(texts)}, merges=merges))
-    rust.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(SMOLLM_PATTERN), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
+    split = pre_tokenizers.Split(Regex(SMOLLM_PATTERN), "isolated")
+    as_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    rust.pre_tokenizer = pre_tokenizers.Sequence([split, as_bytes])
     rust.decoder = decoders.ByteLevel()
     control = [text for text, kind in zip(texts, read("ggml.token_type"), strict=True) if kind == CONTROL]
     rust.add_special_tokens(control)

@@ -12,6 +12,8 @@ from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
 
+from httpx import HTTPError, InvalidURL, LocalProtocolError, ReadError, ReadTimeout, RemoteProtocolError
+
 from helpers import files
 from helpers.catalog import MODELS, Model
 from helpers.checkpoint.architecture import require_exportable
@@ -145,8 +147,6 @@ def _check_commit(commit: str, model: Model) -> None:
 
 def _download(model: Model, entry: Entry, file: Path, report: Callable[[int], None]) -> None:
     """Download what `file` lacks, then check its hash; call `report` with its size meanwhile."""
-    from httpx import ReadError, ReadTimeout, RemoteProtocolError
-
     file.touch()
     if file.stat().st_size > entry.size:  # of a different revision
         os.truncate(file, 0)
@@ -220,8 +220,6 @@ def _translate(model: Model) -> Iterator[None]:
         from huggingface_hub import constants  # noqa: F401
     except ValueError as error:
         raise TutorialError(f"The hub's client cannot use an environment variable: {error}.", VARIABLES_HINT) from error
-    from httpx import HTTPError, InvalidURL, LocalProtocolError
-
     try:
         yield
     except (InvalidURL, LocalProtocolError, ValueError) as error:

@@ -1,7 +1,5 @@
 """Load the tokenizer of a checkpoint or an export as its tokenizer.json defines it, whatever class is configured."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Check whether this machine is ready for the notebooks, and say what to do if not.  Nothing is changed."""
 
-from __future__ import annotations
-
 import os
 import platform
 import re
@@ -11,6 +9,8 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
+
+import psutil
 
 from helpers import files, settings
 from helpers.catalog import recommend
@@ -115,7 +115,6 @@ def _versions(choice: Settings) -> ProbeResult:
 
 def _devices(choice: Settings) -> ProbeResult:
     import openvino
-    import psutil
 
     core = openvino.Core()
     available = tuple(core.available_devices)
@@ -138,8 +137,6 @@ def _devices(choice: Settings) -> ProbeResult:
 
 
 def _memory(choice: Settings) -> ProbeResult:
-    import psutil
-
     machine = psutil.virtual_memory()
     total, free = machine.total, machine.available
     for file in map(Path, MEMORY_LIMITS):

@@ -1,7 +1,5 @@
 """Check an export: its tokenizer, its probabilities against the checkpoint's, its KV cache, and its device."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from contextlib import suppress
@@ -9,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 
 from helpers.checkpoint.tokenizer import load_tokenizer
 from helpers.checks.finding import Finding
@@ -125,8 +124,6 @@ def _export_logprobs(settings: Settings, device: str, answers: Sequence[Referenc
 
 def _reference_answers(settings: Settings) -> tuple[list[ReferenceAnswer], tuple[str, ...]]:
     """Return the checkpoint's answers, now or from an earlier check, and (); without either, [] and (reason, hint)."""
-    import psutil
-
     file = settings.home / ANSWERS_FILE
     key = {"revision": settings.spec.revision, "questions": list(QUESTIONS), "tokens": TOKENS}
     free, need = psutil.virtual_memory().available / GIB, 1 + settings.spec.checkpoint_gib

@@ -1,7 +1,5 @@
 """The findings of a check, as data and as text."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 

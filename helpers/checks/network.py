@@ -1,7 +1,5 @@
 """The doctor's probes of the network: the proxy, pip's index, the hub.  They run only when the reader asks for them."""
 
-from __future__ import annotations
-
 import re
 import socket
 from urllib.parse import urlsplit

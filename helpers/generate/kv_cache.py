@@ -1,7 +1,5 @@
 """The KV cache: OpenVINO's stateful cache, or a paged cache in tensors of our own."""
 
-from __future__ import annotations
-
 import numpy as np
 
 PREFILL_CHUNK_SIZE = 256  # tokens: as fast as all at once, from SmolLM2's shape to Phi-3's, and shows progress

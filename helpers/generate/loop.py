@@ -65,14 +65,12 @@ class GenerationStats:
     drafted_tokens: int = 0
 
     @classmethod
-    def from_tokens(
-        cls, tokens, prompt_tokens=0, cached_tokens=0, before_ms=0.0, context_length=None, finish_reason=None
-    ) -> GenerationStats:
-        """Return the statistics of generate's `tokens`; `before_ms`, such as tokenization, is added to `ttft_ms`."""
+    def from_tokens(cls, tokens: Sequence[GeneratedToken]) -> GenerationStats:
+        """Return the statistics of generate's `tokens`, without those of the prompt and the context."""
         times = [token.milliseconds for token in tokens]
-        ttft_ms, tpot_ms = before_ms + times[0] if times else None, mean(times[1:]) if times[1:] else None
-        counts, drafted = (prompt_tokens, cached_tokens, len(times)), sum(token.drafted for token in tokens)
-        return cls(*counts, ttft_ms, tpot_ms, context_length, finish_reason, drafted_tokens=drafted)
+        ttft_ms, tpot_ms = times[0] if times else None, mean(times[1:]) if times[1:] else None
+        drafted = sum(token.drafted for token in tokens)
+        return cls(0, 0, len(times), ttft_ms, tpot_ms, None, None, drafted_tokens=drafted)
 
     @property
     def prefilled_tokens(self) -> int:
@@ -143,10 +141,8 @@ class PromptCache:
             logits = self._run(run, len(cached), cancelled)[-n:]
             if not np.isfinite(logits.max()):  # one NaN makes the maximum NaN
                 self.ids = []
-                raise TutorialError(
-                    f"The model's logits after {len(ids)} tokens are not finite numbers.",
-                    'Try INFERENCE_PRECISION_HINT = "f32" in ov_config; if that does not help, export again.',
-                )
+                hint = 'Try INFERENCE_PRECISION_HINT = "f32" in ov_config; if that does not help, export again.'
+                raise TutorialError(f"The model's logits after {len(ids)} tokens are not finite numbers.", hint)
             cached.extend(run)
         self.ids = cached
         return logits
@@ -221,15 +217,11 @@ def generate(
     ids, limit = check_token_ids(prompt_ids), check_int(max_new_tokens, "max_new_tokens")
     context, vocabulary = context_length(model.config), vocabulary_size(model.config)
     if not ids or max(ids) >= vocabulary:
-        raise TutorialError(
-            f"The prompt is empty, or has ids outside this model's vocabulary (0 to {vocabulary - 1}).",
-            "Create it with the tokenizer in the model's folder.",
-        )
+        what = f"The prompt is empty, or has ids outside this model's vocabulary (0 to {vocabulary - 1})."
+        raise TutorialError(what, "Create it with the tokenizer in the model's folder.")
     if len(ids) >= context:
-        raise TutorialError(
-            f"The prompt has {len(ids)} tokens, which leaves no room for an answer in a context of {context}.",
-            "Shorten it, or leave out the oldest messages.",
-        )
+        what = f"The prompt has {len(ids)} tokens, which leaves no room for an answer in a context of {context}."
+        raise TutorialError(what, "Shorten it, or leave out the oldest messages.")
     alternatives = check_int(alternatives, "alternatives", 0)
     if cache and cache.model is not model:
         raise TutorialError("This cache belongs to a different model.", "Create one: PromptCache(model).")

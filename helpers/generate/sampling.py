@@ -1,7 +1,5 @@
 """Logits → the next id: greedy or sampled, with the logits processors of transformers."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 A draft costs time only: a token is accepted where it equals what the model and the sampler choose without it.
 """
 
-from __future__ import annotations
-
 from collections import deque
 from statistics import median
 

@@ -1,7 +1,5 @@
 """Read a model's configuration, in which families of models use different names."""
 
-from __future__ import annotations
-
 from numbers import Integral
 
 from helpers.errors import TutorialError

@@ -1,7 +1,5 @@
 """Choose a device that OpenVINO sees on this machine."""
 
-from __future__ import annotations
-
 import sys
 from dataclasses import dataclass
 

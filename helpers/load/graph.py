@@ -1,7 +1,5 @@
 """Change a model's graph before it is compiled, so that it computes the same logits in less time."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from contextlib import suppress
 

@@ -1,7 +1,5 @@
 """Load an exported model and its tokenizer: with optimum-intel, or with OpenVINO alone in about half the time."""
 
-from __future__ import annotations
-
 import logging
 import os
 from collections.abc import Iterator
@@ -94,10 +92,8 @@ def require_export(settings: Settings) -> Path:
     """Return the folder of the exported model.  Raises TutorialError when it, or a file in it, is missing."""
     folder = settings.model_dir
     if not folder.exists():
-        raise TutorialError(
-            f"There is no export at {display_path(folder)} yet.",
-            f"Run notebook 01_export, or: {settings.command('export', '--format', settings.format)}",
-        )
+        hint = f"Run notebook 01_export, or: {settings.command('export', '--format', settings.format)}"
+        raise TutorialError(f"There is no export at {display_path(folder)} yet.", hint)
     # All of them, because without its configuration transformers chooses a different tokenizer silently.
     if wrong := {name: "missing" for name in LOAD_FILES if not (folder / name).exists()}:
         raise damaged_error(display_path(folder), wrong, _export_command(settings))
@@ -126,14 +122,11 @@ def load_error(settings: Settings, device: str, error: Exception) -> TutorialErr
     if cause := cause_of(error, settings.model_dir):
         return cause
     if isinstance(error, TutorialError):  # the configuration has a value that cannot be used
-        message = f"{folder} cannot be loaded on {device}. {error.message}"
-        return TutorialError(message, again)
+        return TutorialError(f"{folder} cannot be loaded on {device}. {error.message}", again)
     noise = ("Exception from", "Check '")  # positions in OpenVINO's own sources
     words = [line for line in str(error).splitlines() if line.strip() and not line.startswith(noise)] or [""]
-    return TutorialError(
-        f"{folder} cannot be loaded on {device}. {type(error).__name__}: {words[0]}",
-        f"Are the values in ov_config correct (page 02)? If so, {again[0].lower()}{again[1:]}",
-    )
+    hint = f"Are the values in ov_config correct (page 02)? If so, {again[0].lower()}{again[1:]}"
+    return TutorialError(f"{folder} cannot be loaded on {device}. {type(error).__name__}: {words[0]}", hint)
 
 
 def _export_command(settings: Settings) -> str | None:

@@ -4,16 +4,18 @@ A loader takes the settings and the number of threads, and returns a Play.  All 
 keep nothing from the call before.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from itertools import pairwise
 from statistics import mean, median
 
+from helpers import files
 from helpers.errors import TutorialError
+from helpers.generate import PromptCache, generate
+from helpers.load import load_model
 from helpers.metrics.timing import ratio
 from helpers.settings import Settings
 
@@ -25,9 +27,6 @@ LARGEST_CHECKPOINT = 2e9  # bytes, that page 08 loads into PyTorch
 
 def ours(settings: Settings, threads: int, lookup: bool = False) -> Play:
     """Load with load_model.  Raises TutorialError for a device that OpenVINO does not see."""
-    from helpers.generate import PromptCache, generate
-    from helpers.load import load_model
-
     model, *_ = load_model(settings, strict=True)
     pass_times = PromptCache(model).pass_times if lookup else None
 
@@ -109,7 +108,7 @@ def pytorch(settings: Settings, threads: int, dtype: str = "bfloat16", **options
 
 def small_pytorch(settings: Settings, threads: int) -> Play:
     """Load the checkpoint into PyTorch in bf16.  Raises TutorialError where it is missing or large."""
-    size = sum(file.stat().st_size for file in settings.checkpoint_dir.glob("*.safetensors"))
+    size = files.size(settings.checkpoint_dir, "*.safetensors")
     if not size:
         raise TutorialError("There is no checkpoint on this disk.", "Run: python -m helpers fetch")
     if size > LARGEST_CHECKPOINT:
@@ -120,17 +119,13 @@ def small_pytorch(settings: Settings, threads: int) -> Play:
     return pytorch(settings, threads)
 
 
-def on_device(device: str) -> Loader:
-    """Return a loader of `ours` on `device`."""
+def on_device(device: str, settings: Settings, threads: int) -> Play:
+    """Load `ours` on `device`.  Raises TutorialError where OpenVINO does not see it."""
+    import openvino
 
-    def loader(settings: Settings, threads: int) -> Play:
-        import openvino
-
-        if not any(name.startswith(device) for name in openvino.Core().available_devices):
-            raise TutorialError(f"OpenVINO sees no {device} here.", "Page 02 says what it needs.")
-        return ours(replace(settings, device=device), threads)
-
-    return loader
+    if not any(name.startswith(device) for name in openvino.Core().available_devices):
+        raise TutorialError(f"OpenVINO sees no {device} here.", "Page 02 says what it needs.")
+    return ours(replace(settings, device=device), threads)
 
 
 LOADERS: dict[str, tuple[str, Loader]] = {  # name → (the module that it needs, loader): what page 08 compares
@@ -138,8 +133,8 @@ LOADERS: dict[str, tuple[str, Loader]] = {  # name → (the module that it needs
     "optimum-intel generate": ("optimum", optimum),
     "OpenVINO GenAI": ("openvino_genai", genai),
     "PyTorch bf16": ("transformers", small_pytorch),
-    "helpers.generate, GPU": ("openvino", on_device("GPU")),
-    "helpers.generate, NPU": ("openvino", on_device("NPU")),
+    "helpers.generate, GPU": ("openvino", partial(on_device, "GPU")),
+    "helpers.generate, NPU": ("openvino", partial(on_device, "NPU")),
 }
 
 

@@ -1,7 +1,5 @@
 """Perplexity of a model on a text, and how far its predictions are from those of a reference."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -20,15 +18,6 @@ WINDOW = 512  # tokens per run of the model; each starts without context, so a t
 # Reference settings: only with them can the error of a weight format be measured.  By default the CPU plugin may
 # compute in bf16, stores keys and values in 8 bits, and quantizes the inputs of compressed matrices to 8 bits.
 REFERENCE = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
-
-
-@dataclass(frozen=True)
-class Quality:
-    """A model's quality on a text: `kl` (nats per token) and `top1_agreement` (0 to 1) are relative to a reference."""
-
-    perplexity: float
-    kl: float
-    top1_agreement: float
 
 
 def evaluation_text() -> str:
@@ -64,15 +53,9 @@ def kl(reference: np.ndarray, other: np.ndarray) -> float:
     return float(np.mean([_kl(*rows) for rows in zip(reference, other, strict=True)]))
 
 
-def compare(model, ids: Sequence[int], reference: np.ndarray, window: int = WINDOW) -> Quality:
-    """Return all three in one pass that stores one window; `reference`: log_probabilities of `ids` by another model."""
-    found = per_token(model, ids, reference, window)
-    return Quality(float(np.exp(found.nll.mean())), float(found.kl.mean()), float(found.same_top1.mean()))
-
-
 @dataclass(frozen=True)
 class PerToken:
-    """The parts of Quality for each predicted token, arrays of [n]: `nll` and `kl` in nats, `same_top1` as 0 or 1."""
+    """A model's quality at each predicted token, arrays of [n]: `nll` and `kl` in nats, `same_top1` as 0 or 1."""
 
     nll: np.ndarray
     kl: np.ndarray
@@ -80,7 +63,7 @@ class PerToken:
 
 
 def per_token(model, ids: Sequence[int], reference: np.ndarray, window: int = WINDOW, chunk: int | None = None):
-    """Return the PerToken of `ids`; arguments as those of compare.
+    """Return the PerToken of `ids` in one pass that stores one window; `reference`: log_probabilities by another model.
 
     With `chunk`, a window is run in calls of so many tokens, each behind the KV cache of those before it, as decode is.
     """
@@ -126,10 +109,8 @@ def _windows(
         next_ids = ids[start + 1 : start + 1 + window]
         logits = _logits(model, ids[start : start + len(next_ids)], chunk or window)  # [k, vocabulary]
         if len(logits) != len(next_ids):
-            raise TutorialError(
-                "This model returns the logits of the last position only.",
-                "Load it with OVModelForCausalLM.from_pretrained, which returns those of all positions.",
-            )
+            hint = "Load it with OVModelForCausalLM.from_pretrained, which returns those of all positions."
+            raise TutorialError("This model returns the logits of the last position only.", hint)
         yield log_softmax(logits), np.array(next_ids)
 
 

@@ -1,7 +1,5 @@
 """Compress a 16-bit export by the flags of optimum-cli, without tracing the model again."""
 
-from __future__ import annotations
-
 import time
 from argparse import ArgumentParser
 from collections.abc import Sequence

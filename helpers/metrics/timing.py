@@ -4,8 +4,6 @@ The protocol: the sides take turns, round by round, and the first round is a war
 ratio is the median of the ratios within each round, which other load on the machine disturbs least.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor

@@ -1,13 +1,12 @@
 """HTTP → requests to the engine: the OpenAI API's chat completions, and an error in its shape for everything else."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import secrets
 import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Annotated, Literal
 
 from fastapi import Depends, FastAPI, Request
@@ -103,13 +102,9 @@ class Metrics:
         self.answers = Counter("chat_requests", "Requests by the status of their answer", ["status"], registry=registry)
         self.tokens = Counter("chat_tokens", "Tokens of prompts and of answers", ["kind"], registry=registry)
         self.ttft = Histogram("chat_ttft_seconds", "Time to the first token", registry=registry)
-        gauges = {
-            "chat_in_progress": lambda: engine.in_progress,
-            "chat_running": lambda: engine.running,
-            "chat_kv_cache_percent": lambda: engine.cache_percent,
-        }
-        for name, value in gauges.items():
-            Gauge(name, name.replace("_", " "), registry=registry).set_function(value)
+        for name in ("in_progress", "running", "kv_cache_percent"):
+            gauge = Gauge(f"chat_{name}", f"chat {name.replace('_', ' ')}", registry=registry)
+            gauge.set_function(partial(getattr, engine, name))
 
 
 class Answer:

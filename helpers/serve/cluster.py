@@ -1,7 +1,5 @@
 """Replicas of the server on one or more machines: Ray Serve starts them, spreads requests, replaces dead ones."""
 
-from __future__ import annotations
-
 import os
 import signal
 import socket

@@ -180,7 +180,7 @@ class Engine:
 
     def __init__(self, connection, tok, model: str, context: int, limits: Limits, process=None) -> None:
         self.tok, self.model, self.context_length, self.limits = tok, model, context, limits
-        self.running, self.cache_percent, self.failure = 0, 0.0, None
+        self.running, self.kv_cache_percent, self.failure = 0, 0.0, None
         self._connection, self._process, self._loop, self._flush = connection, process, None, None
         self._generations: dict[int, Generation] = {}
         self._numbers, self._mean_seconds = count(), 1.0
@@ -204,13 +204,6 @@ class Engine:
             raise load_error(settings, settings.device, RuntimeError(loaded))
         context = min(loaded, context_length(SimpleNamespace(**read_json(folder / "config.json"))))
         return cls(ours, tok, settings.model, context, limits, process)
-
-    @classmethod
-    def in_thread(cls, pipeline, tok, model: str, context: int = 8192, limits: Limits = Limits()) -> Engine:
-        """Step `pipeline` in a thread of this process."""
-        ours, theirs = multiprocessing.Pipe()
-        threading.Thread(target=run_steps, args=(pipeline, theirs), daemon=True).start()
-        return cls(ours, tok, model, context, limits)
 
     @property
     def in_progress(self) -> int:
@@ -248,7 +241,7 @@ class Engine:
         """Hand what the pipeline sends to the event loop; runs in a thread."""
         try:
             while True:
-                events, self.running, self.cache_percent = self._connection.recv()
+                events, self.running, self.kv_cache_percent = self._connection.recv()
                 if events:
                     self._loop.call_soon_threadsafe(self._deliver, events)
         except (EOFError, OSError, TypeError, RuntimeError):  # the last two: the connection, the event loop is closed
@@ -279,7 +272,6 @@ class Engine:
                 generation.changed.set()
 
     def _fail(self) -> None:
-        self.failure = ENDED
         for generation in self._generations.values():
             generation.error = ENDED
             generation.changed.set()

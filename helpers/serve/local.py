@@ -1,7 +1,5 @@
 """Serve from this process, on loopback: for a notebook and for tests.  python -m helpers serve uses Ray Serve."""
 
-from __future__ import annotations
-
 import secrets
 import socket
 import threading
@@ -10,6 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import uvicorn
+
+from helpers.serve.app import create_app
 from helpers.serve.engine import Engine
 
 
@@ -25,10 +26,6 @@ class Server:
 @contextmanager
 def running(engine: Engine, api_key: str = "", port: int = 0) -> Iterator[Server]:
     """Serve `engine` on 127.0.0.1 in the block, with a new key unless one is given; then end both."""
-    import uvicorn
-
-    from helpers.serve.app import create_app
-
     key = api_key or secrets.token_urlsafe(32)
     listening = socket.create_server(("127.0.0.1", port))
     config = uvicorn.Config(create_app(engine, key), log_level="warning", timeout_graceful_shutdown=10)

@@ -4,8 +4,6 @@ All figures are transparent; their ink has a contrast of 4:1 or more on white an
 colours of 3.4:1.  Hatches, markers and dashes tell series apart without colour.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence, Sized
 from functools import partial
 from io import BytesIO

@@ -1,7 +1,5 @@
 """Labelled boxes joined by arrows."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from itertools import chain, pairwise
 from textwrap import wrap

@@ -1,7 +1,5 @@
 """Tables and sources: what reads best as text."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape

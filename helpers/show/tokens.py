@@ -1,7 +1,5 @@
 """Tokens as coloured chips."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from difflib import SequenceMatcher
 from html import escape
