@@ -161,7 +161,7 @@ def tests(session: nox.Session) -> None:
     posargs = [argument for argument in session.posargs if argument != "--no-browser"]
     timed(session, "fetch", *HELPERS, "fetch", env=EMBEDDED)
     timed(session, "export", *HELPERS, "export", env=EMBEDDED)
-    timed(session, "load and answer", *HELPERS, "ask", "What is the capital of France?", env=EMBEDDED)
+    timed(session, "load and answer", *HELPERS, "ask", "What is photosynthesis?", env=EMBEDDED)
     spent.append(("from a fresh clone to the first answer", sum(seconds for _, seconds in spent)))
     if browser:
         timed(session, "find or download a browser", PYTHON, "tests/browser/browsers.py")

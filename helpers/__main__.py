@@ -175,7 +175,7 @@ def ask(
 
     choice = chosen(model=model, format=format, device=device)
     if not question.strip():
-        raise TutorialError("The question is empty.", 'Try: python -m helpers ask "What is the capital of France?"')
+        raise TutorialError("The question is empty.", 'Try: python -m helpers ask "What is photosynthesis?"')
     sampling = chosen_sampling(repetition_penalty=repetition_penalty)
     print_answer(load_conversation(choice, sampling, max_new_tokens, thinking=thinking).say(question))
 

@@ -26,8 +26,9 @@ HUB_NAME = re.compile(
 PLAIN_FORMATS = {"int8": ("--weight-format", "int8"), "fp16": ("--weight-format", "fp16")}
 OPEN_FLAGS = {"int4": (), **PLAIN_FORMATS}
 
-# Three first questions.  SmolLM2 answers them well, and to the end, with its defaults; tried beside eight others.
-STARTERS = ("What is the capital of France?", "Give me three tips for a good night's sleep.", "What is photosynthesis?")
+# Three first questions.  SmolLM2 answers them well with its defaults, whatever a processor rounds (test_defaults.py).
+# "What is the capital of France?" got an answer in broken French with 6 of 14 combinations of rounding and KV cache.
+STARTERS = ("What is photosynthesis?", "Give me three tips for a good night's sleep.", "What is water made of?")
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from jupyter_client import BlockingKernelClient, KernelManager
 
 from helpers import settings
 
-QUESTION = "What is the capital of France?"
+QUESTION = "What is the opposite of hot?"
 CODE = f"""
 from helpers import settings
 from helpers.chat.conversation import Conversation

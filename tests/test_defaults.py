@@ -3,13 +3,17 @@
 import inspect
 import json
 import sys
+from dataclasses import replace
 
 import pytest
 
 from helpers import __main__ as command_line
-from helpers.catalog import SMOLLM2_INT4
+from helpers import settings
+from helpers.catalog import SMOLLM2_INT4, STARTERS
 from helpers.chat.conversation import Conversation
-from helpers.generate.sampling import CHAT
+from helpers.generate.sampling import CHAT, GREEDY
+from helpers.load import load_model
+from helpers.metrics.quality import REFERENCE
 from helpers.settings import ROOT
 
 sys.path.insert(0, str(ROOT / "bench"))  # its files are scripts, not a package
@@ -65,3 +69,39 @@ def test_a_question_without_words_is_not_checked():
 def test_the_interval_of_equal_chunks_is_a_point():
     results = {"distance | fp16": {"chunks": [[64, 200.0, 0.0, 64]] * 5}}
     assert defaults.with_interval(defaults.drawn(results, "fp16")[:, 1], ".0f") == "1000 [1000, 1000]"
+
+
+FULL, GROUP, KV = REFERENCE.items()  # arithmetic, dynamic quantization, KV cache
+ROUNDING = {
+    "default": {},
+    "f32": dict([FULL]),
+    "no dynamic quantization": dict([GROUP]),
+    "f32 KV cache": dict([KV]),
+    "groups of 32": {"DYNAMIC_QUANTIZATION_GROUP_SIZE": "32"},
+    "groups of 64, f16 KV cache": {"DYNAMIC_QUANTIZATION_GROUP_SIZE": "64", "KV_CACHE_PRECISION": "f16"},
+    "reference": REFERENCE,
+}
+SHOWN = {  # a question that pages or commands show → one of these words is in a right answer
+    "What is photosynthesis?": ("oxygen", "energy"),
+    "Give me three tips for a good night's sleep.": ("1.",),
+    "What is water made of?": ("hydrogen", "water"),
+    "What is the opposite of hot?": ("cold",),
+}
+
+
+@pytest.mark.model
+@pytest.mark.weekly
+@pytest.mark.parametrize("paged", [True, False], ids=["paged", "stateful"])
+@pytest.mark.parametrize("rounding", ROUNDING)
+def test_the_questions_that_are_shown_are_answered_whatever_a_processor_rounds(rounding, paged):
+    """About the capital of France two first tokens are nearly as likely, and one of them begins a text in French."""
+    assert {*STARTERS} < {*SHOWN}
+    choice = settings.load()
+    choice = replace(choice, model="smollm2-instruct", device="CPU", ov_config=choice.ov_config | ROUNDING[rounding])
+    model, tok, _ = load_model(choice, paged=paged)
+    for sampling in (CHAT, GREEDY):
+        for question, words in SHOWN.items():
+            answer = Conversation(model, tok, sampling=sampling, max_new_tokens=90).say(question)
+            text = "".join(answer)
+            assert any(word in text for word in words), f"{question} {sampling}: {text}"
+            assert answer.message.stats.new_tokens > 5 and not [each for each in answer.warnings() if "repeats" in each]

@@ -249,11 +249,11 @@ def test_export_takes_optimum_cli_s_flags_after_two_dashes(helpers, exported, se
 
 @pytest.mark.model
 @pytest.mark.weekly
-def test_ask_answers_paris_on_a_device_that_is_here(helpers):
-    question = "What is the capital of France?"
+def test_ask_answers_on_a_device_that_is_here(helpers):
+    question = "What is the opposite of hot?"
     code, out, errors = helpers("ask", question, "--format", "int4", "--device", "GPU.9", TUTORIAL_MODEL_ROOT="model")
     assert code == 0, errors
-    assert "Paris" in out and question not in out, "the answer, without the prompt's echo"
+    assert "cold" in out and question not in out, "the answer, without the prompt's echo"
     assert "No GPU.9 on this machine" in errors and "Using CPU." in errors
 
 
@@ -272,12 +272,21 @@ def test_ctrl_c_during_ask_is_code_130_and_keeps_what_was_printed(start):
 @pytest.mark.model
 def test_chat_answers_line_by_line_and_continues_after_errors(helpers, tmp_path):
     saved, page = tmp_path / "a chat.json", tmp_path / "chat.md"
-    typed = "What is the capital of France?\n\n/dance\n/save\n/load no.json\n/export no/x.md\nAnd in a word?\n"
+    typed = "What is the opposite of hot?\n\n/dance\n/save\n/load no.json\n/export no/x.md\nAnd in a word?\n"
     typed += f"/save {saved}\n/export {page}\n/clear\n/regenerate\n/load {saved}\n/regenerate\n/help\n/bye\nnever\n"
-    options = "--format", "int4", "--device", "GPU.9", "--max-new-tokens", "12", "--system", "Answer in one sentence."
+    options = (
+        "--format",
+        "int4",
+        "--device",
+        "GPU.9",
+        "--max-new-tokens",
+        "12",
+        "--system",
+        "You are a helpful AI assistant.",
+    )
     code, out, errors = helpers("chat", *options, TUTORIAL_MODEL_ROOT="model", typed=typed)
     assert code == 0, errors
-    assert "Paris" in out and "capital of France?" not in out and "[" not in out, "the answers and nothing else"
+    assert "cold" in out and "opposite of hot?" not in out and "[" not in out, "the answers and nothing else"
     for sentence in [
         "Using CPU.",
         "There is no command /dance.\n/regenerate",

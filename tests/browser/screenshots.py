@@ -49,10 +49,10 @@ def take(chat: ChatPage, name: str, of: Locator) -> None:
 def test_take_the_pictures(chat):
     box = chat.cell(1).locator(".jp-OutputArea-output")
     chat.log.evaluate("log => log.style.height = '345px'")  # as a person would draw it to fit
-    chat.ask("What is the capital of France?")
+    chat.ask("What is photosynthesis?")
     chat.button("X-ray").click()
     tokens = chat.root.get_by_role("group", name="Tokens").get_by_role("button")
-    tokens.filter(has_text="Paris").click()
+    tokens.filter(has_text="energy").first.click()
     take(chat, "chat-xray.png", box)
     chat.button("X-ray").click()
     chat.ask("Give me three tips for a good night's sleep.")

@@ -22,7 +22,7 @@ from helpers.serve.local import running
 from helpers.tokenize import prompt_ids
 
 pytestmark = pytest.mark.model
-QUESTIONS = ["What is the capital of France?", "Write a short poem about the sea."]
+QUESTIONS = ["What is the opposite of hot?", "Write a short poem about the sea."]
 # Nearly equal logits decide alike in both engines only without bf16 and quantized keys.
 EXACT = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
 
@@ -78,15 +78,15 @@ def test_greedy_text_is_that_of_generate(server, choice):
         ours = "".join(stream_decode(tok, [token.id for token in generate(model, ids, 24, cache=PromptCache(model))]))
         assert ask(server, question)["choices"][0]["message"]["content"] == ours
     # In a batch of several, and with a prefix from the cache.
-    assert ask(server, QUESTIONS[0])["choices"][0]["message"]["content"] == "The capital of France is Paris."
+    assert ask(server, QUESTIONS[0])["choices"][0]["message"]["content"].startswith("The opposite of hot is cold.")
 
 
 def test_a_stop_string_and_log_probabilities(server):
-    answer = ask(server, QUESTIONS[0], stop=["Paris"], logprobs=True)
+    answer = ask(server, QUESTIONS[0], stop=["cold"], logprobs=True)
     (choice,) = answer["choices"]
-    assert choice["message"]["content"] == "The capital of France is " and choice["finish_reason"] == "stop"
+    assert choice["message"]["content"] == "The opposite of hot is " and choice["finish_reason"] == "stop"
     entries = choice["logprobs"]["content"]
-    assert [entry["token"] for entry in entries][:2] == ["The", " capital"] and all(e["logprob"] <= 0 for e in entries)
+    assert [entry["token"] for entry in entries][:2] == ["The", " opposite"] and all(e["logprob"] <= 0 for e in entries)
 
 
 def test_the_same_seed_gives_the_same_text(server):
@@ -100,7 +100,7 @@ def test_clients_that_hang_up_leave_no_slot_in_use(server, engine):
     for number in range(40):
         hang_up(server, number)
     wait_until_idle(engine)
-    assert ask(server, QUESTIONS[0])["choices"][0]["message"]["content"] == "The capital of France is Paris."
+    assert ask(server, QUESTIONS[0])["choices"][0]["message"]["content"].startswith("The opposite of hot is cold.")
 
 
 @pytest.mark.weekly
@@ -129,7 +129,7 @@ def test_the_context_is_bounded_by_the_kv_cache(choice):
 def test_an_interrupt_does_not_end_the_process_with_the_model(server, engine):
     """That of a notebook, as Ctrl-C in a terminal, reaches all processes of the kernel's group."""
     os.kill(engine._process.pid, signal.SIGINT)
-    assert ask(server, QUESTIONS[0])["choices"][0]["message"]["content"] == "The capital of France is Paris."
+    assert ask(server, QUESTIONS[0])["choices"][0]["message"]["content"].startswith("The opposite of hot is cold.")
 
 
 def test_when_the_process_with_the_model_is_killed_health_tells(server, engine):
