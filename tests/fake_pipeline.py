@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import threading
 import time
 from collections import deque
@@ -9,6 +10,8 @@ from collections.abc import Callable
 from types import SimpleNamespace
 
 from fakes import END, token_ids, tokenizer
+
+from helpers.serve.engine import Engine, Limits, run_steps
 
 
 class FakePipeline:
@@ -85,3 +88,10 @@ class FakeHandle:
 
     def cancel(self) -> None:
         self.status = "CANCEL"
+
+
+def engine_in_thread(pipeline, model: str = "fake", context: int = 8192, **options) -> Engine:
+    """Return an engine whose pipeline is stepped in a thread of this process."""
+    ours, theirs = multiprocessing.Pipe()
+    threading.Thread(target=run_steps, args=(pipeline, theirs), daemon=True).start()
+    return Engine(ours, tokenizer(), model, context, options.get("limits", Limits()))

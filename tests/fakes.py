@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -21,6 +22,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from helpers.chat.conversation import Conversation
+from helpers.chat.messages import fingerprint, to_json
+from helpers.files import atomic_write_text
 from helpers.generate.sampling import GREEDY
 
 CODE = """# A heading
@@ -184,3 +187,9 @@ def fake_conversation(*parts, rate: float = 1e6, **settings) -> Conversation:
     reply = (lambda text: list(parts)) if parts else (lambda text: ANSWERS.get(text, [text]))
     # A scripted model repeats itself on purpose, which the penalty of the default sampling would prevent.
     return Conversation(FakeModel(reply, rate), tokenizer(), **PLAIN | settings)
+
+
+def save_conversation(path: Path, tok, system: str, truncated_messages: int, messages, paths=()) -> Path:
+    """Write messages as Conversation.save does, without a conversation."""
+    atomic_write_text(path, to_json(fingerprint(tok), system, truncated_messages, messages, paths))
+    return path

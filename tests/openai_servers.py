@@ -132,17 +132,16 @@ _running = []  # servers, until the process ends
 
 def served_conversation(rate: float, **settings):
     """Return a RemoteConversation with our own server, whose pipeline is a fake one and answers as fakes has it."""
-    from fake_pipeline import FakePipeline
-    from fakes import ANSWERS, tokenizer
+    from fake_pipeline import FakePipeline, engine_in_thread
+    from fakes import ANSWERS
 
     from helpers.chat.remote import RemoteConversation
     from helpers.generate.sampling import GREEDY
-    from helpers.serve.engine import Engine
     from helpers.serve.local import running
 
     pipeline = FakePipeline(lambda text: ANSWERS.get(text, [text])[0])
     pipeline.pace = 1 / rate
-    _running.append(running(Engine.in_thread(pipeline, tokenizer(), "fake"), KEY))
+    _running.append(running(engine_in_thread(pipeline), KEY))
     server = _running[-1].__enter__()
     conversation = RemoteConversation(server.url, server.model, KEY, **{"sampling": GREEDY} | settings)
     conversation.pipeline = pipeline

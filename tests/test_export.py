@@ -151,8 +151,9 @@ def test_other_flags_are_not_passed_off_as_these(exported, settings):
 
 
 def test_the_flags_of_a_command_are_all_but_the_model_and_the_folder():
-    assert export._flags(["optimum-cli", "export", "openvino", "-m", "here", "--task", "t", "out"]) == ["--task", "t"]
-    assert export._flags(["optimum-cli", "export", "openvino", "out"]) is export._flags(None) is None
+    argv = ["optimum-cli", "export", "openvino", "-m", "here", "--task", "t", "out"]
+    assert export._parse(argv) == (export.ROOT / "here", ["--task", "t"])
+    assert export._parse(["optimum-cli", "export", "openvino", "out"]) is export._parse(None) is None
 
 
 def test_a_different_checkpoint_path_or_order_of_flags_is_the_same_export(exported, settings):
@@ -383,14 +384,16 @@ def test_a_command_without_a_model_is_refused(argv, target):
     assert not target.parent.exists()
 
 
-def test_the_disk_must_have_space_for_an_uncompressed_graph_too(tmp_path):
+def test_the_disk_must_have_space_for_an_uncompressed_graph_too(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(export.files, "require_disk_space", lambda folder, gib: asked.append(gib) or 1 / 0)
     for name, size in {"a.safetensors": 2**30, "b.safetensors": 2**29, "config.json": 2**28}.items():
         with (tmp_path / name).open("wb") as stream:
             stream.truncate(size)  # takes no room itself
-    for option in ("--model", "-m"):
-        needed = export._scratch_gib(["export", option, str(tmp_path), "x"])
-        assert needed == pytest.approx(1.5 * export.SCRATCH_FACTOR)
-    assert export._scratch_gib(["export", "--model", "org/model", "x"]) == 0
+    for option, model in (("--model", str(tmp_path)), ("-m", str(tmp_path)), ("-m", "org/model")):
+        with pytest.raises(ZeroDivisionError):
+            run(["optimum-cli", "export", "openvino", option, model, str(tmp_path / "x")])
+    assert asked == pytest.approx([1.5 * export.SCRATCH_FACTOR, 1.5 * export.SCRATCH_FACTOR, 0])
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 
 import pytest
 import tomli_w
+from fakes import save_conversation
 from hypothesis import assume, example, given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
@@ -17,7 +18,7 @@ from strategies import BITS, FRAGMENTS, Found, cut
 from helpers import settings
 from helpers.chat import widget
 from helpers.chat.markdown import render
-from helpers.chat.messages import Message, load_conversation, save_conversation, stats_line, to_markdown
+from helpers.chat.messages import Message, load_conversation, stats_line, to_markdown
 from helpers.checkpoint.random_weights import phi3_tokenizer
 from helpers.decode import stream_decode
 from helpers.errors import TutorialError

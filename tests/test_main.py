@@ -274,17 +274,9 @@ def test_chat_answers_line_by_line_and_continues_after_errors(helpers, tmp_path)
     saved, page = tmp_path / "a chat.json", tmp_path / "chat.md"
     typed = "What is the opposite of hot?\n\n/dance\n/save\n/load no.json\n/export no/x.md\nAnd in a word?\n"
     typed += f"/save {saved}\n/export {page}\n/clear\n/regenerate\n/load {saved}\n/regenerate\n/help\n/bye\nnever\n"
-    options = (
-        "--format",
-        "int4",
-        "--device",
-        "GPU.9",
-        "--max-new-tokens",
-        "12",
-        "--system",
-        "You are a helpful AI assistant.",
-    )
-    code, out, errors = helpers("chat", *options, TUTORIAL_MODEL_ROOT="model", typed=typed)
+    options = "--format", "int4", "--device", "GPU.9", "--max-new-tokens", "12"
+    system = "You are a helpful AI assistant."
+    code, out, errors = helpers("chat", *options, "--system", system, TUTORIAL_MODEL_ROOT="model", typed=typed)
     assert code == 0, errors
     assert "cold" in out and "opposite of hot?" not in out and "[" not in out, "the answers and nothing else"
     for sentence in [
@@ -302,7 +294,7 @@ def test_chat_answers_line_by_line_and_continues_after_errors(helpers, tmp_path)
     first, second, again = [line for line in errors.splitlines() if " · prompt " in line]
     assert "(0 cached)" in first and "(0 cached)" not in second
     assert second.split(" · prompt ")[1][:9] == again.split(" · prompt ")[1][:9], "a different prompt after loading"
-    assert "## System\n\n> Answer in one sentence.\n\n## User\n\n> What is" in page.read_text(encoding="utf-8")
+    assert f"## System\n\n> {system}\n\n## User\n\n> What is" in page.read_text(encoding="utf-8")
 
 
 @pytest.mark.model

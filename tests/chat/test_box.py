@@ -8,6 +8,7 @@ import re
 import threading
 import time
 import weakref
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
@@ -414,8 +415,10 @@ def test_invalid_settings_change_nothing(box, name, value):
 
 def test_settings_begin_as_the_conversation_has_them():
     sampling = Sampling(0.5, 40, 0.8, 1.2, 11)
-    settings = ChatBox(fake_conversation(system="Hi", sampling=sampling, max_new_tokens=3)).settings
-    assert settings._sampling() == sampling, "top_k, which has no control, stays"
+    box = ChatBox(fake_conversation(system="Hi", sampling=sampling, max_new_tokens=3))
+    settings = box.settings
+    settings.top_p.value = 0.7
+    assert box.conversation.sampling == replace(sampling, top_p=0.7), "top_k, which has no control, stays"
     assert (settings.system.value, settings.max_new_tokens.value, settings.seed.value) == ("Hi", 3, "11")
     assert settings.controls.layout.display == "none"
     settings.shown.value = True

@@ -27,7 +27,7 @@ from helpers.generate.kv_cache import PREFILL_CHUNK_SIZE, StatefulKVCache
 from helpers.generate.loop import MIN_PREFILL
 from helpers.generate.sampling import GREEDY, Sampling
 from helpers.settings import ROOT
-from helpers.tokenize import prompt_ids, prompt_tokens
+from helpers.tokenize import prompt_ids
 
 VARIED = Sampling(repetition_penalty=1.3)  # greedy, but no model repeats one token forever
 TEXT = "blue river seven of the and a 12 x= é 日本 👩‍🚀 - ** tell me why not now"
@@ -647,7 +647,6 @@ def test_typed_special_tokens_are_ordinary_text(lm, kind, attack):
     for end in names[:16]:
         text = attack.format(end=end, start=names[-1])
         assert structure(text) == structure("harmless"), text
-        assert all(author is None for index, author in prompt_tokens(tok, as_dicts(conversation)) if index in special)
 
 
 def test_a_saved_conversation_continues(tmp_path):

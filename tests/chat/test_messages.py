@@ -10,13 +10,14 @@ from types import SimpleNamespace
 
 import mistune
 import pytest
+from fakes import save_conversation
 from hypothesis import example, given
 from hypothesis import strategies as st
 from payloads import PAYLOADS
 from strategies import reshaped
 
 from helpers.chat import messages
-from helpers.chat.messages import Message, load_conversation, save_conversation, stats_line, to_markdown
+from helpers.chat.messages import Message, load_conversation, stats_line, to_markdown
 from helpers.errors import TutorialError
 from helpers.generate.loop import FINISH_REASONS, GeneratedToken, GenerationStats
 

@@ -78,7 +78,7 @@ def test_a_device_that_openvino_does_not_see_is_named(device):
     if any(name.startswith(device) for name in Core().available_devices):
         pytest.skip(f"this machine has a {device}")
     with pytest.raises(TutorialError, match=f"no {device} here"):
-        engines.on_device(device)(settings.Settings(), 2)
+        engines.on_device(device, settings.Settings(), 2)
 
 
 def test_pytorch_needs_a_small_checkpoint_on_this_disk(tmp_path, monkeypatch):

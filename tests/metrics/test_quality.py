@@ -146,24 +146,25 @@ def test_the_calibration_chats_are_not_in_the_evaluation_text():
 
 
 @pytest.mark.parametrize("window", [4, 13, 30])
-def test_compare_returns_in_one_pass_what_pytorch_and_the_three_functions_do(window):
+def test_one_pass_returns_what_pytorch_and_the_three_functions_do(window):
     """With random logits that depend on the position in the window, as a model's do."""
     random = np.random.default_rng(window)
     table, reference = random.normal(size=(50, 50)), rows(*random.normal(size=(29, 50)).tolist())
     ids = random.integers(0, 50, 30).tolist()
     model = fake(lambda ids: table[ids] * (1 + np.arange(len(ids)))[:, None])
-    log_p, compared = quality.log_probabilities(model, ids, window), quality.compare(model, ids, reference, window)
+    log_p, compared = quality.log_probabilities(model, ids, window), quality.per_token(model, ids, reference, window)
+    perplexity = np.exp(compared.nll.mean())
     ours, theirs = torch.tensor(log_p).double(), torch.tensor(reference).double()
     loss = torch.nn.functional.nll_loss(ours, torch.tensor(ids[1:]))
     divergence = torch.nn.functional.kl_div(ours, theirs, reduction="batchmean", log_target=True)
-    assert compared.perplexity == pytest.approx(float(loss.exp()), rel=1e-5)
-    assert compared.perplexity == pytest.approx(quality.perplexity(model, ids, window))
-    assert compared.kl == pytest.approx(float(divergence), rel=1e-4)
-    assert compared.kl == pytest.approx(quality.kl(reference, log_p), rel=1e-5)
+    assert perplexity == pytest.approx(float(loss.exp()), rel=1e-5)
+    assert perplexity == pytest.approx(quality.perplexity(model, ids, window))
+    assert compared.kl.mean() == pytest.approx(float(divergence), rel=1e-4)
+    assert compared.kl.mean() == pytest.approx(quality.kl(reference, log_p), rel=1e-5)
     same = (theirs.argmax(-1) == ours.argmax(-1)).double().mean()
-    assert compared.top1_agreement == pytest.approx(float(same))
-    itself = quality.compare(model, ids, log_p, window)
-    assert (itself.kl, itself.top1_agreement) == (0, 1)
+    assert compared.same_top1.mean() == pytest.approx(float(same))
+    itself = quality.per_token(model, ids, log_p, window)
+    assert (itself.kl.mean(), itself.same_top1.mean()) == (0, 1)
 
 
 @pytest.mark.weekly
@@ -172,10 +173,10 @@ def test_an_int4_export_is_close_to_its_checkpoint_in_pytorch(exported, checkpoi
     from transformers import AutoModelForCausalLM
 
     reference = expected(AutoModelForCausalLM.from_pretrained(checkpoint), IDS)[:-1]
-    compared = quality.compare(load(exported.folder, **quality.REFERENCE), IDS, reference.numpy())
-    assert 0 < compared.kl < 0.1 and compared.top1_agreement > 0.5
+    compared = quality.per_token(load(exported.folder, **quality.REFERENCE), IDS, reference.numpy())
+    assert 0 < compared.kl.mean() < 0.1 and compared.same_top1.mean() > 0.5
     loss = torch.nn.functional.nll_loss(reference, torch.tensor(IDS[1:]))
-    assert compared.perplexity == pytest.approx(float(loss.exp()), rel=0.1)
+    assert np.exp(compared.nll.mean()) == pytest.approx(float(loss.exp()), rel=0.1)
 
 
 @pytest.mark.parametrize("window", [0, -1, 2.5])

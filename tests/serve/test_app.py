@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
-from fake_pipeline import FakePipeline
+from fake_pipeline import FakePipeline, engine_in_thread
 from fakes import LONG, tokenizer
 from pydantic import ValidationError
 
@@ -52,7 +52,7 @@ def body(text: str = "One two three.", **fields) -> dict:
 
 
 def serve(pipeline: FakePipeline, limits: Limits = LIMITS) -> Iterator[Served]:
-    engine = Engine.in_thread(pipeline, tokenizer(), "fake", 300, limits)
+    engine = engine_in_thread(pipeline, context=300, limits=limits)
     with running(engine, KEY) as server:
         yield Served(pipeline, engine, server.url)
 
@@ -334,7 +334,7 @@ def test_requests_do_not_wait_for_a_step():
     """That of a large model takes seconds.  Prompts that fill the pipe meanwhile do not block the event loop."""
     pipeline, begun, ended = FakePipeline(), threading.Event(), threading.Event()
     pipeline.step = lambda: begun.set() or ended.wait()
-    engine = Engine.in_thread(pipeline, tokenizer(), "fake", 10**6)
+    engine = engine_in_thread(pipeline, context=10**6)
 
     async def ask() -> None:
         for _ in range(40):

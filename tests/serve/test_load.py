@@ -4,10 +4,8 @@ import asyncio
 import sys
 
 import pytest
-from fake_pipeline import FakePipeline
-from fakes import tokenizer
+from fake_pipeline import FakePipeline, engine_in_thread
 
-from helpers.serve.engine import Engine
 from helpers.serve.local import running
 from helpers.settings import ROOT
 
@@ -18,7 +16,7 @@ import load
 @pytest.fixture
 def server(monkeypatch):
     monkeypatch.setattr(load, "THINK", (0.0, 0.01))
-    engine = Engine.in_thread(FakePipeline(lambda text: text), tokenizer(), load.choice.model)
+    engine = engine_in_thread(FakePipeline(lambda text: text), load.choice.model)
     with running(engine, load.KEY) as served:
         yield load.Server(int(served.url.split(":")[2].removesuffix("/v1")), None)
 
