@@ -499,7 +499,7 @@ def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path, monkeypatch):
 def test_freed_memory_goes_back_to_the_system():
     code = """
 import ctypes, psutil
-from helpers.chat.conversation import trim_malloc
+from helpers.chat.answer import trim_malloc
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
 blocks = [libc.malloc(60_000) for _ in range(2000)]

@@ -14,7 +14,8 @@ from IPython import get_ipython
 from ipywidgets import Checkbox, Dropdown, FloatText, IntText, Layout, Text, Textarea, ToggleButton, VBox, Widget
 
 from helpers import settings as project
-from helpers.chat.conversation import Answer, Conversation, require_idle
+from helpers.chat.answer import Answer, require_idle
+from helpers.chat.conversation import Conversation
 from helpers.chat.history import History
 from helpers.chat.messages import stats_line
 from helpers.chat.picture import to_html

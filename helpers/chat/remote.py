@@ -10,7 +10,8 @@ from contextlib import suppress
 from dataclasses import replace
 from itertools import chain
 
-from helpers.chat.conversation import Answer, Conversation, require_idle
+from helpers.chat.answer import Answer, require_idle
+from helpers.chat.conversation import Conversation
 from helpers.chat.delta import Vocabulary, read_delta
 from helpers.chat.messages import Message
 from helpers.chat.server import KEY_VARIABLE, SERVER_VARIABLE, Refusal, Server, Stream, count

@@ -8,7 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from select import select
 
-from helpers.chat.conversation import Answer, Conversation
+from helpers.chat.answer import Answer
+from helpers.chat.conversation import Conversation
 from helpers.chat.history import Entry
 from helpers.chat.messages import stats_line
 from helpers.errors import TutorialError, printable

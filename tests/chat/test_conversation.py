@@ -705,7 +705,7 @@ def test_an_unused_conversation_frees_its_cache_at_once(lm):
 def test_freed_memory_goes_back_to_the_system():
     code = """
 import ctypes, psutil
-from helpers.chat.conversation import trim_malloc
+from helpers.chat.answer import trim_malloc
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
 blocks = [libc.malloc(60_000) for _ in range(2000)]

@@ -14,7 +14,7 @@ from fakes import WORDS, fake_conversation
 
 from helpers.chat import conversation as conversation_module
 from helpers.chat import terminal
-from helpers.chat.conversation import Answer
+from helpers.chat.answer import Answer
 from helpers.chat.history import History
 from helpers.errors import TutorialError
 from helpers.settings import ROOT
