@@ -1,18 +1,19 @@
-"""Where the time goes: what the paged KV cache saves, how fast the LM head reads, prefill beside GenAI alone."""
+"""Where the time goes: what the paged KV cache saves, how fast the LM head reads, what fused projections change."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from copy import copy
 from dataclasses import replace
-from functools import partial
 from itertools import count, pairwise
+from unittest import mock
 
-from engines import GENAI, OURS, Worker
+from engines import GENAI, Worker
 
 from helpers import settings
 from helpers.generate import PromptCache
-from helpers.load import load_model
+from helpers.load import graph, load_model
 from helpers.metrics import timing
 
 
@@ -61,21 +62,35 @@ def matmuls(choice: settings.Settings, plan, ids: list[int]) -> dict:
     return {"share": share, "head_bytes": size, "head_gb_per_second": size / took[head] / 1e9}
 
 
-def prefill(plan, ids: list[int]) -> dict:
-    """Return the milliseconds of prefill, ours and GenAI's: of one length, and of one that is new in each round.
+def fusion(choice: settings.Settings, plan, ids: list[int]) -> dict:
+    """Return the milliseconds of prefill and of a decode step, with fused projections and without; GenAI's prefill.
 
-    Only these two engines run, so no third one displaces what they hold in the processor's caches.
+    No other engine runs, so that none displaces what these hold in the processor's caches.
     """
-    length, rounds = plan.prefill[1], 2 * plan.rounds + plan.warm_up
-    lengths = {"same length": [length] * rounds, "new length": [length - 2 * n for n in range(rounds)]}
-    with Worker(OURS, plan.threads) as ours, Worker(GENAI, plan.threads) as genai:
+    length, caches = plan.prefill[1], {}
+    for side, fuse in {"fused": graph.fuse_parallel_matmuls, "separate": lambda model: 0}.items():
+        with mock.patch.object(graph, "fuse_parallel_matmuls", fuse):
+            caches[side] = PromptCache(load_model(choice)[0])
 
-        def play(worker: Worker, turns) -> float:
-            n = next(turns)
-            return worker.play(ids[7 * n : 7 * n + lengths[what][n]], 1)["first_ms"]
+    def prefill(cache: PromptCache, start: int) -> float:
+        cache.ids, begun = [], time.perf_counter()
+        cache.logits(ids[start : start + length])
+        return 1000 * (time.perf_counter() - begun)
 
-        found = {}
-        for what in lengths:
-            sides = {worker.name: partial(play, worker, count()) for worker in (ours, genai)}
-            found[what] = timing.interleaved(sides, 2 * plan.rounds, plan.warm_up)
-        return found
+    def decode(cache: PromptCache, start: int) -> float:
+        cache.logits(ids[start : start + 8])
+        begun = time.perf_counter()
+        for n in range(9, 9 + plan.tokens):
+            cache.logits(ids[start : start + n])
+        return 1000 * (time.perf_counter() - begun) / plan.tokens
+
+    def turns(play, cache, rounds) -> Callable[[], float]:
+        return lambda: play(cache, 7 * next(rounds))
+
+    rounds = 2 * plan.rounds, plan.warm_up
+    with Worker(GENAI, plan.threads) as genai:
+        sides = {side: turns(prefill, cache, count()) for side, cache in caches.items()}
+        sides["GenAI"] = turns(lambda worker, at: worker.play(ids[at : at + length], 1)["first_ms"], genai, count())
+        found = {"prefill": timing.interleaved(sides, *rounds)}
+    sides = {side: turns(decode, cache, count()) for side, cache in caches.items()}
+    return found | {"decode": timing.interleaved(sides, *rounds)}

@@ -233,13 +233,14 @@ def sentences(results: dict) -> list[str]:
             f"Matrix multiplications take {head['share']:.2f} of the operation time of a decode step. The largest, "
             f"the LM head with {head['head_bytes'] / 1e6:.0f} MB, reads {head['head_gb_per_second']:.0f} GB/s.",
         ]
-        if alone := results["causes"].get("prefill"):
-            same, new = (ratio(alone[what][PAGED], alone[what][OURS]) for what in ("same length", "new length"))
+        if fused := results["causes"].get("fusion"):
+            decode, prefill = (ratio(fused[what]["fused"], fused[what]["separate"]) for what in ("decode", "prefill"))
+            over = {side: ratio(fused["prefill"]["GenAI"], fused["prefill"][side]) for side in ("fused", "separate")}
             said += [
-                f"Prefill beside GenAI alone, without the other engines' processes between: {same:.2f} times its speed "
-                f"with {n} tokens in each round, and {new:.2f} times with a different number in each round. GenAI "
-                "keeps the kernels of each length that it has met; this project keeps those of a few, which saves "
-                "3 MB for each length (helpers/load/graph.py, kernel_limit)."
+                "This project fuses projections that have the same input (helpers/load/graph.py). A decode step then "
+                f"takes {decode:.2f} of the time, and prefill of {n} tokens {prefill:.2f}. Beside GenAI alone, prefill "
+                f"is {over['fused']:.2f} times as fast as GenAI's, and {over['separate']:.2f} times without fusing. An "
+                "answer takes longer to decode than its prompt to prefill, so the projections stay fused."
             ]
     if "load" in results:
         ours, cold, cached = (

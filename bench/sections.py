@@ -16,7 +16,7 @@ from pathlib import Path
 from shutil import copytree, rmtree
 
 import psutil
-from causes import attention, matmuls, prefill
+from causes import attention, fusion, matmuls
 from engines import ENGINES, LONGEST, LOOKUP_ENGINES, OURS, Worker, bytes_per_token, gguf_file, ov_config
 from rehearsal import family_bytes
 
@@ -298,7 +298,7 @@ def perplexities(plan: Plan) -> dict:
 def causes(plan: Plan) -> dict:
     """Return where the time of our loop goes."""
     given = replace(choice, device="CPU", ov_config=ov_config(plan.threads)), plan, text_ids()
-    return {"attention": attention(*given), "matmuls": matmuls(*given), "prefill": prefill(*given[1:])}
+    return {"attention": attention(*given), "matmuls": matmuls(*given), "fusion": fusion(*given)}
 
 
 SECTIONS = {

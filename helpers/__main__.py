@@ -248,7 +248,8 @@ def serve(
     key = api_key or secrets.token_urlsafe(32)
     if not api_key:
         print(f"API key: {key}")
-    print(f"Starting; then http://{host}:{port}/v1 serves {choice.model}.", flush=True)
+    place = f"[{host}]" if ":" in host else host  # an address of IPv6
+    print(f"Starting; then http://{place}:{port}/v1 serves {choice.model}.", flush=True)
     serve(choice, key, host, port, replicas, address, Limits(cache_gb=cache_gb))
 
 

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
 import sys
 import time
@@ -235,7 +236,8 @@ def _rename(part: Path, target: Path) -> None:
 
 def atomic_write_text(path: Path, text: str) -> None:
     """Write `text` to `path` at once, so that a failure leaves the old file.  Raises TutorialError."""
-    part = path.parent / f"{path.name}.part"  # not with_name: "." has no name to change
+    # Each writer has its own.  Not with_name: "." has no name to change.
+    part = path.parent / f"{path.name}.{secrets.token_hex(4)}.part"
     try:
         if path.exists() and not path.is_file():  # a folder, or a device, which would become a file
             raise TutorialError(f"{path} cannot be written: it is not a file.", "Choose a different name.")

@@ -151,12 +151,16 @@ def test_what_the_paged_cache_saves_and_matrix_multiplications_take_is_said(stor
     stateful = {"prefill 512": [100.0, 200.0], "behind 512": [400.0, 400.0], "decode 1024": [10.0, 10.0]}
     paged = {"prefill 512": [90.0, 180.0], "behind 512": [100.0, 100.0], "decode 1024": [9.5, 9.5]}
     matmuls = {"share": 0.8, "head_bytes": 30_000_000, "head_gb_per_second": 20.0}
-    stored["causes"] = {"attention": {"stateful": stateful, "paged": paged}, "matmuls": matmuls}
+    prefill = {"fused": [110.0, 110.0], "separate": [100.0, 100.0], "GenAI": [99.0, 99.0]}
+    fusion = {"decode": {"fused": [9.0, 9.0], "separate": [10.0, 10.0]}, "prefill": prefill}
+    stored["causes"] = {"attention": {"stateful": stateful, "paged": paged}, "matmuls": matmuls, "fusion": fusion}
     text = report.document(stored, {})
     assert "prefill of 512 tokens takes 0.90 of the time" in text
     assert "prefill of 512 more tokens after those 0.25, and a decode step after all of them 0.95." in text
     assert "Matrix multiplications take 0.80 of the operation time" in text
     assert "the LM head with 30 MB, reads 20 GB/s" in text
+    assert "A decode step then takes 0.90 of the time, and prefill of 512 tokens 1.10." in text
+    assert "prefill is 0.90 times as fast as GenAI's, and 0.99 times without fusing" in text
 
 
 def test_only_what_stands_between_the_marks_is_replaced():

@@ -6,7 +6,9 @@ import io
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -115,7 +117,9 @@ def test_a_waiting_process_takes_over_after_a_kill(tmp_path, start):
 
 SECOND_USER = """
 import os, sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from helpers.files import atomic_directory
 target = Path(sys.argv[1])
@@ -493,6 +497,15 @@ def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path, monkeypatch):
         with pytest.raises(TutorialError):
             atomic_write_text(path, "text")
     assert [path.name for path in tmp_path.rglob("*")] == ["taken"]
+
+
+def test_writers_of_the_same_file_at_the_same_time_each_write_it_whole(tmp_path):
+    """A box and a terminal may keep the same conversation."""
+    path, texts = tmp_path / "chat.json", [str(n) * 200_000 for n in range(8)]
+    with ThreadPoolExecutor(len(texts)) as pool:
+        list(pool.map(partial(atomic_write_text, path), texts * 4))
+    assert path.read_text(encoding="utf-8") in texts
+    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only glibc keeps freed memory to itself")

@@ -16,7 +16,7 @@ from helpers.settings import ROOT
 
 VARIABLE = "TUTORIAL_CONVERSATIONS"  # the folder, if it is not the project's
 INTERVAL = 3.0  # seconds at least between two writes while an answer is generated
-LONGEST_NAME = 50  # characters; of 4 bytes each, they and ".json.part" fit into the 255 that file systems allow
+LONGEST_NAME = 50  # characters of up to 4 bytes; with ".json.01234567.part" they fit into 255 bytes, as a name must
 RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # on Windows
 HEAD = re.compile(rb'(\xef\xbb\xbf)?\s*\{\s*"version":\s*[12]\s*,')
 

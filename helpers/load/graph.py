@@ -32,7 +32,7 @@ def kernel_limit() -> dict[str, str]:
     """
     from openvino import Core
 
-    limit = {"CPU_RUNTIME_CACHE_CAPACITY": "32"}  # not documented: github.com/openvinotoolkit/openvino/issues/23316
+    limit = {"CPU_RUNTIME_CACHE_CAPACITY": "64"}  # not documented: github.com/openvinotoolkit/openvino/issues/23316
     with suppress(RuntimeError):
         Core().set_property("CPU", limit)
         return limit

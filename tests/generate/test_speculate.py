@@ -262,6 +262,19 @@ def test_only_a_pass_of_the_length_before_tells_what_its_length_costs():
     assert times.cost(0) == 1 + CHANGE_SHARE * 0.7
 
 
+def test_a_pass_after_a_different_text_is_not_timed(lm):
+    """It prefills again, and its length is not that of the pass before."""
+    cache, timed = PromptCache(lm.model), []
+    cache.pass_times.add = lambda length, milliseconds: timed.append(length)
+    tokens = generate(lm.model, lm.prompts[0], 4, stop_ids=(), cache=cache, lookup=True)
+    next(tokens), next(tokens)
+    assert timed == [0]
+    cache.pass_times.last = 0
+    cache.logits([5, 6, 7])
+    next(tokens)
+    assert timed == [0] and cache.pass_times.last is None
+
+
 def test_where_a_draft_never_pays_few_are_tried():
     times = PassTimes()
     for length in LENGTHS:

@@ -42,6 +42,11 @@ def test_a_given_key_is_not_printed(served):
     assert [call[1] for call in served] == ["secret-secret-secret"] * 2
 
 
+@pytest.mark.parametrize("host, url", [("localhost", "http://localhost:9000/v1"), ("::1", "http://[::1]:9000/v1")])
+def test_the_address_that_is_printed_can_be_opened(served, host, url):
+    assert f" {url} " in invoke("--host", host, "--port", "9000").output
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "class.example"])
 def test_another_address_needs_a_key_too(served, host):
     assert isinstance(invoke("--host", host).exception, TutorialError) and not served
