@@ -143,7 +143,7 @@ def is_public(host: str) -> bool:
 
 
 def test_no_file_names_a_private_host_or_another_index():
-    urls = [(path, url) for path, text in published() for url in re.findall(r"https?://[^\s\"'`)>\]\\{]+", text)]
+    urls = [(path, url) for path, text in published() for url in re.findall(r"https?://[^\s\"'`)>\[\]\\{]+", text)]
     assert urls
     assert [(path.name, url) for path, url in urls if not is_public(urlsplit(url).hostname or "localhost")] == []
     indexes = [(path.name, url) for path, url in urls if re.search(r"/simple\b|/whl\b|pypi\.(?!org/project)", url)]

@@ -142,7 +142,11 @@ def test_too_few_rounds_and_unknown_predictions_are_refused():
 @pytest.mark.parametrize("size, threads", [(1_000_000, 1), (400_000_000, 2), (1_000_000_007, 3)])
 def test_bandwidth_is_the_bytes_read_over_the_seconds_of_the_best_round(monkeypatch, size, threads):
     read = []
-    monkeypatch.setattr(timing, "np", SimpleNamespace(ones=_counted(read), array_split=np.array_split, uint8=np.uint8))
+    monkeypatch.setattr(
+        timing,
+        "np",
+        SimpleNamespace(ndarray=np.ndarray, ones=_counted(read), array_split=np.array_split, uint8=np.uint8),
+    )
     # The clock is read twice per round: 0.1 s for the warm-up, which does not count, then 4, 2 and 8 s.
     clock = itertools.chain.from_iterable((start, start + took) for start, took in ((0, 0.1), (1, 4), (6, 2), (9, 8)))
     monkeypatch.setattr(timing.time, "perf_counter", lambda: next(clock))
