@@ -1,22 +1,26 @@
 """The chat box as a page of its own, as `nox -s demo` shows it, with a fake and with the real model."""
 
+import io
 import re
 import shutil
+from urllib.parse import urlencode
 
 import psutil
 import pytest
 from chat_page import Box
 from conftest import BOX, SETUP, write_notebook
+from PIL import Image
 from playwright.sync_api import expect
 from servers import voila
 
 from helpers.settings import ROOT
 
 
-def open_page(new_page, server, name):
+def open_page(new_page, server, name, **query):
     page, guard = new_page(server)
+    query = urlencode({"token": server.token} | query)
     # The rest comes when the cells have run.
-    response = page.goto(f"{server.url}/voila/render/{name}?token={server.token}", wait_until="commit")
+    response = page.goto(f"{server.url}/voila/render/{name}?{query}", wait_until="commit")
     assert "frame-ancestors 'self'" in response.headers["content-security-policy"]
     box = Box(page)
     expect(box.message).to_be_visible(timeout=240_000)  # a model is loaded, on a machine that may be busy
@@ -122,6 +126,15 @@ def test_a_kernel_ends_after_its_page_and_not_before(new_page, tmp_path):
         kernels = [each for each in started.children(recursive=True) if "ipykernel_launcher" in each.cmdline()]
         page.context.close()  # as a crash of the browser does; a page that is closed ends its kernel itself
         assert len(kernels) == 1 and psutil.wait_procs(kernels, timeout=90)[1] == []
+
+
+def test_on_a_dark_page_the_empty_part_of_the_context_is_dark(new_page, voila_server):
+    write_notebook(voila_server.work / "dark.ipynb", SETUP, BOX)
+    page, guard, box = open_page(new_page, voila_server, "dark.ipynb", theme="dark")
+    box.ask("Hello")
+    taken = Image.open(io.BytesIO(page.get_by_role("meter").screenshot())).convert("L")
+    assert taken.getpixel((taken.width * 3 // 4, taken.height // 2)) < 64
+    guard.check()
 
 
 @pytest.mark.model
