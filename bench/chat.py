@@ -2,8 +2,8 @@
 
     python bench/chat.py [--rounds 5] [--turns 200] [--json FILE]
 
-Everything runs in one Jupyter kernel, as for a reader, with the settings' model, device and ov_config; what the kernel
-sends to a browser is received and discarded.  A round runs each side once; round 0 is a warm-up.
+Everything runs in a Jupyter kernel, as for a reader, with the settings' model, device and ov_config; what the kernel
+sends to a browser is received and discarded.  Memory is measured in a kernel of its own.  A round runs each side once; round 0 is a warm-up.
 Figures are medians, the ratio is the median of the ratios within a round.
 
 - reuse: time to first token of turn 5, with a history of 1,000 tokens or more, in a Conversation whose KV cache holds
@@ -167,14 +167,18 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=256, help="length of the streamed answer")
     parser.add_argument("--json", type=Path, help="write the figures to this file too")
     args = parser.parse_args()
+    set_up = SETUP + f"TOKENS, TURNS = {args.tokens}, {args.turns}\n"
     kernel = Kernel()
     try:
-        kernel.run(SETUP + f"TOKENS, TURNS = {args.tokens}, {args.turns}\n")
+        kernel.run(set_up)
         reuse = [kernel.run(REUSE) for _ in range(args.rounds + 1)][1:]
         rounds = [
             [kernel.run(f"rich = {rich}\n" + STREAMING) for rich in (False, True)] for _ in range(args.rounds + 1)
         ]
         streaming, rich = zip(*rounds[1:], strict=True)
+        kernel.end()
+        kernel = Kernel()  # in the old one, what the rounds left is given back or used again at any time
+        kernel.run(set_up)
         first, last, pieces, truncated_messages, most = kernel.run(MEMORY)
     finally:
         kernel.end()
