@@ -3,8 +3,8 @@
     python bench/chat.py [--rounds 5] [--turns 200] [--json FILE]
 
 Everything runs in a Jupyter kernel, as for a reader, with the settings' model, device and ov_config; what the kernel
-sends to a browser is received and discarded.  Memory is measured in a kernel of its own.  A round runs each side once; round 0 is a warm-up.
-Figures are medians, the ratio is the median of the ratios within a round.
+sends to a browser is received and discarded.  Memory is measured in a kernel of its own.  A round runs each side once;
+round 0 is a warm-up.  Figures are medians, the ratio is the median of the ratios within a round.
 
 - reuse: time to first token of turn 5, with a history of 1,000 tokens or more, in a Conversation whose KV cache holds
   the turns before; against one with the same turns and an empty cache.  The prompts are equal.

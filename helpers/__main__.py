@@ -225,7 +225,9 @@ def serve(
     device: Device = None,
     host: Annotated[str, typer.Option(help="An address other than loopback also needs --api-key.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
-    api_key: Annotated[str | None, typer.Option(envvar="TUTORIAL_API_KEY", help="Printed unless given.")] = None,
+    api_key: Annotated[
+        str | None, typer.Option(envvar="TUTORIAL_API_KEY", help="Made and printed unless given.")
+    ] = None,
     replicas: Annotated[int, typer.Option(min=1, help="Processes with the model; requests are spread.")] = 1,
     address: Annotated[str | None, typer.Option(help="Of a Ray cluster that runs: auto, or host:port.")] = None,
     cache_gb: Annotated[int, typer.Option(min=1, help="KV cache of a replica, in GB.")] = 1,

@@ -160,7 +160,10 @@ def test_what_the_paged_cache_saves_and_matrix_multiplications_take_is_said(stor
     assert "Matrix multiplications take 0.80 of the operation time" in text
     assert "the LM head with 30 MB, reads 20 GB/s" in text
     assert "A decode step then takes 0.90 of the time, and prefill of 512 tokens 1.10." in text
-    assert "prefill is 0.90 times as fast as GenAI's, and 0.99 times without fusing" in text
+    assert "prefill is 0.90 times as fast as GenAI's, and 0.99 times without fusing. After" in text
+    assert "fusing saves time from an answer of 10 tokens on." in text
+    fusion["decode"]["fused"] = [11.0, 11.0]
+    assert "fusing saves" not in report.document(stored, {})
 
 
 def test_only_what_stands_between_the_marks_is_replaced():

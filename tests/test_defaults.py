@@ -71,12 +71,12 @@ def test_the_interval_of_equal_chunks_is_a_point():
     assert defaults.with_interval(defaults.drawn(results, "fp16")[:, 1], ".0f") == "1000 [1000, 1000]"
 
 
-FULL, GROUP, KV = REFERENCE.items()  # arithmetic, dynamic quantization, KV cache
+FULL, KV, GROUP = ({name: value} for name, value in REFERENCE.items())  # arithmetic, KV cache, dynamic quantization
 ROUNDING = {
     "default": {},
-    "f32": dict([FULL]),
-    "no dynamic quantization": dict([GROUP]),
-    "f32 KV cache": dict([KV]),
+    "f32": FULL,
+    "no dynamic quantization": GROUP,
+    "f32 KV cache": KV,
     "groups of 32": {"DYNAMIC_QUANTIZATION_GROUP_SIZE": "32"},
     "groups of 64, f16 KV cache": {"DYNAMIC_QUANTIZATION_GROUP_SIZE": "64", "KV_CACHE_PRECISION": "f16"},
     "reference": REFERENCE,
@@ -84,7 +84,7 @@ ROUNDING = {
 SHOWN = {  # a question that pages or commands show → one of these words is in a right answer
     "What is photosynthesis?": ("oxygen", "energy"),
     "Give me three tips for a good night's sleep.": ("1.",),
-    "What is water made of?": ("hydrogen", "water"),
+    "What is water made of?": ("hydrogen",),
     "What is the opposite of hot?": ("cold",),
 }
 

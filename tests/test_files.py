@@ -117,9 +117,7 @@ def test_a_waiting_process_takes_over_after_a_kill(tmp_path, start):
 
 SECOND_USER = """
 import os, sys
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from helpers.files import atomic_directory
 target = Path(sys.argv[1])
