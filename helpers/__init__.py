@@ -11,5 +11,5 @@ os.environ.setdefault("DO_NOT_TRACK", "1")
 # it detects CI: this is the marker of a CI system that nothing else here reads.
 os.environ.setdefault("TF_BUILD", "telemetry off")
 # How many compiled kernels oneDNN keeps for OpenVINO's CPU plugin.  With the default of 1024, memory grows with each
-# new length of a prompt; with 64, the lengths of lookup no longer fit, and its passes take 4 % longer.
+# new length of a prompt; with 64, the passes of lookup, which have several lengths, compile some of them again.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
