@@ -618,6 +618,16 @@ class View {
 }
 
 export default {
+  // Before any view draws: an update brings the messages from the first new one on, and those before it stay.
+  initialize({ model }) {
+    let known = model.get("messages");
+    model.on("change", () => { // in "change:messages", set() would keep "change" from the views
+      const got = model.get("messages");
+      if (Array.isArray(got)) return (known = got);
+      if (known.length < got.from) model.send({ type: "all" }); // an update was lost
+      model.set("messages", (known = [...known.slice(0, got.from), ...got.cards]));
+    });
+  },
   render({ model, el }) {
     const view = new View(model, el);
     return () => view.close();

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from itertools import takewhile
 from pathlib import Path
 from threading import RLock
 
@@ -21,7 +22,7 @@ _render_complete = lru_cache(8192)(render)  # for complete messages only: a draf
 class ChatWidget(AnyWidget):
     """Log, message field, buttons, status and context meter, without a model.
 
-    Complete messages are traits, so that a second view and a reload show them.  The draft, an answer in progress,
+    Complete messages are a trait, so that a second view and a reload show them.  The draft, an answer in progress,
     changes many times a second and is sent as custom messages, each with the complete draft, so that a lost one does no
     harm.  `actions` are the requests that the browser may send, by name: functions that take the request's fields,
     and return the data of the reply or raise TutorialError.  Each request gets a reply, whatever it contains.
@@ -30,7 +31,7 @@ class ChatWidget(AnyWidget):
     # As text: a widget whose code is a path is never freed (anywidget#929).
     _esm = (HERE / "box.js").read_text(encoding="utf-8")
     _css = (HERE / "box.css").read_text(encoding="utf-8")
-    messages = List().tag(sync=True)  # what message_card() returns, for each
+    messages = List().tag(sync=True)  # what message_card() returns, for each; see get_state()
     truncated_messages = Int(0).tag(sync=True)
     busy = Bool(False).tag(sync=True)
     can_undo = Bool(False).tag(sync=True)
@@ -41,9 +42,9 @@ class ChatWidget(AnyWidget):
     context = List([0, 1]).tag(sync=True)  # tokens: used, in all
 
     def __init__(self, actions: dict[str, Callable]) -> None:
+        self._sync_lock, self._sent = RLock(), []  # hold_sync may lose what a different thread sets meanwhile
         super().__init__()
-        self.actions, self.draft = actions | {"draft": lambda: self.draft}, None
-        self._sync_lock = RLock()  # hold_sync may lose what a different thread sets meanwhile
+        self.actions, self.draft = actions | {"draft": lambda: self.draft, "all": self.send_state}, None
         self.on_msg(self._reply)
         # ipykernel 7.4 hands a message to the thread that wrote last, which may be one that runs a cell for minutes.
         # This lets Stop come through at once; where the private name is missing, Stop waits for the cell.
@@ -59,6 +60,24 @@ class ChatWidget(AnyWidget):
         for card, pair in zip(cards, versions, strict=False):
             card |= {"versions": list(pair)} if pair[1] > 1 else {}
         self.set_status(status, messages=cards, **traits)
+
+    def send_state(self, key=None) -> None:
+        """Send all traits, or those that have changed."""
+        with self._sync_lock:
+            super().send_state(key)
+
+    def get_state(self, key=None, drop_defaults: bool = False) -> dict:
+        """Return the values to send: of messages that have changed, only those from the first new one on.
+
+        Twice a turn the whole of a long conversation is slow on a bad network.  From 64 KB on, ZeroMQ also sends a
+        message without a copy, and frees it in a different thread, which leaves holes in the kernel's memory.
+        """
+        state = super().get_state(key, drop_defaults)
+        if key is not None and "messages" in state:
+            cards, pairs = state["messages"], zip(self._sent, state["messages"], strict=False)
+            same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+            state["messages"], self._sent = {"from": same, "cards": cards[same:]}, cards
+        return state
 
     def set_status(self, status: str, **traits) -> None:
         """Set the status line, and other traits, in one update of the browser."""

@@ -69,6 +69,15 @@ def test_a_slow_kernel_is_not_taken_for_a_busy_one(chat):
     expect(chat.message).to_have_value("")
 
 
+def test_a_page_that_has_lost_an_update_asks_for_all_messages(chat):
+    lose = "comm = box.widget.comm; comm.send = dict; box.submit('one'); box.wait(); del comm.send"
+    chat.kernel(f"exec({lose!r})")
+    chat.say("two")
+    expect(chat.questions).to_have_text(["one", "two"])
+    expect(chat.answers).to_have_text(["one", "two"])
+    chat.wait()
+
+
 def test_interrupting_the_kernel_stops_the_answer(chat):
     chat.say("long")
     expect(chat.answers).to_contain_text("word10")

@@ -118,6 +118,38 @@ def test_an_answer_is_generated_and_shown(box):
     assert box.widget.context == [stats.context_tokens, 8192] and not box.busy and box.error == ""
 
 
+def test_an_update_brings_the_messages_from_the_first_new_one_on(box, monkeypatch):
+    """And a page that puts them behind those that it has, shows what the kernel has, whatever happens."""
+    shown, brought = [], []
+
+    def receive(data, buffers=None):
+        got = data.get("state", {}).get("messages")
+        if isinstance(got, dict):
+            assert got["from"] <= len(shown)
+            brought.append(len(got["cards"]))
+            got = shown[: got["from"]] + got["cards"]
+        shown[:] = shown if got is None else json.loads(json.dumps(got))
+
+    monkeypatch.setattr(box.widget.comm, "send", receive)
+
+    def does(what, at_most):
+        brought.clear()
+        what()
+        assert box.wait(20) and shown == box.widget.messages and sum(brought) <= at_most
+
+    for turn in range(20):
+        does(lambda turn=turn: box.submit(f"Turn {turn}"), 2)  # the question, then the answer
+    does(box.regenerate, 1)
+    does(box.undo, 2)
+    does(lambda: box.edit(4, "Other"), 3)  # the question again, with the number of its versions
+    does(lambda: box.switch(4, 1), 36)
+    does(box.clear, 0)
+    does(lambda: box.submit("New"), 2)
+    shown.clear()
+    box.widget.send_state()
+    assert shown == box.widget.messages, "a new page, or one that has lost an update, gets all"
+
+
 def test_a_page_gets_the_draft_as_a_whole_and_the_status(box, page, monkeypatch):
     monkeypatch.setattr(box_module, "MIN_INTERVAL", 0)
     monkeypatch.setattr(box_module, "MAX_INTERVAL", 0)
