@@ -391,7 +391,7 @@ def document(results: dict) -> str:
     lines = [f"Measured by `nox -s load` on {where}.\n"]
     if found := results.get("together"):
         rows = []
-        for users in filter(str.isdigit, found):
+        for users in sorted(filter(str.isdigit, found), key=int):
             sides = [[each[side] for each in found[users]] for side in ("server", "bare")]
             speeds, firsts = (
                 [[each[what] for each in side] for side in sides] for what in ("tokens_per_second", "ttft_p95")
@@ -405,7 +405,7 @@ def document(results: dict) -> str:
         lines.append(f"{what}:\n\n{table(head, rows)}\n")
     if found := results.get("learners"):
         rows = []
-        for users in filter(str.isdigit, found):
+        for users in sorted(filter(str.isdigit, found), key=int):
             each = found[users]
             seconds = [f"{each[what]:.2f} s" for what in ("ttft_p50", "ttft_p95")]
             rows.append([users, str(each["answers"]), *seconds, str(sum(each["errors"].values()))])
