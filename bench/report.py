@@ -28,9 +28,9 @@ SPEED_UP = "speed-up of helpers.generate"
 PAGED, SDPA = "OpenVINO GenAI, paged attention", "OpenVINO GenAI, SDPA"
 
 WORKLOADS = {
-    "rewrite": "a text rewritten",
-    "code": "given code edited",
-    "question": "a question on a text",
+    "rewrite": "rewriting a text",
+    "code": "editing given code",
+    "question": "a question about a text",
     "prose": "free prose",
 }
 LOOKUP_METHOD = (
@@ -268,7 +268,8 @@ def sentences(results: dict) -> list[str]:
 
 def measured_on(about: dict) -> str:
     machine = f"{about['cpu']}, {about['cores']} cores, {about['memory_gib']} GiB of memory, {about['system']}"
-    return f"{machine}; {about['model']} as `{' '.join(about['flags'])}`, {about['threads']} threads"
+    flags = " ".join(about["flags"])
+    return f"{machine}; {about['model']}, for OpenVINO exported with `{flags}`, {about['threads']} threads"
 
 
 def readme_part(results: dict) -> str:
@@ -328,19 +329,20 @@ def rehearsal_part(rehearsal: dict) -> str:
     parts = [
         f"Measured by `nox -s rehearsal` on {machine}, with random weights in Phi-3-mini's shape:",
         "\n".join(rows),
-        f"A decode step reads {decode['weight_bytes'] / 1e9:.2f} GB of weights. Decode reached {median(speed):.1f} "
-        f"tokens/s, a bandwidth utilization of {utilization:.2f}.",
+        f"A decode step reads {decode['weight_bytes'] / 1e9:.2f} GB of weights. Over several rounds, decode "
+        f"reached a median of {median(speed):.1f} tokens/s, a bandwidth utilization of {utilization:.2f}.",
     ]
     if passes := decode.get("pass_ms"):
         one, *longer = [size for size in passes if size.isdigit()]
         cost = {size: ratio(passes[size], passes[one]) for size in longer}
         change = median(ratio(passes[f"{size} after 5"], passes[size]) - 1 for size in longer)
+        most = cost[longer[-1]] * (1 + change) - 1
         *some, last = (f"{cost[size]:.2f}" for size in longer)
         times, counts = f"{', '.join(some)} and {last}", f"{', '.join(longer[:-1])} and {longer[-1]}"
         parts.append(
             f"A forward pass over {counts} tokens takes {times} times as long as one over a single token, "
             f"and {change:.0%} longer than that after a pass of a different size. So a draft of {int(longer[-1]) - 1} "
-            f"tokens pays if more than {max(0, cost[longer[-1]] - 1):.1f} of them are accepted on average."
+            f"tokens pays if more than {max(0, most):.1f} of them are accepted on average."
         )
     if replayed := decode.get("replayed"):
         gains = [
@@ -349,7 +351,7 @@ def rehearsal_part(rehearsal: dict) -> str:
             for workload, found in replayed.items()
         ]
         parts.append(
-            "Random weights accept no draft. With the embedded model's answers replayed in this shape "
+            "A random model accepts no drafts. With the embedded model's answers replayed in this shape "
             f"(bench/replay.py), prompt lookup is {', '.join(gains[:-1])}, and {gains[-1]}."
         )
     # docs.kernel.org/admin-guide/cgroup-v1/memory.html, "Shared Page Accounting"

@@ -31,6 +31,6 @@ def exercise(name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # an unfinished answer may fail in any way
-        print(f"{name}: not yet. {str(error) or type(error).__name__}")
+        print(f"{name}: not yet: {str(error) or type(error).__name__}")
     else:
         print(f"{name}: solved.")

@@ -118,7 +118,7 @@ def test_lookup_is_compared_round_by_round_and_its_texts_are_counted(stored):
     names |= {name: {"missing": "not installed"} for name in engines.LOOKUP_ENGINES if name not in names}
     stored["lookup"] = {"prompts": 2, "engines": names}
     text = report.targets(stored)
-    assert row(text, "lookup, a text rewritten, over plain decoding") == ["3.00 ×", "at least 2.5 ×", "met"]
+    assert row(text, "lookup, rewriting a text, over plain decoding") == ["3.00 ×", "at least 2.5 ×", "met"]
     assert row(text, "lookup, all four, over llama.cpp") == ["not measured", "at least 1.5 ×", ""]
     assert row(report.lookup_table(stored), engines.OURS_LOOKUP) == [*["10.0"] * 4, "50%"]
     assert row(report.lookup_table(stored), "llama.cpp")[0] == "not installed"
@@ -126,7 +126,7 @@ def test_lookup_is_compared_round_by_round_and_its_texts_are_counted(stored):
 
 def test_the_tables_have_a_row_per_engine_and_the_reason_of_one_that_is_not_there(stored):
     text = report.document(stored, {})
-    assert "A CPU, 2 cores, 8 GiB of memory, Linux; a-model as `--weight-format int4`" in text
+    assert "A CPU, 2 cores, 8 GiB of memory, Linux; a-model, for OpenVINO exported with `--weight-format int4`" in text
     decode, prefill = report.decode_table(stored), report.prefill_table(stored)
     assert decode in text and prefill in text
     assert row(decode, OURS) == ["100 MB", "u8", "10.0 (18.0)", "100", "50", "1.00 ×"]
@@ -207,11 +207,11 @@ def test_the_rehearsal_has_a_row_per_step_and_the_bandwidth_utilization():
     decode = {"weight_bytes": 2_670_000_000, "tokens_per_second": [4.0, 6.0, 5.0], "limit": [10.0, 10.0, 10.0]}
     text = report.rehearsal_part({"about": about, "steps": [step], "decode": decode})
     assert row(text, "export") == ["100 s", "10.4 GiB", "9.7 GiB", "slow"]
-    assert "reads 2.67 GB of weights. Decode reached 5.0 tokens/s, a bandwidth utilization of 0.50." in text
+    assert "decode reached a median of 5.0 tokens/s, a bandwidth utilization of 0.50." in text
     gain = {"plain": [100.0, 90.0], "lookup": [50.0, 45.0], "tokens_per_pass": 2.5}
     decode["replayed"] = {"rewrite": gain, "prose": {"plain": [100.0], "lookup": [100.0], "tokens_per_pass": 1.0}}
     told = report.rehearsal_part({"about": about, "steps": [step], "decode": decode})
-    assert "is 2.00 times as fast for a text rewritten (2.50 tokens per pass), and 1.00 times as fast for free" in told
+    assert "is 2.00 times as fast for rewriting a text (2.50 tokens per pass), and 1.00 times as fast for free" in told
 
 
 def test_a_replayed_answer_is_the_recorded_one_in_fewer_passes(lm, monkeypatch):

@@ -41,4 +41,4 @@ def test_exercise_reports_the_result_and_the_reason(capsys):
     with exercise("3 Build"):
         raise KeyError
     told = capsys.readouterr().out.splitlines()
-    assert told == ["1 Predict: solved.", "2 Change: not yet. the ids differ", "3 Build: not yet. KeyError"]
+    assert told == ["1 Predict: solved.", "2 Change: not yet: the ids differ", "3 Build: not yet: KeyError"]

@@ -167,7 +167,7 @@ def lines(panels: Mapping, x: str, title="", log="", steps=False, joined=True, l
                 axes.annotate(drawable(label), point, (5, 5 - 14 * (n % 2)), textcoords="offset points", fontsize=8)
             words.append(f"{y}, {name}: {_spoken(points)}")
         points = [*chain(*series.values(), *bounds.values())]
-        _scale(axes.xaxis, [point[0] for point in points], "x" in log, from_zero=steps)
+        _scale(axes.xaxis, [point[0] for point in points], "x" in log, from_zero=steps and joined)
         _scale(axes.yaxis, [point[1] for point in points], "y" in log, from_zero=True)
         axes.set(xlabel=drawable(x), ylabel=drawable(y))
     return finish(figure, title, handles, f"Against {x}: {'; '.join(words)}")
@@ -234,8 +234,8 @@ def squares(rows: Mapping[str, Sequence[str]], x: str, title: str = "", first: i
     handles = {}
     for series, kind in enumerate(kinds):
         spots = [(row, place) for row, each in enumerate(rows.values()) for place, k in enumerate(each) if k == kind]
-        lefts = [first + place - 0.45 for _, place in spots]
-        handles[f"{kind}: {len(spots)}"] = axes.barh([row for row, _ in spots], 0.9, 0.8, lefts, **filled(series))
+        lefts = [first + place - 0.375 for _, place in spots]
+        handles[f"{kind}: {len(spots)}"] = axes.barh([row for row, _ in spots], 0.75, 0.8, lefts, **filled(series))
     axes.set_yticks(range(len(rows)), map(drawable, rows))
     axes.set(xlabel=drawable(x), xlim=(first - 0.6, first - 0.4 + max(map(len, rows.values()))))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))

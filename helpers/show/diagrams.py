@@ -50,7 +50,9 @@ def flow(boxes: Mapping | Sequence[Mapping], title="", arrows=None, frames: Mapp
         axes.text(x, split + 0.03, "\n".join(lines[name][1]), ha="center", va="top", size=8)
     for one, other in links:
         (x, y), (end, level) = middle[one], middle[other]
-        x, end, below, left = x + width / 2, end - width / 2, y + height / 2, end - width / 2 - 0.75 * gap
+        sources = [source for source, target in links if target == other]  # their arrows end one below the other
+        level += 0.6 * height * ((sources.index(one) + 0.5) / len(sources) - 0.5)
+        x, end, below, left = x + width / 2, end - width / 2, y + height / 2, end - width / 2 - 0.6 * gap
         turn = [(x - width / 2, below), (x - width / 2, below + 0.2), (left, below + 0.2), (left, level), (end, level)]
         _arrow(axes, *([(x, y), (end, level)] if end > x else turn))
     for one, other in adds:
@@ -59,8 +61,8 @@ def flow(boxes: Mapping | Sequence[Mapping], title="", arrows=None, frames: Mapp
         _arrow(axes, (start, y), (start, lid - 0.17), (end, lid - 0.17), (end, lid))
     for name, ends in frames.items():
         (x, y), (end, level) = (middle[each] for each in ends)
-        x, y = x - width / 2 - gap / 2, y - height / 2 - 0.27
-        end, level = end + width / 2 + 0.1, level + height / 2 + 0.1
+        x, y = x - width / 2 - (0.9 if arrows is None else 0.5) * gap, y - height / 2 - 0.27
+        end, level = end + width / 2 + 0.1, level + height / 2 + (0.1 if arrows is None else 0.05)
         axes.add_patch(Rectangle((x, y), end - x, level - y, fill=False, ec=INK, ls="--"))
         axes.text(end, y - 0.03, drawable(name), ha="right", va="bottom", weight="bold")
     axes.set(xlim=(0, PAGE + 0.15), ylim=(bottom + 0.15, top))

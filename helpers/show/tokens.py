@@ -63,13 +63,14 @@ def _style(kind: str, colour: str) -> str:
 
 def steps(tok, tokens: Iterable[GeneratedToken]) -> Marked:
     """Return a row per generated token: the one taken, and its alternatives; the more likely, the bluer."""
-    lines, words = [], []
+    lines, words, most = [], [], 1
     for number, token in enumerate(tokens, 1):
+        most = max(most, len(token.alternatives))
         taken, *others = [_likely(tok, *pair) for pair in [(token.id, token.probability), *token.alternatives]]
         cells = "".join(f"<td>{html}</td>" for _, html in others)
         lines.append(f"<tr><td>{number}</td><td>{taken[1]}</td>{cells}</tr>")
         words.append(f"{number}: {taken[0]} | " + " | ".join(text for text, _ in others))
-    head = "<tr><th>step</th><th>taken</th><th>most likely</th></tr>"
+    head = f'<tr><th>step</th><th>taken</th><th colspan="{most}" style="text-align:left">most likely</th></tr>'
     table = f'<table {INERT} style="{ROW}"><thead>{head}</thead><tbody>{"".join(lines)}</tbody></table>'
     return Marked(table, "\n".join(words))
 

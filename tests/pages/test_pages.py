@@ -31,7 +31,7 @@ def stored_run(page, code, prose) -> Iterator[str]:
 
 def exercises(page, code, prose) -> Iterator[str]:
     """Yield verdicts on a blank that was compared with its solution, which the stored page then gives away."""
-    told = [out.get("text", "") for cell in code for out in cell.outputs if ": not yet." in out.get("text", "")]
+    told = [out.get("text", "") for cell in code for out in cell.outputs if ": not yet:" in out.get("text", "")]
     yield from (f"give a blank a message of its own: {line.strip()}" for line in told if "Ellipsis" in line)
 
 
