@@ -29,8 +29,10 @@ def complete(model: Model, folder: Path) -> Model:
     with suppress(OSError, TutorialError, *MALFORMED):
         return _complete(model, folder, (folder / "config.json").stat().st_mtime_ns)
     made_by = files.read_manifest(folder.with_name("int4")).get("command")  # the checkpoint may have been deleted
-    # Behind the seven words that name program, checkpoint and task; before the folder.
-    flags = made_by[7:-1] if isinstance(made_by, list) and len(made_by) > 8 else flags_for(model, [])[0]
+    words = made_by[3:-1] if isinstance(made_by, list) else []  # without the program and the folder
+    for at in sorted((words.index(name) for name in ("--model", "-m", "--task") if name in words), reverse=True):
+        del words[at : at + 2]
+    flags = words or flags_for(model, [])[0]
     return replace(model, flags=model.flags | {"int4": tuple(map(str, flags))})
 
 

@@ -172,6 +172,10 @@ def test_without_its_checkpoint_an_export_keeps_its_flags(tmp_path):
     shutil.rmtree(choice.checkpoint_dir)
     assert export.command(choice) == argv
     assert export.run(argv, said.append) == choice.model_dir and "skipping export" in said[-1]
+    program, model, task, flags = argv[:3], argv[3:5], argv[5:7], argv[7:-1]
+    for words in ([*flags, *task, *model], [*task, *flags, "-m", model[1]], [*model, *flags]):  # as people type it
+        files.write_manifest(choice.model_dir, command=[*program, *words, argv[-1]])
+        assert choice.spec.flags["int4"] == tuple(flags)
     for made_by in (None, "optimum-cli", [], [1, 2]):
         files.write_manifest(choice.model_dir, command=made_by)
         assert value(choice.spec.flags["int4"], "--group-size") == "128"
