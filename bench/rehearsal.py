@@ -5,7 +5,8 @@
 
 Each step is a process of its own, so that its memory is its own.  Memory is the largest sum of the resident sets of the
 process and its children, sampled ten times a second; disk is the largest growth of the model folder meanwhile.  The
-last step is repeated with less memory: mapped files are counted above, but the system drops them when memory is short.
+last two steps are repeated with less memory: mapped files are counted above, but the system drops them when memory is
+short.
 """
 
 import argparse
@@ -226,21 +227,21 @@ def main() -> None:
         run(step, argv)
     taken = replace(settings.load(), model=CONVERTED)
     shutil.rmtree(taken.home, ignore_errors=True)
+    download = [*python, "export", "--model", CONVERTED]
+    first = [*python, "ask", "Hello!", "--model", CONVERTED, "--max-new-tokens", str(TOKENS)]
     with Hub(settings.load().model_dir) as hub:
         hub.origin = CONVERTED
         os.environ |= {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0"}
-        run(
-            "instead of checkpoint and export: download the IR from a local hub",
-            [*python, "export", "--model", CONVERTED],
-        )
-    first = [*python, "ask", "Hello!", "--model", CONVERTED, "--max-new-tokens", str(TOKENS)]
-    run("first answer of the IR", first)
-    files = [file for file in taken.model_dir.iterdir() if file.is_file()]
-    limit = int(1.5 * sum(file.stat().st_size for file in files) + 0.8e9)
-    with limited(first, limit, files) as argv:
-        if argv:
-            run(f"the same, in a cgroup limited to {limit / GIB:.1f} GiB", argv)
-    shutil.rmtree(taken.home)
+        run("instead of checkpoint and export: download the IR from a local hub", download)
+        run("first answer of the IR", first)
+        files = [file for file in taken.model_dir.iterdir() if file.is_file()]
+        limit = int(1.5 * sum(file.stat().st_size for file in files) + 0.8e9)
+        shutil.rmtree(taken.home)
+        for step, command in {"the same download": download, "and first answer": first}.items():
+            with limited(command, limit, list(taken.model_dir.glob("*.bin"))) as argv:
+                if argv:
+                    run(f"{step}, in a cgroup limited to {limit / GIB:.1f} GiB", argv)
+    shutil.rmtree(taken.home, ignore_errors=True)
     about = {"cpu": cpu_name(), "cores": os.cpu_count(), "system": platform.system(), "date": date.today().isoformat()}
     about["memory_gib"] = round(psutil.virtual_memory().total / GIB)
     subprocess.run([*python, "export", "--model", "smollm2-instruct"], cwd=ROOT, check=True)  # for replay.py

@@ -10,7 +10,7 @@ from nbclient import NotebookClient
 
 PAGES = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
 SOLUTION = re.compile(r"<summary>Solution</summary>\s+```python\n(.*?)```", re.DOTALL)
-VERDICT = re.compile(r"Exercise \d: (solved|not yet)\.")
+VERDICT = re.compile(r"Exercise \d: (solved|not yet)[.:]")
 
 
 def verdicts(notebook) -> list[str]:
