@@ -93,5 +93,5 @@ class FakeHandle:
 def engine_in_thread(pipeline, model: str = "fake", context: int = 8192, **options) -> Engine:
     """Return an engine whose pipeline is stepped in a thread of this process."""
     ours, theirs = multiprocessing.Pipe()
-    threading.Thread(target=run_steps, args=(pipeline, theirs), daemon=True).start()
+    threading.Thread(target=run_steps, args=(pipeline, theirs), name="steps", daemon=True).start()
     return Engine(ours, tokenizer(), model, context, options.get("limits", Limits()))

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
 from types import SimpleNamespace
@@ -90,18 +91,20 @@ def add_request(pipeline, number: int, ids: list[int], options: dict):
 
 
 def run_steps(pipeline, connection) -> None:
-    """Step `pipeline` with the requests of `connection` until that is closed; close it if a step fails.
+    """Step `pipeline` with the requests of `connection` until that ends; close it then, and if a step fails.
 
-    Receives (number, prompt ids, options), or (number, None, None) to cancel.  Sends after each step a list of (number,
-    new ids, their log probabilities, finish reason or None, error or None), the number of requests in the pipeline, and
-    the percentage of the KV cache that is in use.
+    Receives (number, prompt ids, options), (number, None, None) to cancel, and None at the end.  Sends after each step
+    a list of (number, new ids, their log probabilities, finish reason or None, error or None), the number of requests
+    in the pipeline, and the percentage of the KV cache that is in use.
     """
     handles, events = {}, []
     with connection:
         while True:
             try:
                 while connection.poll(0 if events or pipeline.has_non_finished_requests() else None):
-                    number, ids, options = connection.recv()
+                    if not (message := connection.recv()):
+                        return
+                    number, ids, options = message
                     if ids is None:
                         if number in handles:
                             handles.pop(number).cancel()
@@ -185,7 +188,8 @@ class Engine:
         self._generations: dict[int, Generation] = {}
         self._numbers, self._mean_seconds = count(), 1.0
         self._sender = ThreadPoolExecutor(1)  # a full pipe would block the event loop for as long as a step takes
-        threading.Thread(target=self._receive, daemon=True).start()
+        self._receiver = threading.Thread(target=self._receive, daemon=True)
+        self._receiver.start()
 
     @classmethod
     def load(cls, settings: Settings, limits: Limits = Limits()) -> Engine:
@@ -223,31 +227,45 @@ class Engine:
 
     def start(self, generation: Generation, ids: list[int], **options) -> None:
         """Start to generate after `ids`."""
-        self._sender.submit(self._connection.send, (generation.number, ids, options))
+        self._send(generation.number, ids, options)
 
     def remove(self, generation: Generation) -> None:
         """End a generation, unless it has ended."""
         if self._generations.pop(generation.number, None):
-            self._sender.submit(self._connection.send, (generation.number, None, None))
+            self._send(generation.number, None, None)
 
     def close(self) -> None:
-        """End the process that steps."""
-        self._connection.close()
+        """End the process that steps, then the threads, and at last the connection.
+
+        Its descriptor is soon that of another connection, from which a thread that still ran would read.
+        """
         if self._process:
             self._process.terminate()
             self._process.join()
+        self._sender.shutdown(cancel_futures=True)
+        with suppress(OSError):  # it has ended
+            self._connection.send(None)
+        self._receiver.join()
+        self._connection.close()
+
+    def _send(self, *message) -> None:
+        with suppress(RuntimeError):  # closed
+            self._sender.submit(self._connection.send, message)
 
     def _receive(self) -> None:
         """Hand what the pipeline sends to the event loop; runs in a thread."""
-        try:
+        with suppress(EOFError, OSError):
             while True:
                 events, self.running, self.kv_cache_percent = self._connection.recv()
                 if events:
-                    self._loop.call_soon_threadsafe(self._deliver, events)
-        except (EOFError, OSError, TypeError, RuntimeError):  # the last two: the connection, the event loop is closed
-            self.failure = ENDED
-            if self._loop and not self._loop.is_closed():
-                self._loop.call_soon_threadsafe(self._fail)
+                    self._call(self._deliver, events)
+        self.failure = ENDED
+        self._call(self._fail)
+
+    def _call(self, function, *arguments) -> None:
+        if self._loop:
+            with suppress(RuntimeError):  # the event loop has ended, and with it its requests
+                self._loop.call_soon_threadsafe(function, *arguments)
 
     def _deliver(self, events: list[tuple]) -> None:
         for number, ids, log_probs, reason, error in events:

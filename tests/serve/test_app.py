@@ -352,6 +352,24 @@ def test_requests_do_not_wait_for_a_step():
     assert not blocked and in_progress == 40
 
 
+def test_close_ends_the_threads_before_their_connection():
+    """A thread that still used the connection would read from, or write to, the next one with the same descriptor."""
+    before, stuck = set(threading.enumerate()), threading.Event()
+    pipeline = FakePipeline()
+    pipeline.step = lambda: stuck.set() or time.sleep(0.2)
+    engine = engine_in_thread(pipeline, context=10**6)
+
+    async def fill() -> None:
+        for _ in range(40):
+            engine.start(engine.admit(), [5000] * 8000, max_new_tokens=1)
+
+    asyncio.run(fill())
+    stuck.wait()
+    engine.close()
+    assert engine.failure and not [thread for thread in set(threading.enumerate()) - before if thread.name != "steps"]
+    engine.close()
+
+
 @pytest.mark.parametrize("tokens", [0, 1])
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_client_that_goes_away_frees_its_slot_at_once(served, stream, tokens):
