@@ -4,7 +4,9 @@ import os
 import re
 import subprocess
 import sys
+import textwrap
 import tomllib
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -39,8 +41,47 @@ def test_the_rehearsal_is_the_same_hub_on_loopback_only(monkeypatch, tmp_path):
     c = load("loopback_config.py", monkeypatch, CLASS_FOLDER=str(tmp_path), CLASS_PORT="1234")
     assert c.JupyterHub.bind_url == "http://127.0.0.1:1234" and c.JupyterHub.hub_ip == "127.0.0.1"
     assert c.ConfigurableHTTPProxy.api_url.startswith("http://127.0.0.1:")
-    assert c.Spawner.environment == load("jupyterhub_config.py", monkeypatch).Spawner.environment
+    class_config = load("jupyterhub_config.py", monkeypatch)
+    assert c.Spawner.environment.items() >= class_config.Spawner.environment.items()
+    assert c.Spawner.cmd == [sys.executable, *class_config.Spawner.cmd[1:]]
+    quiet = Path(c.Spawner.environment["JUPYTER_CONFIG_PATH"], "labconfig", "page_config.json")
+    assert "announcements" in quiet.read_text(encoding="utf-8"), "JupyterLab would ask each learner about news"
     assert "services" not in c.JupyterHub, "only measure.py has a token"
+
+
+def test_the_spawner_of_tljh_leaves_command_and_arguments_as_they_are(monkeypatch):
+    """Its _expand_user_vars calls str.format on each of them, and systemd replaces $ and %."""
+    c = load("jupyterhub_config.py", monkeypatch)
+    for text in (*c.Spawner.cmd, *c.Spawner.args):
+        assert text.format(USERNAME="ada", USERID=1) == text and not set("$%") & set(text)
+
+
+def test_a_learners_server_starts_without_the_hubs_database(monkeypatch, tmp_path):
+    """With a singleuser of ours that needs of the database what JupyterHub's does; measure.py runs the real one."""
+    program = """
+    import sys
+    import sqlalchemy
+    from sqlalchemy.exc import SQLAlchemyError
+    from sqlalchemy.orm import object_session
+
+    from jupyterhub import orm
+
+    def main():
+        try:
+            print(isinstance("learner", orm.User), hasattr(orm, "__all__"), sys.argv[1:])
+        except SQLAlchemyError:
+            pass
+    """
+    package = tmp_path / "jupyterhub"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "orm.py").write_text("raise ImportError('this needs the database')")
+    (package / "singleuser.py").write_text(textwrap.dedent(program))
+    command = load("jupyterhub_config.py", monkeypatch).Spawner.cmd
+    argv = [sys.executable, *command[1:], "--ServerApp.terminals_enabled=False"]
+    paths = {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    ran = subprocess.run(argv, env=os.environ | paths, cwd=tmp_path, capture_output=True, text=True)
+    assert (ran.stdout, ran.stderr) == ("False False ['--ServerApp.terminals_enabled=False']\n", "")
 
 
 LIGHT = {"PYTHONPATH": os.pathsep.join([str(ROOT / "tests" / "light"), str(ROOT)])}  # pip has only the group there

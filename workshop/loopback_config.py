@@ -23,7 +23,8 @@ c.JupyterHub.authenticator_class = "dummy"
 c.Authenticator.allow_all = True
 c.JupyterHub.spawner_class = "simple"  # processes of this user, without system accounts
 c.SimpleLocalProcessSpawner.home_dir_template = str(folder / "{username}")
-c.Spawner.cmd = [sys.executable, "-m", "jupyterhub.singleuser"]
+c.Spawner.environment["JUPYTER_CONFIG_PATH"] = str(Path(__file__).resolve().parents[1] / "demo" / "jupyter")
+c.Spawner.cmd = [sys.executable, *c.Spawner.cmd[1:]]
 c.Spawner.args += ["--allow-root"]
 if "CLASS_API_TOKEN" in os.environ:  # for measure.py
     c.JupyterHub.services = [{"name": "measure", "api_token": os.environ["CLASS_API_TOKEN"]}]

@@ -97,7 +97,7 @@ async def measure(hub: Hub, process: subprocess.Popen, learners: int) -> None:
         if number in (1, 2, 5, 10, 20, learners):
             members = psutil.Process(process.pid).children(recursive=True)
             kernels = [member for member in members if "ipykernel_launcher" in member.cmdline()]
-            servers = [member for member in members if "jupyterhub.singleuser" in member.cmdline()]
+            servers = [member for member in members if "helpers.serve.singleuser" in member.cmdline()]
             assert len(kernels) == len(servers) == number
             each = [memory_mb(kernels) / number, memory_mb(servers) / number]
             print(f"{number:3} learners: kernel {each[0]:.0f} MB, Jupyter server {each[1]:.0f} MB each", flush=True)
