@@ -29,12 +29,17 @@ def prompt_ids(tok, messages: Messages, add_generation_prompt: bool = True, thin
     masked, reveal = _render_masked(tok, messages, add_generation_prompt, thinking)
     twin, renamed = twin_tokenizer(tok)
     text = "".join(renamed.get(piece, piece) for piece in _split(masked, renamed))
-    return twin.encode(text.translate(reveal), add_special_tokens=False).ids
+    return _encode(twin, text.translate(reveal))
 
 
 def text_ids(tok, text: str) -> list[int]:
     """Return the ids of `text` as a part of a message: typed control tokens are ordinary text."""
-    return twin_tokenizer(tok)[0].encode(text, add_special_tokens=False).ids
+    return _encode(twin_tokenizer(tok)[0], text)
+
+
+def _encode(tokenizer, text: str) -> list[int]:
+    """Return the ids of `text`, as a batch of one: encode() would hold Python's GIL, which a server needs meanwhile."""
+    return tokenizer.encode_batch_fast([text], add_special_tokens=False)[0].ids
 
 
 def control_tokens(tok) -> frozenset[str]:

@@ -1,5 +1,6 @@
 """Prompt ids are those of the chat template, and special tokens in a message never become special tokens."""
 
+import sys
 import threading
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from helpers import settings, tokenize
 from helpers.checkpoint.random_weights import phi3_tokenizer
 from helpers.errors import TutorialError
-from helpers.tokenize import ROLES, prompt_ids
+from helpers.tokenize import ROLES, prompt_ids, text_ids
 
 more = effort(max_examples=80)
 # Special tokens of both models and parts of them, and white space on which Python and the tokenizers disagree.
@@ -166,3 +167,21 @@ def test_an_added_token_is_a_control_token_where_the_template_writes_it(written)
     odd = tok.convert_tokens_to_ids("<odd>")
     assert odd in tok("a <odd> b", split_special_tokens=True)["input_ids"], "split_special_tokens now suffices: use it"
     assert prompt_ids(tok, [{"role": "user", "content": "a <odd> b"}]).count(odd) == 1
+
+
+def test_other_threads_run_while_a_text_is_tokenized(tok):
+    """A server has to answer others meanwhile.  Here only code that releases Python's GIL lets another thread run."""
+    text_ids(tok, "")  # prepares the tokenizer
+    go, ran = threading.Event(), []
+    thread = threading.Thread(target=lambda: (go.wait(), ran.append(True)))
+    thread.start()
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1000)
+    try:
+        go.set()
+        text_ids(tok, "The quick brown fox. " * 20_000)
+        ran_meanwhile = ran.copy()
+    finally:
+        sys.setswitchinterval(interval)
+    thread.join()
+    assert ran_meanwhile
