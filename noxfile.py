@@ -1,7 +1,7 @@
 """The tasks: `nox -s lab` opens the notebooks, `nox -s tests` runs what CI runs, `nox -l` lists the others.
 
-All sessions share the environment .venv.  The first session creates it; later sessions need no network for it as long
-as pyproject.toml and constraints.txt do not change.  CONTRIBUTING.md describes each task.
+All sessions but audit share the environment .venv.  The first session creates it.  Later ones need no network for it,
+unless they use more extras, or pyproject.toml or constraints.txt has changed.  CONTRIBUTING.md describes each task.
 """
 
 import hashlib
@@ -28,8 +28,8 @@ NBVAL = ("-q", "--nbval", "--nbval-current-env", "--nbval-cell-timeout=600", "-p
 NOTEBOOKS = sorted(str(path) for path in Path("notebooks").glob("*.ipynb"))
 COMPRESS = "09_compress.ipynb"  # compresses for minutes: strict once a week; every push runs it on the tiny Phi-3
 UNTIMED = ("00_quickstart.ipynb", "01_export.ipynb", "04_tokenize.ipynb", "06_decode.ipynb")  # may run in parallel
-# Two workers, each with one thread of PyTorch: more would compete for the same cores.  A worker without tests takes
-# over some of the other's, so that what is made once for a file of tests may be made twice.
+# Two workers, because more would compete for the same cores.  With worksteal, a worker without tests takes over some of
+# the other's, so a fixture of a test file may be set up twice.  With loadfile, a file stays with one worker.
 PARALLEL = ("--numprocesses=2", "--dist=worksteal")
 BY_FILE = ("--numprocesses=2", "--dist=loadfile")
 session = nox.session(venv_backend="none")  # nox would create an environment of 2 GB for each session
@@ -48,7 +48,7 @@ def timed(session: nox.Session, what: str, *argv: str, **options) -> None:
 
 @contextmanager
 def beside(session: nox.Session, *argv: str) -> Iterator[None]:
-    """Run a command while the block runs; then wait for it and print what it printed.  The session fails as it does."""
+    """Run a command while the block runs; then wait for it and print its output.  If it fails, the session fails."""
     log = ROOT / ".nox" / "beside.txt"
     log.parent.mkdir(exist_ok=True)
     start = time.perf_counter()
@@ -56,7 +56,7 @@ def beside(session: nox.Session, *argv: str) -> Iterator[None]:
         process = subprocess.Popen(argv, env=os.environ | EMBEDDED, stdout=stream, stderr=subprocess.STDOUT)
     try:
         yield
-    finally:  # it ends its servers only if nobody kills it
+    finally:  # wait even after an error: if killed, the command could not stop its servers
         code = process.wait()
         spent.append(("beside them, the chat box in a browser", time.perf_counter() - start))
         session.log(f"{' '.join(argv)}\n{log.read_text(encoding='utf-8', errors='replace')}")
@@ -71,7 +71,7 @@ def report(session: nox.Session) -> None:
 
 
 def run_strict(session: nox.Session, what: str, notebooks: list[str], *options: str) -> None:
-    """Run notebooks with nbval, comparing each output, while every attempt to leave this machine is refused."""
+    """Run notebooks with nbval, comparing each output; every connection to a different machine is refused."""
     outward = ROOT / ".nox" / "outward.txt"
     outward.parent.mkdir(exist_ok=True)
     outward.unlink(missing_ok=True)
@@ -83,7 +83,7 @@ def run_strict(session: nox.Session, what: str, notebooks: list[str], *options: 
 
 
 def install(session: nox.Session, *extras: str) -> None:
-    """Create .venv with this project and these extras, unless it is up to date."""
+    """Create or update .venv with this project and these extras, unless it is up to date."""
     if sys.version_info < (3, 11):  # noqa: UP036  nox itself may run on an older Python
         session.error(f"This is Python {sys.version.split()[0]}; the tutorial needs 3.11 or newer.")
     files = [ROOT / "pyproject.toml", ROOT / "constraints.txt"]
@@ -105,20 +105,20 @@ def install(session: nox.Session, *extras: str) -> None:
         light = ("--no-deps", "--index-url", CPU_TORCH, "--retries", "0", "--timeout", "10", "torch")
         if subprocess.run([*pip, *light], stderr=subprocess.DEVNULL).returncode:
             session.log("PyTorch's CPU index cannot be reached. Installing the larger build from PyPI.")
-    # What builds this project comes from the index too.
+    # The build dependencies come from the index too, so they are pinned as well.
     wanted = ("--build-constraint", "constraints.txt", "--editable", f".[{','.join(extras)}]")
     # uv takes a quarter of pip's time.  It does not read pip's configuration, so it gets the indexes here.  Where uv
     # cannot be installed, or needs more than that, such as a proxy, pip does the work.
     told = session.run(PYTHON, "-m", "pip", "config", "list", silent=True)
     found = re.findall(r"\.(index-url|extra-index-url|find-links)='(.*)'", told)
-    # Several addresses are separated by new lines, which pip shows as \n.
+    # Several addresses are separated by newlines, which pip shows as \n.
     env = {f"UV_{name.replace('-', '_').upper()}": value.replace(r"\n", " ").strip() for name, value in found}
     uv = (PYTHON, "-m", "uv", "pip", "install", "--quiet", "--python", PYTHON, "--constraint", "constraints.txt")
     uv += ("--system-certs", "--index-strategy=unsafe-best-match")  # all indexes are equal, as for pip
     if subprocess.run([*pip, "uv"]).returncode or subprocess.run([*uv, *wanted], env=os.environ | env).returncode:
         session.log("uv could not install it. pip tries.")
         session.run(*pip, "--no-compile", *wanted)
-    # All but tests and 400 architectures.  Some files are templates, not Python.
+    # Compile all but the tests and transformers' 400 architectures.  Files that are templates, not Python, fail: rc 1.
     libraries = str(VENV / ("Lib" if os.name == "nt" else "lib"))
     compileall = ("-W", "ignore", "-m", "compileall", "-qq", "-j", "0", "-x", r"[/\\](tests?|testing|models)[/\\]")
     session.run(PYTHON, *compileall, libraries, success_codes=[0, 1])
@@ -130,12 +130,13 @@ def install(session: nox.Session, *extras: str) -> None:
 def lab(session: nox.Session) -> None:
     """Open the first notebook in JupyterLab, with the embedded model fetched.  Arguments after -- go to JupyterLab."""
     install(session, "lab")
-    # A failed download has printed its reason; JupyterLab opens all the same, and page 00 tries again.
+    # A failed download prints its reason; JupyterLab opens anyway, and page 00 tries again.
     timed(session, "fetch", *HELPERS, "fetch", success_codes=[0, 1])
     report(session)
     first = "--LabApp.default_url=/lab/tree/notebooks/00_quickstart.ipynb"  # with --no-browser too
-    # JupyterLab would ask PyPI for its updates, and ask whether it may fetch news.  Its documentation, "Announcements",
-    # has these options.  demo/jupyter disables the extension that asks, and keeps a page unchanged that is only opened.
+    # JupyterLab would look for updates on PyPI and ask whether it may fetch news.  These options are from its
+    # documentation, "Announcements".  demo/jupyter disables the extension that asks, and keeps pages unchanged that are
+    # only opened.
     quiet = ("--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate", "--LabApp.news_url=None")
     paths = filter(None, [str(ROOT / "demo" / "jupyter"), os.environ.get("JUPYTER_CONFIG_PATH")])
     options = (first, *quiet, "--ServerApp.root_dir=.", "--ip=127.0.0.1", *session.posargs)
@@ -172,7 +173,7 @@ def tests(session: nox.Session) -> None:
     # Without nbval, which is for the notebooks and takes 3 s to import.
     pytest = (PYTHON, "-m", "pytest", "-q", "-m", "not weekly", "--durations=15", "-p", "no:nbval")
     unit = (*pytest, *PARALLEL, "--ignore=tests/browser", *posargs)
-    # The tests in a browser wait half of their time, so they run beside the unit tests.
+    # The browser tests spend half of their time waiting, so they run beside the unit tests.
     with beside(session, *pytest, "--maxfail=5", "tests/browser") if browser else nullcontext():
         timed(session, "unit tests", *unit, env=EMBEDDED | {"OMP_NUM_THREADS": "1"})
     report(session)
@@ -189,7 +190,7 @@ def weekly(session: nox.Session) -> None:
 
     @contextmanager
     def stage(what: str) -> Iterator[str]:
-        """The next stages run after a failure, too: all of them take an hour."""
+        """Record a failure and go on with the next stage, because all of them take an hour."""
         try:
             yield what
         except nox.command.CommandFailed:
@@ -230,7 +231,7 @@ def lint(session: nox.Session) -> None:
 
 @session
 def faults(session: nox.Session) -> None:
-    """Run all faults and bad input, the slow ones too.  After --: --write-table writes docs/faults.md."""
+    """Run all tests of faults and bad input, including slow ones.  After --: --write-table writes docs/faults.md."""
     install(session, "lab", "test")
     session.run(PYTHON, "-m", "pytest", "-q", *session.posargs, "tests/faults", env=EMBEDDED)
 
@@ -249,7 +250,7 @@ def mutants(session: nox.Session) -> None:
 
 @nox.session(venv_backend="virtualenv")
 def audit(session: nox.Session) -> None:
-    """List known vulnerabilities of the pinned versions, from PyPI; fails if it could not look all of them up."""
+    """List known vulnerabilities of the pinned versions, from PyPI; fail if not all of them could be looked up."""
     session.install("pip-audit")
     told = Path(session.create_tmp(), "audit.json")
     told.unlink(missing_ok=True)
@@ -266,7 +267,7 @@ def audit(session: nox.Session) -> None:
 
 @session
 def connections(session: nox.Session) -> None:
-    """Run all notebooks and record each attempt to leave this machine, by strace too where it is installed."""
+    """Run all notebooks and record each connection to a different machine, also with strace if it is installed."""
     install(session, "lab", "test")
     session.run(*HELPERS, "export", env=EMBEDDED)
     for notebook in NOTEBOOKS:
@@ -283,14 +284,14 @@ def outputs(session: nox.Session) -> None:
 
 @session
 def rehearsal(session: nox.Session) -> None:
-    """Measure what Phi-3-mini's shape costs here, with random weights; writes the README's table."""
+    """Measure what Phi-3-mini's shape costs here, with random weights; update README and docs/benchmarks.md."""
     install(session, "lab")
     session.run(PYTHON, "bench/rehearsal.py", *session.posargs)
 
 
 @session
 def bench(session: nox.Session) -> None:
-    """Measure the speed here, beside other engines; writes the README's tables.  After --: options of bench/run.py."""
+    """Compare the speed with other engines; write docs/benchmarks.md and the README's table.  After --: its options."""
     install(session, "lab")
     session.run(*HELPERS, "export", env=EMBEDDED)
     session.run(PYTHON, "bench/run.py", *session.posargs, env=EMBEDDED)
@@ -298,7 +299,7 @@ def bench(session: nox.Session) -> None:
 
 @session
 def load(session: nox.Session) -> None:
-    """Measure the server under load, beside the bare pipeline; writes docs/serving.md.  After --: its options."""
+    """Measure the server under load, and the bare pipeline; update docs/serving.md.  After --: its options."""
     install(session, "lab", "serve")
     session.run(*HELPERS, "export", env=EMBEDDED)
     session.run(PYTHON, "bench/load.py", *session.posargs, env=EMBEDDED)
@@ -306,7 +307,7 @@ def load(session: nox.Session) -> None:
 
 @session
 def defaults(session: nox.Session) -> None:
-    """Measure weight formats and sampling settings; writes docs/defaults.md.  After --: its options."""
+    """Measure weight formats and sampling settings; write docs/defaults.md.  After --: its options."""
     install(session, "lab")
     session.run(*HELPERS, "fetch", env=EMBEDDED)
     session.run(PYTHON, "bench/defaults.py", *session.posargs, env=EMBEDDED)
@@ -314,7 +315,7 @@ def defaults(session: nox.Session) -> None:
 
 @session
 def constraints(session: nox.Session) -> None:
-    """Upgrade this environment to what pyproject.toml (and what follows --) allows, and write constraints.txt."""
+    """Upgrade the dependencies as far as pyproject.toml and the arguments after -- allow; write constraints.txt."""
     extras = ("lab", "serve", "demo", "test", "mutants")
     install(session, *extras)
     wanted = f".[{','.join(extras)}]"

@@ -18,13 +18,13 @@ from helpers.metrics import timing
 
 
 def attention(choice: settings.Settings, plan, ids: list[int]) -> dict:
-    """Return the milliseconds of a prefill, of as long a prefill behind it, and per decode step, with either KV cache.
+    """Return the milliseconds of a prefill, of an equally long one after it, and of a decode step, with each KV cache.
 
-    All but attention is the same: the graph, its products, and the loop.
+    Only attention differs: the rest of the graph, its matrix multiplications and the loop are the same.
     """
     model = load_model(choice)[0]
     stateful = copy(model)
-    stateful.paged = None  # so that its PromptCache uses what model.generate does
+    stateful.paged = None  # so that its PromptCache uses the stateful cache, as model.generate does
     sides = {"paged": PromptCache(model), "stateful": PromptCache(stateful)}
 
     def play(cache: PromptCache, start: int) -> dict[str, float]:
@@ -63,9 +63,10 @@ def matmuls(choice: settings.Settings, plan, ids: list[int]) -> dict:
 
 
 def fusion(choice: settings.Settings, plan, ids: list[int]) -> dict:
-    """Return the milliseconds of prefill and of a decode step, with fused projections and without; GenAI's prefill.
+    """Return the milliseconds of prefill and of a decode step, with and without fused projections; GenAI's prefill.
 
-    No other engine runs, so that none displaces what these hold in the processor's caches.
+    No engine runs besides these, and GenAI only for the prefill, so that little displaces what they hold in the
+    processor's caches.
     """
     length, caches = plan.prefill[1], {}
     for side, fuse in {"fused": graph.fuse_parallel_matmuls, "separate": lambda model: 0}.items():

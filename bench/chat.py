@@ -6,12 +6,12 @@ Everything runs in a Jupyter kernel, as for a reader, with the settings' model, 
 sends to a browser is received and discarded.  Memory is measured in a kernel of its own.  A round runs each side once;
 round 0 is a warm-up.  Figures are medians, the ratio is the median of the ratios within a round.
 
-- reuse: time to first token of turn 5, with a history of 1,000 tokens or more, in a Conversation whose KV cache holds
-  the turns before; against one with the same turns and an empty cache.  The prompts are equal.
+- reuse: time to first token of turn 5, with a history of more than 1,000 tokens, in a Conversation whose KV cache holds
+  the earlier turns, against one with the same turns and an empty cache.  The prompts are the same.
 - streaming: decode speed of an answer in a ChatBox that is displayed, against the bare loop of helpers.generate with
-  the same sampling and alternatives, on the same prompt.  Both generate as many tokens; the words may differ after a
-  near-tie, because the chat processes its prompt in two chunks.
-- rich: the same, where the box shows as many characters of an answer with tables, formulas, code and lists.
+  the same sampling and alternatives, on the same prompt.  Both generate the same number of tokens; the words may differ
+  after a near-tie, because the chat processes its prompt in two chunks.
+- rich: the same, but the box shows an answer of the same length with tables, formulas, code and lists.
 - memory: --turns turns in one chat box with a context of 1,024 tokens, whose history is truncated many times: how much
   the kernel's resident set has grown since turn 20, and whether the last answer still streams.
 """
@@ -39,7 +39,7 @@ SETUP = """
 import gc, json, os, tempfile, time
 import psutil
 kept = tempfile.TemporaryDirectory()
-os.environ["TUTORIAL_CONVERSATIONS"] = kept.name  # keeping is a part of the cost; the folder is not the reader's
+os.environ["TUTORIAL_CONVERSATIONS"] = kept.name  # saving is part of the cost, but not into the reader's folder
 from IPython.display import display
 from helpers import settings
 from helpers.chat.conversation import Conversation
@@ -177,7 +177,7 @@ def main() -> None:
         ]
         streaming, rich = zip(*rounds[1:], strict=True)
         kernel.end()
-        kernel = Kernel()  # in the old one, what the rounds left is given back or used again at any time
+        kernel = Kernel()  # in the old one, memory left by the rounds may be freed or reused at any time
         kernel.run(set_up)
         first, last, pieces, truncated_messages, most = kernel.run(MEMORY)
     finally:

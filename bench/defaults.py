@@ -3,7 +3,7 @@
     python bench/defaults.py [--minutes 8] [--scratch FOLDER] [--report]
 
 Measures SmolLM2-135M-Instruct piece by piece and stores each result in bench/defaults.json, so that an interrupted run
-resumes where it stopped.  After --minutes no new piece is started.  docs/defaults.md is written at the end of each run;
+resumes where it stopped.  After --minutes no new piece is started.  docs/defaults.md is written when all are done;
 --report writes it without measuring.  To measure everything again, delete bench/defaults.json.
 """
 
@@ -39,17 +39,17 @@ MODEL = catalog.SMOLLM2
 REFERENCE = "fp16"
 CHUNK = 64  # tokens: neighbours depend on each other, so the bootstrap draws chunks of this length, not tokens
 DRAWS = 2_000
-ROUNDS, TOKENS = 9, 64  # of the measurement of speed
+ROUNDS, TOKENS = 9, 64  # when measuring speed
 BASE, CHOSEN = "int4 0.3", "int4 0.3 awq"  # the weights that the tutorial used before, and those it uses now
-HEAD = 200  # characters of an answer in which its fact has to stand
+HEAD = 200  # characters of an answer within which the fact must occur
 MODES, SURFACES = ("conversation", "apart"), ("box", "terminal", "ask")
 SHOWN = 300  # characters of an answer that the document shows
-QUESTIONS = settings.ROOT / "bench" / "questions.txt"  # not a text of helpers.metrics, which train tokenizers of tests
+QUESTIONS = settings.ROOT / "bench" / "questions.txt"  # not in helpers/metrics, whose texts train phi3_tokenizer
 MARKS = {"r": "right", "w": "without the fact", "o": "not checked", "l": "loop", "e": "empty"}
 
 
 def beginner_questions() -> list[tuple[str, tuple[str, ...]]]:
-    """Return 24 short questions, each with the words of which a right answer has one, if it can be checked."""
+    """Return 24 short questions, each with the accepted words; none for a question that cannot be checked."""
     lines = QUESTIONS.read_text(encoding="utf-8").strip().split("\n\n")[1].splitlines()
     pairs = [line.partition("|")[::2] for line in lines]
     return [(question.strip(), tuple(re.findall(r"\w+", words))) for question, words in pairs]
@@ -98,8 +98,8 @@ def make_export(scratch: Path, weights: str) -> dict:
 def texts(tok) -> list[tuple[list[int], int]]:
     """Return all shipped texts as (ids, number of the first position that counts).
 
-    They are the evaluation text, and each calibration chat in the chat template, of which the answer counts, with its
-    EOS token: the chat generates nothing else.
+    They are the evaluation text, and each calibration chat in the chat template.  Of a chat, only the answer with its
+    EOS token counts, because the model generates nothing else.
     """
     from helpers.tokenize import prompt_ids
 
@@ -146,7 +146,7 @@ def measure_speed(scratch: Path) -> dict:
         ids = tok("The history of the harbour begins with")["input_ids"]
 
         def play(model=model, ids=ids) -> float:
-            # The EOS token does not end it, so that each side generates as many tokens.
+            # EOS is ignored, so that each side generates the same number of tokens.
             moments = [time.perf_counter() for _ in generate(model, ids, TOKENS, stop_ids=())]
             assert len(moments) == TOKENS
             return (TOKENS - 1) / (moments[-1] - moments[0])
@@ -168,7 +168,7 @@ def judge(question: tuple[str, tuple[str, ...]], text: str, looped: bool) -> str
 
 
 def judge_all(scratch: Path, key: str, answers: list[tuple[str, bool, bool]]) -> dict:
-    """Return a letter for each answer (text, looped, cut off): verdicts, limits.  The texts are kept in scratch."""
+    """Return `verdicts`, letters of judge(), and `limits`, an m for each answer cut off; keep the texts in scratch."""
     questions = beginner_questions()
     assert len(answers) == len(questions)
     file = scratch / "answers" / (re.sub(r"[^\w.]+", "-", key) + ".json")
@@ -289,7 +289,7 @@ def pieces(scratch: Path) -> dict[str, Callable[[], dict]]:
 
 
 def greedy_rows() -> list[tuple[str, Sampling]]:
-    """Return the chosen weights with each penalty; the others without one, and int8 with the default's too."""
+    """Return the chosen weights with each penalty, the others without, and int8 also with the default sampling."""
     others = [(weights, GREEDY) for weights in WEIGHTS if weights != CHOSEN]
     return [*((CHOSEN, sampling) for sampling in GREEDY_GRID), ("int8", CHAT), *others]
 
@@ -299,7 +299,7 @@ def sampled_rows() -> list[tuple[str, Sampling]]:
 
 
 def with_seeds(sampling: Sampling, mode: str) -> list[Sampling]:
-    """Return the runs of a row: one of a greedy row; of a sampled one three in one conversation, and one apart."""
+    """Return the runs of a row: one if it is greedy; if it samples, three in one conversation and one apart."""
     if not sampling.temperature:
         return [sampling]
     return [replace(sampling, seed=seed) for seed in (SEEDS if mode == MODES[0] else SEEDS[:1])]
@@ -309,10 +309,10 @@ def with_seeds(sampling: Sampling, mode: str) -> list[Sampling]:
 PAGE_TEXT = """\
 # Default weights and sampling
 
-How we chose the two defaults of the embedded model, SmolLM2-135M-Instruct: the flags of its export
+This page explains how we chose two defaults for the embedded model, SmolLM2-135M-Instruct: its export flags
 (`SMOLLM2_INT4` in `helpers/catalog.py`) and the sampling of the chat (`CHAT` in `helpers/generate/sampling.py`).
-`nox -s defaults` measures the tables and writes this page. These figures are from $machine, with $versions; the
-measurement took $minutes minutes.
+`nox -s defaults` takes the measurements and writes this page. These figures were measured on $machine, with $versions;
+the measurement took $minutes minutes.
 
 ## Decision
 
@@ -321,8 +321,8 @@ measurement took $minutes minutes.
 - **Sampling: greedy decoding with a repetition penalty of $penalty**, in the chat box, in `python -m helpers chat` and
   in `python -m helpers ask`. The answers are repeatable. Checks and comparisons of token ids use plain greedy decoding.
 
-int8 is much closer to fp16: its KL divergence is $kl_int8, against $kl for $chosen, and its most likely token is that
-of fp16 at $top1_int8 of the positions, against $top1. Its file has $mb_int8 instead of $mb, which is $more more, and it
+int8 is much closer to fp16: its KL divergence is $kl_int8, against $kl for $chosen, and its most likely token equals
+fp16's at $top1_int8 of the positions, against $top1. Its file is $more larger ($mb_int8 instead of $mb), and it
 decodes $speed_int8 times as fast. If you want the best answers from this model, export int8:
 `python -m helpers export --format int8`. The default remains int4 because the tutorial teaches int4, and because models
 of a useful size need it: they decode faster and fit into memory.
@@ -334,11 +334,11 @@ $weights
 - **MB** is the size of `openvino_model.bin`, in millions of bytes. A decode step reads all of it.
 - **Perplexity**, **KL divergence** and **top-1 agreement** cover $tokens tokens of all texts in `helpers/metrics`: the
   evaluation text, and the answers of the calibration chats in the chat template. No recipe here uses calibration data.
-  The model runs at reference settings (f32 computation and KV cache, dynamic quantization off). The intervals are a
-  paired bootstrap over $chunks chunks of at most $chunk tokens.
+  The model runs at reference settings (f32 computation and KV cache, dynamic quantization off). The intervals come from
+  a paired bootstrap over $chunks chunks of at most $chunk tokens.
 - **Speed** is the decode speed at the default settings, $decoded tokens after a short prompt. The formats take turns
   for $rounds rounds; a ratio is the median of the ratios within the rounds, with a bootstrap interval over the rounds.
-- **Export** is one run of `optimum-cli` for each format, on a machine that also did other work.
+- **Export** is the time of one run of `optimum-cli` for each format, on a machine that also did other work.
 
 ## Answers
 
@@ -351,7 +351,7 @@ order of the file, and *apart*, each in a new conversation, at the default setti
   legs" counts as right for a spider. It is also strict: grapes, lemons and papayas are three fruits, but none of them
   is on the list. A loop does not count as right.
 - **Empty**: answers without text.
-- **Cut off**: answers that reached `max_new_tokens` ($limit). Loops are among them.
+- **Cut off**: answers that reached `max_new_tokens` ($limit). Most loops are among them.
 
 One run has 24 answers, so a difference of one or two answers between two rows means nothing.
 
@@ -361,13 +361,13 @@ $greedy
 
 ### Sampling
 
-With top-p 0.9. Numbers separated by commas belong to three seeds.
+With top-p 0.9. *Together* was run with three seeds, whose numbers are separated by commas, and *apart* with one.
 
 $sampled
 
 ## The defaults in the chat box, the terminal and `ask`
 
-The box and the terminal answer the questions in one conversation, `ask` answers each of them in a new process.
+The box and the terminal answer the questions in one conversation, while `ask` answers each of them in a new process.
 
 $defaults
 
@@ -380,20 +380,20 @@ pipx run nox -s defaults
 ```
 
 A run resumes where an earlier one stopped. To measure everything again, delete `bench/defaults.json` first. The exports
-stay in the folder `defaults` of the system's temporary folder and take 1.5 GB. Options follow `--`:
+are kept in `defaults`, a folder in the system's temporary folder, and take 1.5 GB. Options follow `--`:
 `nox -s defaults -- --minutes 8` starts no new measurement after eight minutes, and `-- --report` only writes this page.
 """
 
 
 def drawn(results: dict, weights: str) -> np.ndarray:
-    """Return the sums of all chunks, then of DRAWS bootstrap samples: [1 + DRAWS, 4].  Same chunks for all weights."""
+    """Return the sums of all chunks, then of DRAWS bootstrap samples, the same for all weights: [1 + DRAWS, 4]."""
     chunks = np.array(results[f"distance | {weights}"]["chunks"])
     picks = np.random.default_rng(0).integers(len(chunks), size=(DRAWS, len(chunks)))
     return np.concatenate([chunks.sum(0)[None], chunks[picks].sum(1)])
 
 
 def with_interval(values: np.ndarray, form: str) -> str:
-    """Return the first of `values` and the interval of 95 % of the others."""
+    """Return the first of `values` and the 95 % interval of the others."""
     low, high = np.quantile(values[1:], [0.025, 0.975])
     return f"{values[0]:{form}} [{low:{form}}, {high:{form}}]"
 
@@ -470,7 +470,7 @@ def answers_list(results: dict, name: str) -> str:
         answer = " ".join(text.split())
         shown = answer if len(answer) <= SHOWN else f"{answer[:SHOWN]} …"
         lines += [f"{question} ({MARKS[verdict]})", f"    {shown}"]
-    summary = f"<summary>The 24 answers in {name}, the first {SHOWN} characters of each</summary>"
+    summary = f"<summary>The 24 answers from {name}, the first {SHOWN} characters of each</summary>"
     return "\n".join(["<details>", summary, "", "```text", *lines, "```", "", "</details>"])
 
 
@@ -514,7 +514,7 @@ def document(results: dict) -> str:
 
 # ---------------------------------------------------------------------------------------------------------- the program
 def about() -> dict:
-    """Return what the results hold for."""
+    """Return the machine and the versions for which the results hold."""
     libraries = ("openvino", "nncf", "optimum-intel", "transformers")
     versions = {each: metadata.version(each) for each in libraries}
     return {"cpu": cpu_name(), "cores": os.cpu_count(), "versions": versions}
@@ -522,13 +522,13 @@ def about() -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=1e9, help="start no new piece after so many minutes")
+    parser.add_argument("--minutes", type=float, default=1e9, help="start no new piece after this many minutes")
     parser.add_argument("--scratch", type=Path, default=SCRATCH, help="folder for the exports, 1.5 GB; it is kept")
-    parser.add_argument("--report", action="store_true", help="only write docs/defaults.md")
+    parser.add_argument("--report", action="store_true", help="only write docs/defaults.md, from complete results")
     given = parser.parse_args()
     results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {"about": about()}
     todo = {} if given.report else pieces(given.scratch)
-    if todo:  # without pieces of an earlier version
+    if todo:  # drop the pieces of an earlier version
         results = {name: value for name, value in results.items() if name in {"about", "minutes", *todo}}
     missing = [name for name in todo if name not in results]
     start = time.perf_counter()

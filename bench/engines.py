@@ -1,11 +1,12 @@
 """The engines that are compared: each is loaded once in a process of its own, and generates on request.
 
-A request is `ids`, the prompt, and `n`, the number of new tokens: greedy, EOS ignored, nothing kept from the request
-before.  The parent writes it as a line of JSON; the worker answers with one: the new ids, milliseconds to the first of
-them, and per token after it.  An engine that cannot start says why, and so does its row in the tables.
+A request is `ids`, the prompt, and `n`, the number of new tokens, decoded greedily without stopping at EOS.  The parent
+writes it as a line of JSON; the worker answers with one: the new ids, the milliseconds to the first of them, and per
+token after it.  GenAI may reuse the KV cache of an earlier prompt with the same prefix.  So each round has new prompts,
+except in the section lookup, which does not time the prefill.  If an engine cannot start, the tables say why.
 
-OMP_WAIT_POLICY is left as it is.  PASSIVE would put the threads of PyTorch and llama.cpp to sleep between operations of
-one token, which would flatter us; between requests they sleep anyhow, as `idle_cpu` in the results shows.
+OMP_WAIT_POLICY is not changed.  PASSIVE would put the threads of PyTorch and llama.cpp to sleep between the operations
+of a token, which would favour our engine; between requests they sleep anyway, as `idle_cpu` in the results shows.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class Engine:
     """An engine: its loader, the format of the weights that a token reads, and the precision of its KV cache."""
 
     load: Loader
-    needs: str  # the module whose import takes long, which is no part of loading a model
+    needs: str  # a module that is imported first, because its slow import is not part of loading a model
     weights: str
     kv: str
 
@@ -179,7 +180,7 @@ def worker(name: str, threads: int, more: dict[str, str]) -> None:
         import_module(engine.needs)
         imported = time.perf_counter()
         play = engine.load(choice, threads)
-    except Exception as error:  # whatever it is, the others go on
+    except Exception as error:  # the other engines run regardless of the error
         words = ABSOLUTE_PATH.sub("…/", f"{type(error).__name__}: {error}".splitlines()[0])
         return answer(missing=f"not installed: {engine.needs}" if isinstance(error, ImportError) else words)
     answer(import_seconds=imported - start, load_seconds=time.perf_counter() - imported)
@@ -204,7 +205,7 @@ class Worker:
     def _answer(self) -> dict:
         line = self.process.stdout.readline()
         if not line:
-            raise SystemExit(f"{self.name} ended; its error stands above.")
+            raise SystemExit(f"{self.name} exited; its error is shown above.")
         return json.loads(line)
 
     def play(self, ids: list[int], n: int) -> dict:

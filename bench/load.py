@@ -1,9 +1,9 @@
-"""Load on `python -m helpers serve`, beside the bare pipeline in the same run: `nox -s load`.
+"""Measure `python -m helpers serve` under load, and the bare pipeline in the same run: `nox -s load`.
 
     python bench/load.py [--only SECTION]… [--learners N]… [--rounds 3] [--minutes 10] [--think 1.0]
 
-Everything runs on this machine, on loopback: the clients use the same cores as the server.  Each section keeps its
-result in bench/load.json, from which docs/serving.md is written.  --think scales the learners' think times.
+Everything runs on this machine, on loopback: the clients use the same cores as the server.  Each section stores its
+result in bench/load.json, from which a part of docs/serving.md is written.  --think scales the learners' think times.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Server:
     process: subprocess.Popen
 
     async def ask(self, messages: list[dict], hang_up: bool = False, tokens: int = NEW_TOKENS) -> Reply:
-        """Ask over a new connection, with little work: learners' clients run on machines of their own."""
+        """Ask over a new connection with a minimal client, because learners' clients run on their own machines."""
         body = {"model": choice.model, "messages": messages, "temperature": 0, "max_tokens": tokens, "stream": True}
         content = json.dumps(body | {"stream_options": {"include_usage": True}}).encode()
         head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {KEY}\r\n"
@@ -94,7 +94,7 @@ class Server:
         return httpx.get(url, headers={"Authorization": f"Bearer {KEY}"}, timeout=10).text
 
     def in_use(self) -> float:
-        """Return how many requests the engine has."""
+        """Return the requests in the server plus those in its pipeline, so 0 only if both are idle."""
         return sum(float(line.split()[1]) for line in self.get("/metrics").splitlines() if line.startswith(SLOTS))
 
     def memory(self) -> float:
@@ -153,7 +153,7 @@ def generate_together(pipeline, prompts: list[list[int]]) -> list[list[float]]:
 
 
 def bare_worker(connection) -> None:
-    """Run the pipeline of the server without the server, in a process of its own as there."""
+    """Run the server's pipeline without the server, in its own process as the server does."""
     from helpers.checkpoint.tokenizer import load_tokenizer
     from helpers.serve.engine import Limits, load_pipeline
     from helpers.tokenize import prompt_ids
@@ -186,7 +186,7 @@ def quantile(values: list[float], share: float) -> float:
 
 
 def summary(replies: list[Reply]) -> dict:
-    """Return the figures of answers that were asked together or over time."""
+    """Return the figures of questions that were asked at once or over time."""
     good = [reply for reply in replies if not reply.error]
     firsts = [reply.first for reply in good]
     seconds = max(reply.ended for reply in replies) - min(reply.asked for reply in replies)
@@ -226,7 +226,7 @@ def together(given) -> dict:
 
 
 async def learner(server: Server, number: int, think: float, turns: int = TURNS, start: float = 0.0) -> list[Reply]:
-    """Hold a conversation; before each question the learner thinks.  A refusal with 429 is asked again."""
+    """Hold a conversation; the learner thinks before each question.  A question that fails is dropped, not repeated."""
     draw, messages, replies = random.Random(number), [], []
     await asyncio.sleep(start)
     for turn in range(turns):
@@ -257,7 +257,7 @@ def learners(given) -> dict:
 
 
 def soak(given) -> dict:
-    """Let 30 learners go on without a pause for minutes; note the memory each half minute."""
+    """Let 30 learners ask for minutes, with pauses of 0.2 to 0.6 s; record the memory every half minute."""
     memory, replies = [], []
     with serving() as server:
 
@@ -278,7 +278,7 @@ def soak(given) -> dict:
 
         asyncio.run(all_of_them())
         in_use = server.in_use()
-    # Until then the KV cache fills with the prefixes of conversations.
+    # In the first three minutes the KV cache fills with the prefixes of conversations.
     full = memory[min(6, len(memory) - 1) :]
     ends = {"at_start": memory[0], "after_three_minutes": full[0], "least": min(full), "most": max(full)}
     found = summary(replies)
@@ -319,7 +319,7 @@ def two_nodes() -> Iterator[tuple[str, Callable[[], None]]]:
 
 
 def kill(given, what: str) -> dict:
-    """Kill a replica, or a node, in the middle of 30 conversations on two nodes; print how long recovery takes."""
+    """Kill a replica, or a node, during 30 conversations on two nodes; return the failures and the time to recover."""
     with two_nodes() as (address, kill_node), serving("--address", address, "--replicas", "2") as server:
         import ray
         from ray import serve
@@ -369,7 +369,7 @@ def kill(given, what: str) -> dict:
 
 
 def in_process(section: Callable, *arguments) -> dict:
-    """Run a section in a process of its own: Ray Serve's client keeps the cluster that it met first."""
+    """Run a section in its own process, because Ray Serve's client stays bound to its first cluster."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(section, arguments)
 
@@ -400,8 +400,8 @@ def document(results: dict) -> str:
             cells += [f"{median(side):.2f} s" for side in firsts]
             rows.append([users, *cells, str(sum(sum(each["errors"].values()) for each in sides[0]))])
         head = ["questions at once", "server, tokens/s", "bare", "ratio", "TTFT p95, server", "bare", "errors"]
-        what = f"Answers of {NEW_TOKENS} tokens. The server and its engine alone (bare) take turns; medians of the "
-        what += "rounds, and of the ratios within each round"
+        what = f"Answers of {NEW_TOKENS} tokens. The server and its engine alone (*bare*) take turns. Figures are "
+        what += "medians of the rounds; *ratio* is the median of the ratios within each round"
         lines.append(f"{what}:\n\n{table(head, rows)}\n")
     if found := results.get("learners"):
         rows = []
@@ -424,7 +424,8 @@ KILLED = (
 SENTENCES = {
     "replica": "**A replica**" + KILLED,
     "node": "**A node**" + KILLED,
-    "soak": "**{minutes:g} minutes of load** by 30 learners without a pause: {answers:,} answers, {failed} errors; "
+    "soak": "**{minutes:g} minutes of load** by 30 learners, with pauses of 0.2 to 0.6 s: {answers:,} answers, "
+    "{failed} errors; "
     "memory {at_start:.0f} MiB at the start, {after_three_minutes:.0f} MiB after three minutes, from then on between "
     "{least:.0f} and {most:.0f} MiB; {in_use:.0f} slots in use afterwards.\n",
     "hang_ups": "**200 clients hang up** at the first token of a long answer: {in_use:.0f} slots in use afterwards.\n",
@@ -433,12 +434,12 @@ SENTENCES = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", action="append", choices=SECTIONS, help="this section; can be repeated")
-    parser.add_argument("--learners", action="append", type=int, help="so many at once; can be repeated")
-    parser.add_argument("--rounds", type=int, default=3, help="of together")
-    parser.add_argument("--minutes", type=float, default=10, help="of soak")
+    parser.add_argument("--only", action="append", choices=SECTIONS, help="run this section; can be repeated")
+    parser.add_argument("--learners", action="append", type=int, help="number of learners; can be repeated")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of the section together")
+    parser.add_argument("--minutes", type=float, default=10, help="minutes of the section soak")
     parser.add_argument("--think", type=float, default=1.0, help="factor of the think times")
-    parser.add_argument("--report", action="store_true", help="only write docs/serving.md")
+    parser.add_argument("--report", action="store_true", help="only update docs/serving.md")
     given = parser.parse_args()
     results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     memory = round(psutil.virtual_memory().total / GIB)
@@ -448,7 +449,7 @@ def main() -> None:
     }
     for name in () if given.report else given.only or SECTIONS:
         found = rounded(SECTIONS[name](given))
-        keep = results.get(name, {}) if name in ("together", "learners") else {}  # other numbers of learners
+        keep = results.get(name, {}) if name in ("together", "learners") else {}  # of different numbers of learners
         results[name] = keep | found | {"date": date.today().isoformat()}
         print(name, json.dumps(found), flush=True)
         RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")

@@ -3,10 +3,10 @@
     nox -s rehearsal              measure; write bench/rehearsal.json, docs/benchmarks.md and the README's table
     nox -s rehearsal -- --keep    and keep the 10 GB in model/phi3-rehearsal
 
-Each step is a process of its own, so that its memory is its own.  Memory is the largest sum of the resident sets of the
-process and its children, sampled ten times a second; disk is the largest growth of the model folder meanwhile.  The
-last two steps are repeated with less memory: mapped files are counted above, but the system drops them when memory is
-short.
+Each step runs in its own process, so that its memory can be measured.  Memory is the largest sum of the resident sets
+of the process and its children, sampled ten times a second; disk is the largest growth of the model folder meanwhile.
+The last two steps are repeated in a cgroup with less memory, because resident sets include mapped files, which the
+system drops when memory is short.
 """
 
 import argparse
@@ -31,17 +31,17 @@ from helpers.files import GIB
 
 ROOT = settings.ROOT
 MODEL = "phi3-rehearsal"
-CONVERTED = "OpenVINO/Phi-3-mini-4k-instruct-int4-ov"  # under this name the export is fetched again
+CONVERTED = "OpenVINO/Phi-3-mini-4k-instruct-int4-ov"  # the name under which a local hub offers the export for download
 TOKENS = 32
 ROUNDS = 7
 PASSES = (1, 4, 8, 16)  # tokens of a forward pass, as helpers.generate.speculate makes them
-BEFORE = (("", None), (" after 5", 5))  # tokens of the pass before: as many, or another number
+BEFORE = (("", None), (" after 5", 5))  # tokens of the pass before: the same number, or 5
 FIGURES = ("seconds", "memory_gib", "disk_gib")
 
 
 @dataclass(frozen=True)
 class Cost:
-    """The cost of one step; `note` is what it printed behind NOTE."""
+    """The cost of one step; `note` is what it printed after NOTE."""
 
     step: str
     seconds: float
@@ -61,7 +61,7 @@ def folder_bytes(folder: Path) -> int:
 
 
 def family_bytes(process: psutil.Process) -> tuple[int, int]:
-    """Return the resident set of a process and its children, and how much of it is no file that a full memory drops."""
+    """Return the resident set of a process and its children, in all and without mapped files, which can be dropped."""
     total = private = 0
     for member in [process, *process.children(recursive=True)]:
         try:
@@ -75,9 +75,9 @@ def family_bytes(process: psutil.Process) -> tuple[int, int]:
 
 @contextmanager
 def limited(argv: list[str], limit: int, files: list[Path]) -> Iterator[list[str] | None]:
-    """Yield `argv` so that it runs with at most `limit` bytes of memory, None where a Linux cgroup cannot be made.
+    """Yield `argv` so that it runs with at most `limit` bytes of memory, or None if no Linux cgroup can be created.
 
-    The kernel forgets `files` first: what it had read already would not count.
+    `files` are dropped from the page cache first, because pages already there would not count for the cgroup.
     """
     lines = Path("/proc/self/cgroup").read_text().splitlines() if sys.platform == "linux" else ["0::"]
     own = dict(line.split(":", 2)[1:] for line in lines)  # {controller: path}; version 2 has one, without a name
@@ -124,7 +124,7 @@ def measure(step: str, argv: list[str], folder: Path) -> Cost:
 
 
 def load_and_generate() -> None:
-    """Load the export, generate TOKENS tokens twice, print the speed of the second time."""
+    """Load the export, generate TOKENS tokens twice, and print the speed of the second run."""
     from helpers.generate import GenerationStats, generate
     from helpers.load import load_model
     from helpers.tokenize import prompt_ids
@@ -142,7 +142,7 @@ def load_and_generate() -> None:
 
 
 def compare_with_bandwidth() -> None:
-    """Print as JSON the decode speed with the limit that the memory bandwidth sets, and what drafts cost and gain."""
+    """Print as JSON the decode speed, the limit that memory bandwidth sets, and what drafts cost and gain."""
     from replay import replay
 
     from helpers.generate import PromptCache, generate
@@ -166,7 +166,7 @@ def compare_with_bandwidth() -> None:
     text = list(range(64 + max(PASSES)))
 
     def pass_ms(size: int, before: int) -> float:
-        """Return the milliseconds of a pass over `size` tokens after 64 in the cache, and after one over `before`."""
+        """Return the milliseconds of a pass over `size` tokens, with 64 in the cache, after a pass over `before`."""
         for n in (before, size):
             cache.trim(text[:65])
             start = time.perf_counter()
@@ -188,7 +188,7 @@ def cpu_name() -> str:
 
 
 def rounded(value):
-    """Return `value` with four digits of each float in it: the others change from run to run."""
+    """Return `value` with its floats rounded to four significant digits; later digits differ from run to run."""
     if isinstance(value, dict):
         return {name: rounded(inside) for name, inside in value.items()}
     if isinstance(value, list | tuple):
@@ -203,14 +203,14 @@ def main() -> None:
     options = parser.parse_args()
     if options.worker:
         return WORKERS[options.worker]()
-    import report  # it imports what the other processes do not need
+    import report  # here, because the workers do not need what it imports
 
     sys.path.insert(0, str(ROOT / "tests"))
     from hub import Hub
 
     os.environ["TUTORIAL_MODEL"] = MODEL
     folder = settings.load().checkpoint_dir.parent
-    shutil.rmtree(folder, ignore_errors=True)  # a step that finds its result costs nothing
+    shutil.rmtree(folder, ignore_errors=True)  # a step whose result exists would do nothing
     python, worker = [sys.executable, "-m", "helpers"], [sys.executable, __file__, "--worker"]
     steps = {
         "create the checkpoint (instead of downloading 7.6 GB)": [*python, "fetch"],

@@ -38,9 +38,10 @@ class ReplayedCache(PromptCache):
 
 
 def record() -> dict[str, list[tuple[list[int], list[int]]]]:
-    """Return for each workload the prompts and answers of the embedded model, with ids that each model has.
+    """Return for each workload the prompts and answers of the embedded model, with ids that any vocabulary contains.
 
-    The ids of a text are numbered from 1 in the order of their first occurrence, which keeps all that lookup compares.
+    The ids of a text are renumbered from 1 in order of first occurrence.  Lookup only compares ids, so its drafts stay
+    the same.
     """
     model, tok, _ = load_model(replace(settings.load(), model=RECORDED))
     file, recorded = Path(__file__).with_name("workloads.json"), {}

@@ -34,9 +34,9 @@ WORKLOADS = {
     "prose": "free prose",
 }
 LOOKUP_METHOD = (
-    "Six prompts of each workload, bench/workloads.json; greedy decoding at default settings, as many tokens as our "
-    "plain answer has. The times count from the first new token to the last. A pass over several tokens rounds "
-    "differently from passes over one, so the text may differ."
+    "Six prompts of each workload (bench/workloads.json), greedy decoding at default settings. Every engine generates "
+    "as many tokens as helpers.generate does without lookup. Times are measured from the first new token to the last. "
+    "A pass over several tokens rounds differently from single-token passes, so the text may differ."
 )
 IN_README = (OURS, "optimum-intel generate", PAGED, "PyTorch eager, bf16", "llama.cpp")
 
@@ -48,7 +48,7 @@ def faster(results: dict, theirs: str, what: str) -> float:
 
 
 def best_eager(results: dict) -> str:
-    """Return the name of PyTorch's faster eager dtype.  Raises KeyError unless all of them were measured."""
+    """Return the name of PyTorch's faster eager dtype.  Raises KeyError unless both were measured."""
     eager = [name for name in ENGINES if "eager" in name]
     return min(eager, key=lambda name: median(results["engines"][name]["decode 0"]))
 
@@ -194,7 +194,7 @@ def lookup_table(results: dict) -> str:
         same = sum(sum(rounds) for rounds in engine["same_text"].values())
         answers = results["lookup"]["prompts"] * sum(len(engine[workload]) for workload in WORKLOADS)
         rows.append([name, *(f"{median(engine[each]):.1f}" for each in WORKLOADS), f"{same / answers:.0%}"])
-    return table(["ms per token", *WORKLOADS.values(), "answers equal to our plain ones"], rows)
+    return table(["ms per token", *WORKLOADS.values(), "answers equal to helpers.generate's"], rows)
 
 
 def short_table(results: dict) -> str:
@@ -221,17 +221,20 @@ def sentences(results: dict) -> list[str]:
     for name, engine in engines.items():
         if ours and "missing" not in engine and (share_of_time := faster(results, name, "decode 0")) < 0.995:
             read = engine["weight_bytes"] / ours["weight_bytes"]
-            said += [f"{name} needs {share_of_time:.2f} of our time per token, and reads {read:.2f} of our bytes."]
+            said += [
+                f"{name} takes {share_of_time:.2f} times as long per token as {OURS}, and reads {read:.2f} times as "
+                "many bytes of weights."
+            ]
     if "causes" in results:
         both, head = results["causes"]["attention"], results["causes"]["matmuls"]
         less = {what: ratio(both["paged"][what], values) for what, values in both["stateful"].items()}
         n = results["about"]["prefill"][1]
         said += [
-            f"With a paged KV cache, prefill of {n} tokens takes {less[f'prefill {n}']:.2f} of the time that the "
-            f"exported graph's stateful cache takes, prefill of {n} more tokens after those "
-            f"{less[f'behind {n}']:.2f}, and a decode step after all of them {less[f'decode {2 * n}']:.2f}.",
-            f"Matrix multiplications take {head['share']:.2f} of the operation time of a decode step. The largest, "
-            f"the LM head with {head['head_bytes'] / 1e6:.0f} MB, reads {head['head_gb_per_second']:.0f} GB/s.",
+            f"With a paged KV cache, prefill of {n} tokens takes {less[f'prefill {n}']:.2f} times as long as with the "
+            f"exported graph's stateful cache, prefill of {n} more tokens after those {less[f'behind {n}']:.2f} times "
+            f"as long, and a decode step after all of them {less[f'decode {2 * n}']:.2f} times as long.",
+            f"Matrix multiplications take {head['share']:.2f} of the operation time of a decode step. The largest, the "
+            f"LM head, reads its {head['head_bytes'] / 1e6:.0f} MB at {head['head_gb_per_second']:.0f} GB/s.",
         ]
         if fused := results["causes"].get("fusion"):
             decode, prefill = (ratio(fused[what]["fused"], fused[what]["separate"]) for what in ("decode", "prefill"))
@@ -240,13 +243,15 @@ def sentences(results: dict) -> list[str]:
                 median(fused[what]["fused"]) - median(fused[what]["separate"]) for what in ("prefill", "decode")
             )
             said += [
-                "This project fuses projections that have the same input (helpers/load/graph.py). A decode step then "
-                f"takes {decode:.2f} of the time, and prefill of {n} tokens {prefill:.2f}. Beside GenAI alone, prefill "
-                f"is {over['fused']:.2f} times as fast as GenAI's, and {over['separate']:.2f} times without fusing."
+                "This project fuses projections that have the same input (helpers/load/graph.py). With fusion, a "
+                f"decode step takes {decode:.2f} times as long as without, and prefill of {n} tokens {prefill:.2f} "
+                "times as long. With GenAI as the only other engine, our prefill is "
+                f"{over['fused']:.2f} times as fast as GenAI's if projections are fused, and {over['separate']:.2f} "
+                "times as fast if not."
             ]
             if more > 0 > less:
                 said[-1] += (
-                    f" After a prompt of {n} tokens, fusing saves time from an answer of {more / -less:.0f} tokens on."
+                    f" After a prompt of {n} tokens, fusion pays off in answers longer than {more / -less:.0f} tokens."
                 )
     if "load" in results:
         ours, cold, cached = (
@@ -254,12 +259,13 @@ def sentences(results: dict) -> list[str]:
         )
         said += [
             f"From the start of loading to the first token: {ours:.2f} s with helpers, {cold:.2f} s with "
-            f"optimum-intel, {cached:.2f} s with a filled `CACHE_DIR`, which the paged KV cache cannot use yet."
+            f"optimum-intel, and {cached:.2f} s with optimum-intel and a filled `CACHE_DIR`, which helpers' paged KV "
+            "cache cannot use yet."
         ]
     if "bandwidth" in results:
         found = results["bandwidth"]
         size, threads = found["size_bytes"] / 1e6, results["about"]["threads"]
-        said += [f"Memory bandwidth on {size:.0f} MB with {threads} threads: {found['gb_per_second']:.0f} GB/s."]
+        said += [f"Memory bandwidth, reading {size:.0f} MB with {threads} threads: {found['gb_per_second']:.0f} GB/s."]
     if "export" in results:
         ours, bare = (median(results["export"][side]["seconds"]) for side in ("ours", "bare"))
         said += [f"Export: {ours:.1f} s through helpers, {bare:.1f} s with the bare command."]
@@ -269,7 +275,7 @@ def sentences(results: dict) -> list[str]:
 def measured_on(about: dict) -> str:
     machine = f"{about['cpu']}, {about['cores']} cores, {about['memory_gib']} GiB of memory, {about['system']}"
     flags = " ".join(about["flags"])
-    return f"{machine}; {about['model']}, for OpenVINO exported with `{flags}`, {about['threads']} threads"
+    return f"{machine}; {about['model']}, exported for OpenVINO with `{flags}`, {about['threads']} threads"
 
 
 def readme_part(results: dict) -> str:
@@ -287,23 +293,22 @@ def document(results: dict, rehearsal: dict) -> str:
     about = results["about"]
     parts = [
         "# Benchmarks",
-        "`nox -s bench` measures and writes this file, and `nox -s rehearsal` its last section. Edit bench/report.py "
-        "rather than the file.",
+        "`nox -s bench` runs the measurements and writes this file; `nox -s rehearsal` does the same for its last "
+        "section. To change the text, edit bench/report.py.",
         "## Method",
-        f"- Machine and model: {measured_on(about)} each. A two-core virtual machine is not a laptop: expect different "
-        "figures on yours, and measure them.",
-        "- One process per engine. They take turns (A, B, C, A, B, C, …), and those that wait use no CPU. "
+        f"- Machine and model: {measured_on(about)} each. Expect different figures on your machine, and measure them.",
+        "- Each engine has its own process. The engines take turns (A, B, C, A, B, C, …); those that wait use no CPU. "
         f"{about['rounds']} rounds after a warm-up. Each round has a new prompt, the same for all engines, so that no "
         "engine finds it in a cache.",
-        f"- Greedy decoding, exactly {about['tokens']} tokens, EOS ignored. The decode speed counts from the first new "
-        "token to the last, after a prompt of one token, or of 512 where the table says so. Prefill runs from the call "
+        f"- Greedy decoding, exactly {about['tokens']} tokens, EOS ignored. Decode is timed from the first new token "
+        "to the last, after a prompt of one token, or of 512 where the table says so. Prefill is timed from the call "
         "to the first new token.",
-        f"- A figure is the median of its rounds. *{SPEED_UP}* is the time of the engine divided by that of "
-        "helpers.generate: the median of the ratios within each round. More than 1 × means that helpers.generate is "
-        "faster. Differences of a few per cent change sign from run to run.",
-        "- llama.cpp runs the 4-bit GGUF file from which the embedded checkpoint was restored. The others run the "
-        "restored checkpoint, or its export, which was quantized again: the same model with different weights.",
-        "- Memory is measured in a run of its own.",
+        f"- A figure is the median of its rounds. *{SPEED_UP}* is the engine's time divided by helpers.generate's: "
+        "the median of the ratios within each round. Above 1 ×, helpers.generate is faster. Differences of a few per "
+        "cent change sign from run to run.",
+        "- llama.cpp runs the 4-bit GGUF file that was dequantized to make the embedded checkpoint. The others run "
+        "that checkpoint, or its export, which is quantized again: the same model with different weights.",
+        "- Memory is measured in a separate run.",
     ]
     if "engines" in results:
         parts += ["## Decode", decode_table(results), "## Prefill", prefill_table(results)]
@@ -318,7 +323,7 @@ def document(results: dict, rehearsal: dict) -> str:
 
 
 def rehearsal_part(rehearsal: dict) -> str:
-    """Return what Phi-3-mini costs: a row per step, and how near its decode comes to the memory's limit."""
+    """Return what Phi-3-mini costs: a row per step, and how close decode comes to the limit of the memory bandwidth."""
     about, decode = rehearsal["about"], rehearsal["decode"]
     machine = f"{about['cpu']}, {about['cores']} cores, {about['memory_gib']} GiB of memory, {about['system']}"
     rows = ["| step | time | peak memory | disk | |", "|---|---:|---:|---:|---|"]
@@ -340,9 +345,9 @@ def rehearsal_part(rehearsal: dict) -> str:
         *some, last = (f"{cost[size]:.2f}" for size in longer)
         times, counts = f"{', '.join(some)} and {last}", f"{', '.join(longer[:-1])} and {longer[-1]}"
         parts.append(
-            f"A forward pass over {counts} tokens takes {times} times as long as one over a single token, "
-            f"and {change:.0%} longer than that after a pass of a different size. So a draft of {int(longer[-1]) - 1} "
-            f"tokens pays if more than {max(0, most):.1f} of them are accepted on average."
+            f"A forward pass over {counts} tokens takes {times} times as long as one over a single token. If the pass "
+            f"before it had a different size, it takes {change:.0%} longer still. So a draft of {int(longer[-1]) - 1} "
+            f"tokens pays off if more than {max(0, most):.1f} of them are accepted on average."
         )
     if replayed := decode.get("replayed"):
         gains = [
@@ -351,19 +356,20 @@ def rehearsal_part(rehearsal: dict) -> str:
             for workload, found in replayed.items()
         ]
         parts.append(
-            "A random model accepts no drafts. With the embedded model's answers replayed in this shape "
-            f"(bench/replay.py), prompt lookup is {', '.join(gains[:-1])}, and {gains[-1]}."
+            "A model with random weights accepts no drafts, so bench/replay.py replays the embedded model's answers in "
+            f"this shape. Compared with plain decoding, prompt lookup is {', '.join(gains[:-1])}, and {gains[-1]}."
         )
     # docs.kernel.org/admin-guide/cgroup-v1/memory.html, "Shared Page Accounting"
     parts.append(
-        "Peak memory includes the pages of mapped files: weights and shared libraries. The system can drop and reread "
-        "them. A cgroup counts them only for the process that reads them first, so a peak can exceed its limit."
+        "Peak memory includes the pages of mapped files (weights and shared libraries), which the system can drop and "
+        "read again. A cgroup is charged for such a page only if it is the first to read it, so a peak can exceed the "
+        "limit."
     )
     return "\n\n".join(parts) + "\n"
 
 
 def replace_part(text: str, name: str, content: str) -> str:
-    """Return `text` with `content` between <!-- name --> and <!-- /name -->.  Raises ValueError without one pair."""
+    """Return `text` with `content` between <!-- name --> and <!-- /name -->.  Raises ValueError unless there is one."""
     marks = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
     changed, found = marks.subn(lambda part: part[1] + content + part[2], text)
     if found != 1:

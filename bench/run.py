@@ -1,10 +1,10 @@
-"""How fast the tutorial's model runs here, beside other engines and the limit of the memory: `nox -s bench`.
+"""Compare the speed of the tutorial's model with other engines and with the memory bandwidth: `nox -s bench`.
 
     python bench/run.py [--quick] [--only SECTION]… [--engine NAME]… [--rounds 7] [--results FILE]
 
-docs/benchmarks.md describes the method.  Each section can be run alone; what the others measured is kept, unless
-machine, versions or sizes differ.  --quick shows that everything runs; its figures mean nothing, and only --results
-keeps them.
+docs/benchmarks.md describes the method.  Each section can be run alone; the results of the others are kept, unless
+machine, model, versions or sizes differ.  --quick shows that everything runs; its figures mean nothing, and are stored
+only with --results.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def version(library: str) -> str:
 
 
 def about(plan: Plan) -> dict:
-    """Return what the figures hold for; results with a different one are not mixed with these."""
+    """Return the conditions under which the figures hold; results from different conditions are never mixed."""
     return {
         "cpu": cpu_name(),
         "cores": os.cpu_count(),
@@ -63,7 +63,7 @@ def kept(stored: dict, about: dict) -> dict:
 
 
 def stolen() -> tuple[float, float]:
-    """Return the CPU seconds so far that other virtual machines took from this one, and all CPU seconds."""
+    """Return the CPU seconds that other virtual machines have taken from this one so far, and all CPU seconds."""
     times = psutil.cpu_times()
     return getattr(times, "steal", 0.0), sum(times)
 
@@ -71,8 +71,8 @@ def stolen() -> tuple[float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="small sizes, one round: does everything run?")
-    parser.add_argument("--only", action="append", choices=SECTIONS, help="this section; can be repeated")
-    parser.add_argument("--engine", action="append", choices=ENGINES, help="this engine; can be repeated")
+    parser.add_argument("--only", action="append", choices=SECTIONS, help="run only this section; can be repeated")
+    parser.add_argument("--engine", action="append", choices=ENGINES, help="run only this engine; can be repeated")
     parser.add_argument("--rounds", type=int, help="counted rounds")
     parser.add_argument("--results", type=Path, help="instead of bench/results.json; docs and README stay as they are")
     given = parser.parse_args()

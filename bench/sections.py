@@ -113,7 +113,7 @@ def player(worker: Worker, ids: list[int], plan: Plan):
 def lookup(plan: Plan) -> dict:
     """Return the milliseconds per token after the first of each workload, round by round, with lookup and without.
 
-    Each answer has the length of our plain one, at most plan.answer_tokens, so that all engines generate as much.
+    Each answer is as long as our plain one, at most plan.answer_tokens, so that all engines generate the same number.
     """
     from transformers import AutoTokenizer
 
@@ -138,7 +138,7 @@ def lookup(plan: Plan) -> dict:
         lengths = {name: [min(n, plan.answer_tokens) for n in given] for name, given in lengths.items()}
 
         def play(worker: Worker) -> dict[str, tuple[float, int]]:
-            """Return for each workload ms per token, and how many answers are those of our plain decoding."""
+            """Return for each workload ms per token, and how many answers equal those of our plain decoding."""
             answered = {}
             for name, given in prompts.items():
                 played = [(worker.play(ids, n), n) for ids, n in zip(given, lengths[name], strict=True)]
@@ -168,9 +168,10 @@ def memory(plan: Plan) -> dict:
 
 
 def load(plan: Plan) -> dict:
-    """Return the seconds to load and to the first token in a fresh process: ours; optimum-intel without and with cache.
+    """Return the seconds to load and to the first token in a new process.
 
-    The files are in the system's cache.
+    The sides are ours, and optimum-intel without a CACHE_DIR (cold) and with a filled one (cached).  The system's page
+    cache holds the files.
     """
     ids = text_ids()[:32]
 
@@ -204,7 +205,7 @@ def chat(plan: Plan) -> dict:
 
 
 def timed(argv: list[str], watched: bool = False, **environ: str) -> tuple[float, float]:
-    """Return seconds, and if `watched` the peak MiB of the process and its children.  Ends the bench if it fails."""
+    """Return seconds, and if `watched` the peak MiB of the process and its children.  Raises SystemExit if it fails."""
     most, start = 0, time.perf_counter()
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(argv, cwd=settings.ROOT, env=os.environ | environ, stdout=log, stderr=log)
@@ -241,14 +242,14 @@ def exporting(plan: Plan) -> dict:
             return timed(command[side], watched, TUTORIAL_MODEL_ROOT=folder, TMPDIR=folder)
 
         watched = {"ours": lambda: once("ours", True)[1], "bare": lambda: once("bare", True)[1]}
-        most = timing.interleaved(watched, plan.few, warm_up=0)  # and the times' warm-up
+        most = timing.interleaved(watched, plan.few, warm_up=0)  # this is also the warm-up for the times
         sides = {"ours": lambda: once("ours")[0], "bare": lambda: once("bare")[0]}
         seconds = timing.interleaved(sides, plan.few, warm_up=0)
     return {side: {"seconds": seconds[side], "memory_mib": most[side]} for side in command}
 
 
 def ask(plan: Plan) -> dict:
-    """Return the seconds from the command's start to the first word; the files are in the system's cache."""
+    """Return the seconds from the command's start to its first output; the system's page cache holds the files."""
 
     def once() -> float:
         start = time.perf_counter()

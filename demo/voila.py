@@ -48,7 +48,7 @@ def names(statement: ast.stmt) -> tuple[set[str], set[str]]:
 
 
 c = get_config()  # noqa: F821  traitlets defines it
-# Our template of what is shown until the box is there comes before Voilà's.
+# Our loading page takes precedence over Voilà's.
 share = str(Path(__file__).parent / "share")
 os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, [share, os.environ.get("JUPYTER_PATH")]))
 c.VoilaConfiguration.prelaunch_hook = only_the_chat_box
@@ -59,10 +59,10 @@ c.Voila.tornado_settings = {
     "headers": {"Content-Security-Policy": ONLY_FROM_HERE},
     "allow_remote_access": False,
 }
-# Each page has a kernel with a model of its own.  Kernels share what OpenVINO maps into memory, the file of the weights
-# and the libraries: 244 of 779 MiB for the embedded model.  One whose page is closed ends after this time.
+# Each page has its own kernel with its own model.  Kernels share the files that are mapped into memory, the weights and
+# the libraries: 244 of 779 MiB for the embedded model.  A kernel whose page is closed is shut down after this time.
 c.MappingKernelManager.cull_idle_timeout = 120  # seconds
 c.MappingKernelManager.cull_interval = 30
 c.MappingKernelManager.cull_connected = False
-# Voilà 0.5.13 opens its page without the token.  It appends a slash to this address; the & separates the two.
+# Voilà 0.5.13 opens its page without the token.  It appends a slash to this address; the & keeps it out of the token.
 Voila.connection_url = property(lambda app: f"{app.display_url}&")

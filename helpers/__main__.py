@@ -1,4 +1,4 @@
-"""Run the tutorial's steps from a terminal: doctor, models, fetch, export, check, ask, chat, serve."""
+"""Run the tutorial's steps from a terminal: doctor, models, fetch, export, check, ask, chat, serve, remove."""
 
 import errno
 import io
@@ -26,9 +26,9 @@ from helpers.errors import TutorialError, cause_of, printable, redact
 from helpers.files import read_manifest
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
-Model = Annotated[str | None, typer.Option(help="A name from `python -m helpers models`, a hub repository, a folder.")]
+Model = Annotated[str | None, typer.Option(help="A name from `python -m helpers models`, hub repository or folder.")]
 Format = Annotated[str | None, typer.Option(help="Weight format: int4, int8 or fp16.")]
-Thinking = Annotated[bool | None, typer.Option(help="Where the model can do both.")]
+Thinking = Annotated[bool | None, typer.Option(help="Whether to think before answering, if the model can do both.")]
 Penalty = Annotated[float | None, typer.Option(help="Values above 1 reduce repetition; 1 turns it off.")]
 Device = Annotated[str | None, typer.Option(help="CPU, GPU, GPU.0, NPU or AUTO.")]
 
@@ -60,7 +60,7 @@ def doctor(
     model: Model = None,
     format: Format = None,
     device: Device = None,
-    network: Annotated[bool, typer.Option("--network", help="Also check proxy, pip's index and the hub.")] = False,
+    network: Annotated[bool, typer.Option("--network", help="Also check the proxy, pip's index and the hub.")] = False,
     thorough: Annotated[bool, typer.Option("--thorough", help="Compare hashes of files, not only sizes.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -91,7 +91,7 @@ def models() -> None:
 
 @app.command()
 def remove(name: Annotated[str, typer.Argument(help="A name from `python -m helpers models`.")]) -> None:
-    """Delete all that is on this disk of a model: its checkpoint and exports, not a folder of your own."""
+    """Delete a model's checkpoint and exports from this disk.  A folder of your own is never deleted."""
     if name not in dict(settings.on_disk()):
         raise TutorialError(f"No model {name!r:.100} is on this disk.", "To see which are: python -m helpers models")
     home = settings.load().home.parent / name.replace("/", "--")
@@ -99,7 +99,7 @@ def remove(name: Annotated[str, typer.Argument(help="A name from `python -m help
         raise TutorialError(f"{settings.display_path(home)} is a link to {home.resolve()}.", "Delete both by hand.")
     freed = files.size(home, "**/*") / 1e6
     shutil.rmtree(home)
-    print(f"{settings.display_path(home)} is deleted; {freed:,.0f} MB are free again.")
+    print(f"{settings.display_path(home)} was deleted; {freed:,.0f} MB freed.")
 
 
 @app.command()
@@ -140,7 +140,10 @@ def export(
 
 @app.command()
 def check(model: Model = None, format: Format = None, device: Device = None) -> None:
-    """Score the checkpoint's answers with the export.  The exit code is 1 if their probability drops too far."""
+    """Check an export: tokenizer, probabilities against the checkpoint's, KV cache, and device against the CPU.
+
+    The exit code is 1 if there is a problem.
+    """
     from helpers.checks.export_check import check
 
     show_findings(check(chosen(model=model, format=format, device=device)))
@@ -190,7 +193,7 @@ def chat(
     temperature: Annotated[float | None, typer.Option(help="0: the most likely token; above 0: sampling.")] = None,
     repetition_penalty: Penalty = None,
     seed: Annotated[int | None, typer.Option(help="Makes sampling repeatable.")] = None,
-    context_length: Annotated[int | None, typer.Option(help="In tokens; at most the model's.")] = None,
+    context_length: Annotated[int | None, typer.Option(help="Context length in tokens; at most the model's.")] = None,
     thinking: Thinking = None,
     server: Annotated[
         str | None, typer.Option(help="URL of a server with OpenAI's API. Key: TUTORIAL_API_KEY.")
@@ -226,23 +229,23 @@ def serve(
     host: Annotated[str, typer.Option(help="An address other than loopback also needs --api-key.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
     api_key: Annotated[
-        str | None, typer.Option(envvar="TUTORIAL_API_KEY", help="Made and printed unless given.")
+        str | None, typer.Option(envvar="TUTORIAL_API_KEY", help="Generated and printed if not given.")
     ] = None,
-    replicas: Annotated[int, typer.Option(min=1, help="Processes with the model; requests are spread.")] = 1,
-    address: Annotated[str | None, typer.Option(help="Of a Ray cluster that runs: auto, or host:port.")] = None,
+    replicas: Annotated[int, typer.Option(min=1, help="Processes with the model, which share the requests.")] = 1,
+    address: Annotated[str | None, typer.Option(help="Address of a running Ray cluster: auto, or host:port.")] = None,
     cache_gb: Annotated[int, typer.Option(min=1, help="KV cache of a replica, in GB.")] = 1,
     print_ovms: Annotated[bool, typer.Option("--print-ovms", help="Print commands for OpenVINO Model Server.")] = False,
 ) -> None:
-    """Serve the model to many people, with the OpenAI API.  Ctrl-C ends it after the answers that have begun."""
+    """Serve the model to many people, with the OpenAI API.  Ctrl-C stops it after the answers in progress."""
     choice = chosen(model=model, format=format, device=device)
     if print_ovms:
         from helpers.serve.ovms import commands
 
         return print(commands(choice, port, cache_gb))
     if api_key is not None and len(api_key) < 16:
-        raise TutorialError("The API key is shorter than 16 characters.", "Leave it out; a key is then made.")
+        raise TutorialError("The API key is shorter than 16 characters.", "Leave it out to have a key generated.")
     if host not in ("127.0.0.1", "localhost", "::1") and not api_key:
-        hint = "Say both: --host and --api-key.  There is no TLS: put a proxy in front outside of a trusted network."
+        hint = "Give both --host and --api-key.  There is no TLS: outside a trusted network, put a TLS proxy in front."
         raise TutorialError(f"{host} can be reached from other machines, and no API key was given.", hint)
     from helpers.serve.cluster import serve
     from helpers.serve.engine import Limits
@@ -251,24 +254,24 @@ def serve(
     if not api_key:
         print(f"API key: {key}")
     place = f"[{host}]" if ":" in host else host  # an address of IPv6
-    print(f"Starting; then http://{place}:{port}/v1 serves {choice.model}.", flush=True)
+    print(f"Starting.  {choice.model} will be served at http://{place}:{port}/v1", flush=True)
     serve(choice, key, host, port, replicas, address, Limits(cache_gb=cache_gb))
 
 
 def prepare_streams() -> None:
-    """Let stdin, stdout and stderr take any text.  Raises TutorialError when stdout was closed, as by >&-."""
+    """Let stdin, stdout and stderr take any text.  Raises TutorialError if stdout, or chat's stdin, is closed (>&-)."""
     closed = [name for name in ("stdin", "stdout", "stderr") if getattr(sys, name) is None]
     for name in closed:  # in this order, so that no file of ours becomes, say, the stdout of a child
         setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115
     for stream in (sys.stdin, sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # by lines, so that a full disk shows before the work is done
+        if isinstance(stream, io.TextIOWrapper):  # line by line, so that a full disk is noticed before the work is done
             stream.reconfigure(errors="replace", line_buffering=True)
     if "stdout" in closed or ("stdin" in closed and "chat" in sys.argv[1:2]):
         raise TutorialError(f"This command needs {closed[0]}, which is closed.", "Run it without closing that stream.")
 
 
 def run() -> int:
-    """Run the command line and return its exit code; what the reader can change is a message without a traceback."""
+    """Run the command line and return its exit code; errors that the reader can fix are shown without a traceback."""
     try:
         prepare_streams()
         app(prog_name="python -m helpers", standalone_mode=True)
@@ -289,16 +292,16 @@ def run() -> int:
 
 
 def warn(text: object) -> None:
-    """Print to stderr, as far as there is one."""
+    """Print to stderr, if there is one."""
     with suppress(OSError):
         print(printable(redact(str(text))), file=sys.stderr)
 
 
 def main() -> int:
-    """Run the command line; SIGTERM and SIGHUP end it as Ctrl-C does, with all processes that it has started."""
+    """Run the command line; SIGTERM and SIGHUP end it and its child processes, as Ctrl-C does."""
     for name in ("SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)
-        if number and signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores SIGHUP, and that stays so
+        if number and signal.getsignal(number) is signal.SIG_DFL:  # under nohup, SIGHUP stays ignored
             signal.signal(number, lambda number, _: sys.exit(128 + number))
     code = run()
     for name in ("stdout", "stderr"):
@@ -307,7 +310,7 @@ def main() -> int:
         except OSError as error:
             if name == "stdout" and not code:
                 warn(f"The output cannot be written: {error.strerror}.")
-            setattr(sys, name, None)  # otherwise Python tries again at its end
+            setattr(sys, name, None)  # otherwise Python tries again when it exits
             code = code or 1
     return code
 

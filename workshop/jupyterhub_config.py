@@ -13,15 +13,15 @@ c.Spawner.environment = {
     "TUTORIAL_SERVER": os.environ.get("TUTORIAL_SERVER", "http://127.0.0.1:8000/v1"),
     "TUTORIAL_API_KEY": os.environ.get("TUTORIAL_API_KEY", ""),
     "TUTORIAL_CONVERSATIONS": "~/conversations",
-    # Memory: numpy and glibc would reserve some for each core.
+    # Saves memory: NumPy and glibc would reserve some for each core.
     "OPENBLAS_NUM_THREADS": "1",
     "MALLOC_ARENA_MAX": "2",
 }
-# The limits hold where the spawner can enforce them, as that of The Littlest JupyterHub.
+# The limits apply if the spawner can enforce them, as the one of The Littlest JupyterHub can.
 c.Spawner.mem_limit = "512M"
 c.Spawner.cpu_limit = 1.0
 c.Spawner.cmd = ["python3", "-m", "helpers.serve.singleuser"]  # as jupyterhub-singleuser, with 30 MB less
-# Neither the network nor other extensions: news, updates, language servers, terminals.  No braces: the spawner of The
+# No requests for news and updates, no language servers, no terminals.  Do not use braces here: the spawner of The
 # Littlest JupyterHub replaces {USERNAME} in these arguments, and fails at other names.
 c.Spawner.args = [
     "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",

@@ -81,13 +81,13 @@ class Hub:
 
 
 def memory_mb(processes: list[psutil.Process]) -> float:
-    """Return the memory of `processes`: what several share is divided among them (PSS), where the system tells it."""
+    """Return the memory of `processes`: PSS, which divides what several share among them; USS where there is no PSS."""
     infos = [process.memory_full_info() for process in processes]
     return sum(getattr(info, "pss", info.uss) for info in infos) / 1e6
 
 
 async def measure(hub: Hub, process: subprocess.Popen, learners: int) -> None:
-    """Print, while the class grows, what each learner takes."""
+    """Print how much memory each learner takes while the class grows."""
     seconds = []
     for number in range(1, learners + 1):
         name, begun = f"learner{number}", time.perf_counter()
@@ -128,7 +128,7 @@ async def main(learners: int) -> None:
                     await asyncio.sleep(0.3)
             await measure(hub, process, learners)
         finally:
-            for member in psutil.Process().children(recursive=True):  # the hub, if it runs, and what it has started
+            for member in psutil.Process().children(recursive=True):  # the hub, if it is running, and its children
                 with suppress(psutil.NoSuchProcess):
                     member.terminate()
             process.wait(30)

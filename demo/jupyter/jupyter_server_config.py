@@ -1,8 +1,8 @@
-"""Opening a notebook does not change it.
+"""Keep a notebook unchanged when it is only opened.
 
-A kernel tells JupyterLab which Python it is, and JupyterLab writes that into the notebook.  The notebooks here are
-stored without it, so that they look the same after any Python.  JupyterLab gets it with the notebook, and it is
-removed when the notebook is saved.
+A kernel reports its Python version, and JupyterLab writes it into the notebook.  The notebooks here are stored without
+it, so that they are the same with any Python.  The contents manager below adds it when a notebook is opened, and the
+hook removes it when the notebook is saved.
 """
 
 from ipykernel.ipkernel import IPythonKernel

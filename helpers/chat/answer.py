@@ -31,15 +31,15 @@ def require_idle(busy: bool) -> None:
 
 
 class Answer:
-    """An answer in progress.  Iterating over it, once, generates it; the chunks of text, joined, are the answer.
+    """An answer in progress.  Iterate over it once to generate it; the iteration yields its text in chunks.
 
-    A chunk is empty while a long prompt is prefilled: see Conversation.prefill_progress.  An answer over which nobody
-    iterates changes nothing.  If the iteration is abandoned, the answer ends there and its text so far is kept.
+    While a long prompt is prefilled, chunks are empty: see Conversation.prefill_progress.  An answer that is never
+    iterated changes nothing.  If the iteration is abandoned, the answer ends there and its text so far is kept.
 
-    `messages` are those that it answers, `tokens` those generated so far; `finish_reason`, one of FINISH_REASONS, is
-    None until it ends.  `thinking` tells whether the last chunk is of a thought; the other chunks are the answer.  The
-    iteration raises TutorialError, and changes nothing, for messages that do not fit into the context, and when the
-    conversation has changed since the answer was requested.
+    `messages` are the messages to answer, `tokens` the tokens so far, including those kept by resume or branch;
+    `finish_reason`, one of FINISH_REASONS, is None until the answer ends.  `thinking` tells whether the last chunk
+    belongs to a thought; the other chunks, joined, are the answer.  The iteration raises TutorialError, and changes
+    nothing, if the messages do not fit into the context, or if the conversation has changed since the request.
     """
 
     def __init__(self, conversation: Conversation, messages: list[Message], kept: tuple = ()) -> None:
@@ -60,7 +60,7 @@ class Answer:
 
     @property
     def stats(self) -> GenerationStats:
-        """The statistics so far.  Times are measured at the caller, so they include tokenization and display."""
+        """The statistics so far.  Times are those that the caller sees, so they include tokenization and display."""
         times, (prompt_tokens, cached_tokens, n) = self._times, self._counts()
         return GenerationStats(
             prompt_tokens,
@@ -75,7 +75,7 @@ class Answer:
         )
 
     def _counts(self) -> tuple[int, int | None, int]:
-        """Return the tokens of the prompt, how many of them were cached, and the new ones."""
+        """Return how many tokens the prompt has, how many of them were cached, and how many are new."""
         return len(self._ids), self._cached_tokens or 0, len(self._times)
 
     @property
@@ -98,7 +98,7 @@ class Answer:
         deterministic = self._sampling.temperature == 0 or self._sampling.seed is not None
         contents = [each.content for each in (*self.messages, message)]
         if deterministic and contents == [each.content for each in messages_before]:
-            found.append("The answer is the same, because the settings are. Raise the temperature, or change the seed.")
+            found.append("The answer is the same: it is deterministic. Raise the temperature, or change the seed.")
         if self.conversation.history:
             found.append(self.conversation.history.problem)
         return [sentence for sentence in found if sentence]
@@ -125,14 +125,14 @@ class Answer:
             self._keep_so_far()
             yield from self._prefill()
             for chunk, is_thought in split_thought(self._texts(), conversation.tags, self._inside):
-                if is_thought or self.thinking:  # its last token is that before the answer's first
+                if is_thought or self.thinking:  # the answer's first token is not counted
                     self._thought_tokens = len(self.tokens) - (not is_thought)
                 self.thinking = is_thought
                 yield chunk
                 if conversation.history and time.monotonic() >= conversation.history.due:
                     self._keep_so_far()
         except BaseException as error:
-            if conversation.messages is self.messages:  # else it has changed nothing yet
+            if conversation.messages is self.messages:  # otherwise nothing has changed yet
                 self.finish_reason = "stopped" if isinstance(error, GeneratorExit) else "error"
             raise
         finally:
@@ -145,12 +145,12 @@ class Answer:
             trim_malloc()
 
     def _begin(self) -> None:
-        """Make the prompt, and replace the conversation's messages by those that are answered."""
+        """Build the prompt, and replace the conversation's messages with those to be answered."""
         conversation, (messages_before, _) = self.conversation, self._before
         self._make_prompt()
         removes = self.messages[: len(messages_before)] != messages_before
         with conversation._lock:
-            if conversation.messages is not messages_before:  # by load, clear, or an answer that was used first
+            if conversation.messages is not messages_before:  # by load, clear, or an answer that was iterated first
                 raise TutorialError("The conversation has changed since this answer was requested.", "Ask again.")
             if removes and not self.extends:
                 conversation._keep_branch()
@@ -158,33 +158,33 @@ class Answer:
             conversation.messages, conversation.truncated_messages = self.messages, self.truncated_messages
 
     def _make_prompt(self) -> None:
-        """Make the prompt, without messages that do not fit.  Raises TutorialError; then nothing has changed."""
+        """Build the prompt, without messages that do not fit.  Raises TutorialError, and then changes nothing."""
         conversation, kept = self.conversation, [token.id for token in self.tokens]
-        if max(kept, default=0) >= vocabulary_size(conversation.model.config):  # of a file
+        if max(kept, default=0) >= vocabulary_size(conversation.model.config):  # loaded from a file
             raise TutorialError("The answer has tokens that are not in the model's vocabulary.", "Edit the question.")
         ids, self.truncated_messages = conversation._truncate_to_context(self.messages, len(kept), self._stop.is_set)
-        self._ids = ids + kept  # the latter are prefilled, too
+        self._ids = ids + kept  # the kept tokens are prefilled, too
         self._inside = conversation.tok.decode(ids[-16:]).rstrip().endswith(conversation.tags[0])
 
     def _keep_so_far(self) -> None:
-        """Write the answer so far to the history, as one that was stopped, which it is if this process is killed."""
+        """Write the answer so far to the history, marked as stopped in case this process is killed."""
         if self.conversation.history:
             message = replace(self.message, stats=replace(self.stats, finish_reason="stopped"))
             self.conversation._keep([*self.messages, message])
 
     def _prefill(self) -> Iterator[str]:
-        """Prefill a long prompt in chunks, all but a short rest; yield an empty chunk of text before each."""
+        """Prefill a long prompt in chunks, except for its last few tokens; yield an empty chunk of text before each."""
         for progress in self.conversation._cache.prefill(self._ids, self._stop.is_set):
             self.conversation.prefill_progress = progress
             self._cached_tokens = progress[0] if self._cached_tokens is None else self._cached_tokens
             yield ""
 
     def _texts(self) -> Iterator[str]:
-        """Yield the text of the answer as it grows; in the end set finish_reason."""
+        """Yield the text of the answer as it grows; at the end set finish_reason."""
         return stream_decode(self.conversation.tok, self._token_ids())
 
     def _token_ids(self) -> Iterator[int]:
-        """Yield the kept ids, then new ones as they are generated; in the end set finish_reason."""
+        """Yield the kept ids, then new ones as they are generated; at the end set finish_reason."""
         conversation, last = self.conversation, None
         for last in [token.id for token in self.tokens]:
             yield last
@@ -210,7 +210,7 @@ class Answer:
 
 
 def trim_malloc() -> None:
-    """Return freed memory to the system, where the C library is glibc, which would keep most of it.
+    """Return freed memory to the system if the C library is glibc, which would otherwise keep most of it.
 
     Prompts have many lengths, so freed blocks have many sizes: after 70 messages glibc kept 150 MiB.
     """

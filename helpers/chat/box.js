@@ -2,9 +2,9 @@
 // No library, no network.  The HTML of answers is made safe in Python; all other text is set as text.
 
 const WAIT_SHOWN_AFTER = 400; // milliseconds without a reply
-const GONE = { restarting: "was restarted:", autorestarting: "was restarted:" }; // by a person, and after it died
+const GONE = { restarting: "was restarted:", autorestarting: "was restarted:" }; // by the user; after it died
 Object.assign(GONE, { dead: "has died: restart it, then", terminating: "was shut down: start it, then" });
-const STICKY = 24; // pixels from the log's end within which it scrolls with the answer
+const STICKY = 24; // pixels: this close to its end, the log scrolls with the answer
 const NOTE_SHOWN = 4000; // milliseconds
 const LONGEST_FILE = 200_000; // bytes
 const BLOCKS = "p, li, h3, h4, h5, h6, blockquote, th, td"; // each has the direction of its own words
@@ -12,7 +12,8 @@ const WIDE = "table, pre, math[display=block]";
 const HINT = "Enter sends, Shift+Enter starts a new line, ↑ edits the last message";
 const BUSY_HINT = "Escape stops the answer; you can type meanwhile";
 const XRAY_HINT =
-  "The warmer the colour, the less likely the token; dotted below 50 %; a line above it: from a draft. Select a token to see the alternatives.";
+  "The warmer the colour, the less likely the token. Dotted line below: under 50 %. Line above: from a draft. " +
+  "Select a token to see its alternatives.";
 
 function make(tag, properties = {}, ...children) {
   const node = document.createElement(tag);
@@ -27,7 +28,7 @@ function make(tag, properties = {}, ...children) {
 const makeButton = (name, onclick, properties = {}) =>
   make("button", { type: "button", textContent: name, onclick, ...properties });
 
-// Make the children of `old` equal to those of `fresh`; what is equal stays: no flicker, and a selection survives.
+// Make the children of `old` equal to those of `fresh`; equal nodes stay, so nothing flickers and a selection survives.
 function patch(old, fresh) {
   const [before, after] = [[...old.childNodes], [...fresh.childNodes]];
   after.forEach((node, i) => {
@@ -84,7 +85,7 @@ async function copyText(text) {
   try {
     await navigator.clipboard.writeText(text);
   } catch {
-    // Without https, and from another computer, a browser has only the old way.
+    // The clipboard API needs https or localhost; elsewhere only this old method works.
     const area = make("textarea", { value: text });
     document.body.append(area);
     area.select();
@@ -106,8 +107,8 @@ class Card {
   constructor(view, number, role) {
     Object.assign(this, { view, number, role, shown: "" });
     const user = role === "user";
-    const label = `${user ? "Your message" : "Answer"}, number ${number + 1}`; // tells its buttons from the others
-    const text = () => this.message?.text ?? this.body.innerText; // a draft whose kernel is gone has no other
+    const label = `${user ? "Your message" : "Answer"}, number ${number + 1}`; // distinguishes this card's buttons
+    const text = () => this.message?.text ?? this.body.innerText; // a draft whose kernel is gone has no message
     const copy = makeButton("Copy", () => copyText(text()).then(() => view.notify("Copied.")));
     this.toggle = user ? makeButton("Edit", () => this.edit()) : makeButton("X-ray", () => this.toggleXray());
     this.stats = make("div", { className: "stats" });
@@ -143,11 +144,11 @@ class Card {
     this.node.classList.remove("draft");
   }
 
-  // Show the version before or after this one, or that at the other end.
+  // Show the previous or next version, wrapping around at either end.
   switch(by) {
     const [shown, total] = this.message.versions;
     const version = ((shown - 1 + by + total) % total) + 1;
-    this.view.stick = false; // or the log would scroll away from this message
+    this.view.stick = false; // otherwise the log would scroll away from this message
     this.view.request("switch", "the other version", { number: this.number, version });
   }
 
@@ -269,7 +270,7 @@ class View {
   }
 
   build() {
-    // The log itself is silent: a screen reader would read each piece of an answer.  `spoken` gets it once, complete.
+    // The log itself is silent: a screen reader would read each piece of an answer.  `spoken` gets it when complete.
     const label = { role: "log", "aria-label": "Conversation", "aria-live": "off" };
     this.log = make("div", { className: "log", tabIndex: 0, ...label });
     this.latest = makeButton("Jump to latest", () => this.jump(), { className: "latest", hidden: true });
@@ -283,7 +284,7 @@ class View {
     this.input = make("textarea", { rows: 2, "aria-label": "Message", dir: "auto" });
     this.sendButton = makeButton("Send", () => this.submit(), { className: "send" });
     this.stopButton = makeButton("Stop", () => this.stop(), { className: "stop", "aria-keyshortcuts": "Escape" });
-    // The progress, which changes each second, is not a live region; the status says that work begins, and its result.
+    // The progress changes each second, so it is not a live region; the status announces the start and the result.
     this.status = make("div", { className: "status", role: "status" });
     this.progress = make("div", { className: "progress" });
     this.details = makeButton("Details", () => this.toggleDetails(), { "aria-expanded": "false" });
@@ -310,7 +311,7 @@ class View {
 
   listen() {
     this.log.addEventListener("scroll", () => {
-      if (this.size !== this.logSize()) return this.follow(); // the window has changed, and not a person's mind
+      if (this.size !== this.logSize()) return this.follow(); // the window was resized; the user did not scroll
       this.latest.hidden = this.stick = this.log.scrollHeight - this.log.scrollTop - this.log.clientHeight < STICKY;
     });
     this.log.addEventListener("click", ({ target }) => {
@@ -341,8 +342,8 @@ class View {
       if (!isSave(event)) event.stopPropagation();
       if (event.key === "Escape" && !event.defaultPrevented && this.model.get("busy")) this.stop();
     });
-    // Notebook 7 sees the keys before this element does, and leaves them alone where their target has this attribute.
-    // The settings, which are widgets of ipywidgets, stand beside this element.
+    // Notebook 7 sees the keys before this element does, and ignores them if their target has this attribute.
+    // The settings, which are ipywidgets, are siblings of this element.
     const name = "data-lm-suppress-shortcuts";
     this.keys = (event) => {
       const box = this.el.closest(".widget-box") ?? this.el;
@@ -383,7 +384,7 @@ class View {
     this.cards.at(-1)?.node.classList.remove("draft"); // its text stays, without the cursor
   }
 
-  // Send a request to the kernel; `done` gets the data of its reply.  `what` has to wait if the kernel is busy.
+  // Send a request to the kernel; `done` gets the data of its reply.  `what` names it in the note about a late reply.
   request(type, what, fields = {}, done = () => {}) {
     if (this.gone) return this.notify("");
     const id = Math.random().toString(36).slice(2);
@@ -395,14 +396,14 @@ class View {
 
   replied({ id, ok, data }) {
     const request = this.waiting.get(id);
-    if (!request) return; // it is from another view of this box
+    if (!request) return; // it is for a different view of this box
     clearTimeout(request.timer);
     this.waiting.delete(id);
     this.notify("");
     if (ok) request.done(data);
   }
 
-  // Show a sentence of this view instead of the kernel's status, for a while or until the next one.
+  // Show a note of this view instead of the kernel's status: briefly or, if `lasting`, until the next note.
   notify(note, lasting = false) {
     this.note = note;
     this.drawStatus();
@@ -410,7 +411,7 @@ class View {
     if (note && !lasting) this.noteTimer = setTimeout(() => this.notify(""), NOTE_SHOWN);
   }
 
-  // Change the size of the text, as far as it stays legible, and remember it in this browser.
+  // Change the size of the text, within legible limits, and remember it in this browser.
   zoom(by) {
     const stored = Number(globalThis.localStorage?.getItem("ovchat-size")) || 1;
     const size = Math.min(2.5, Math.max(0.7, stored * by));
@@ -430,7 +431,7 @@ class View {
     this.grow();
   }
 
-  // The message field is as high as its text; the style sheet has the limit.
+  // The message field is as high as its text, up to the limit in the style sheet.
   grow() {
     if (!this.input.scrollHeight) return; // not displayed
     this.input.style.height = "auto";
@@ -444,7 +445,7 @@ class View {
       const picture = file.type.startsWith("image/");
       const text = picture || file.size > LONGEST_FILE ? "\0" : await file.text();
       if (picture) this.notify("This model reads no pictures. Text files are inserted into the message.");
-      else if (/[\0\ufffd]/.test(text)) this.notify(`${file.name} is no text, or longer than 200 kB: not inserted.`);
+      else if (/[\0\ufffd]/.test(text)) this.notify(`${file.name} is not text, or larger than 200 kB: not inserted.`);
       else {
         const { selectionStart: start, selectionEnd: end } = this.input;
         this.input.setRangeText(`${file.name}:\n\n${text}\n`, start, end, "end");
@@ -485,7 +486,7 @@ class View {
     this.menu.hidden = !shown;
     this.menuButton.setAttribute("aria-expanded", shown);
     if (!shown) return;
-    this.kept.replaceChildren(); // the old list, on which a click would be lost when the new one arrives
+    this.kept.replaceChildren(); // a click on the old list would be lost when the new one arrives
     this.request("conversations", "the list", {}, (entries) => this.drawMenu(entries));
   }
 
@@ -530,7 +531,7 @@ class View {
   }
 
   showDraft({ number, html, thought }) {
-    if (number !== this.model.get("messages").length) return; // of an answer that is complete by now
+    if (number !== this.model.get("messages").length) return; // this answer is already complete
     this.card(number, "assistant").showDraft(html, thought);
     this.follow();
   }
@@ -550,7 +551,7 @@ class View {
     this.drawStatus();
     if (this.wasBusy && !busy && messages.at(-1)?.role === "assistant") {
       this.spoken.textContent = this.cards.at(-1).body.textContent;
-      setTimeout(() => (this.spoken.textContent = ""), 2000); // or a screen reader would find it twice
+      setTimeout(() => (this.spoken.textContent = ""), 2000); // otherwise a screen reader would find it twice
     }
     this.wasBusy = busy;
     this.follow();
@@ -569,7 +570,7 @@ class View {
     this.about.textContent = this.model.get("about");
     this.input.placeholder = busy ? BUSY_HINT : HINT;
     const [undo, ...others] = this.buttons;
-    const focused = document.activeElement === (busy ? this.sendButton : this.stopButton); // which is hidden now
+    const focused = document.activeElement === (busy ? this.sendButton : this.stopButton); // about to be hidden
     this.el.classList.toggle("busy", busy);
     this.log.setAttribute("aria-busy", busy);
     this.sendButton.hidden = busy;
@@ -582,7 +583,7 @@ class View {
     if (focused) this.input.focus();
     const [used, all] = this.model.get("context");
     Object.assign(this.meter, { max: all, value: used });
-    this.meter.parentElement.hidden = !all;  // a server may not tell it
+    this.meter.parentElement.hidden = !all;  // a server may not report it
     this.used.textContent = `${used.toLocaleString("en")} of ${all.toLocaleString("en")} tokens`;
   }
 
@@ -600,7 +601,7 @@ class View {
     this.details.hidden = works || !(open || this.status.scrollWidth > this.status.clientWidth);
   }
 
-  // The status has one line, so that nothing moves; the rest of it opens above that.
+  // The status takes one line, so that nothing below it moves; Details opens the full text above that line.
   toggleDetails(open = !this.statusLine.classList.contains("open")) {
     this.statusLine.classList.toggle("open", open);
     this.details.setAttribute("aria-expanded", open);
@@ -618,7 +619,7 @@ class View {
 }
 
 export default {
-  // Before any view draws: an update brings the messages from the first new one on, and those before it stay.
+  // Runs before any view draws.  An update contains the messages from the first changed one on; those before it stay.
   initialize({ model }) {
     let known = model.get("messages");
     model.on("change", () => { // in "change:messages", set() would keep "change" from the views

@@ -35,26 +35,27 @@ RULES = {  # what a value must be
 CONTROLS = {  # by attribute of AnswerSettings: control, step of an arrow key, label, tooltip
     "system": (Textarea, None, "System message", "Instructions to the model before the first message"),
     "temperature": (FloatText, 0.1, "Temperature", "0: always the most likely token; higher: more random"),
-    "top_p": (FloatText, 0.05, "Top-p", "Sample only from the most likely tokens of this total probability; 1: all"),
+    "top_p": (FloatText, 0.05, "Top-p", "Sample only from the most likely tokens up to this total probability; 1: all"),
     "repetition_penalty": (FloatText, 0.05, "Repetition penalty", "Above 1: repeated tokens become less likely"),
-    "max_new_tokens": (IntText, 1, "Max new tokens", "The maximum number of tokens of an answer"),
+    "max_new_tokens": (IntText, 1, "Max new tokens", "The maximum number of tokens in an answer"),
     "seed": (Text, None, "Seed", "An integer: the same seed gives the same answer; empty: a new answer each time"),
 }
-SWITCH = {"thinking": (Checkbox, None, "Thinking", "Let the model think before it answers")}  # where templates have one
+SWITCH = {"thinking": (Checkbox, None, "Thinking", "Let the model think before it answers")}  # if the template has one
 
 
 class ChatBox(VBox):
     """A chat with `conversation`'s model.  From code: submit, edit, regenerate, resume, branch, use, wait, stop,
     versions, switch, clear, undo, open.  The conversation is kept on disk as it grows, unless `keep` is False.
 
-    The first six return at once, and a thread does the work; they raise TutorialError for what cannot be used, and
-    while an answer is generated.  `status` is the line below the log, `error` the traceback of an answer that
-    ended with an error, or "".  A message that does not fit into the context ends so too, and changes nothing.
+    The first six return at once, and a thread does the work; they raise TutorialError for invalid arguments, and
+    while an answer is generated or a model is loaded.  `status` is the status line below the message field, `error` the
+    traceback of an answer or a load that failed, or "".  A message that does not fit into the context fails as well,
+    and changes nothing.
 
-    Interrupting the kernel stops the answer if no cell runs.  A box closes when its cell is run again.
+    Interrupting the kernel stops the answer if no cell is running.  A box closes when its cell makes a new one.
     """
 
-    _thread: threading.Thread | None = None  # which generates an answer
+    _thread: threading.Thread | None = None  # generates an answer, or loads a model
 
     def __init__(self, conversation: Conversation, keep: bool = True) -> None:
         if keep and conversation.history is None:
@@ -71,12 +72,12 @@ class ChatBox(VBox):
         self._show("")
 
     def _last(self) -> str:
-        """Return the name of the kept conversation with which a new one could be continued, or ""."""
+        """Return the name of the newest kept conversation that is not damaged, or ""."""
         entries = self.conversation.history.entries() if self.conversation.history else []
         return next((entry.name for entry in entries if not entry.damaged), "")
 
     def _join_kernel(self) -> None:
-        """Replace the boxes of an earlier run of this cell, and let interrupts stop answers while no cell runs."""
+        """Close the boxes of earlier runs of this cell, and let interrupts stop answers while no cell is running."""
         request = getattr(get_ipython(), "get_parent", dict)()
         self._cell, self._run = request.get("metadata", {}).get("cellId"), request.get("header", {}).get("msg_id")
         for box in list(_boxes):
@@ -85,7 +86,7 @@ class ChatBox(VBox):
                 box.conversation = box.settings.conversation = None  # IPython's Out keeps the box itself
         _boxes.add(self)
         kernel = getattr(get_ipython(), "kernel", None)
-        if hasattr(kernel, "saved_sigint_handler"):  # private: what ipykernel does while no cell runs, nothing so far
+        if hasattr(kernel, "saved_sigint_handler"):  # private: handles SIGINT between cells; ignores it by default
             kernel.saved_sigint_handler = lambda *_: [box.stop() for box in list(_boxes) if box.busy]
 
     @property
@@ -94,7 +95,7 @@ class ChatBox(VBox):
 
     @property
     def busy(self) -> bool:
-        """Whether an answer is being generated."""
+        """Whether an answer is being generated, or a model is being loaded."""
         return self._thread is not None
 
     def submit(self, text: str) -> None:
@@ -110,16 +111,17 @@ class ChatBox(VBox):
         self._begin(lambda: self.conversation.regenerate())
 
     def resume(self) -> None:
-        """Continue the last answer, where max_new_tokens, Stop or an error has ended it."""
+        """Continue the last answer after max_new_tokens, Stop or an error ended it."""
         self._begin(lambda: self.conversation.resume())
 
     def use(self, name: str, format: str | None = None) -> None:
-        """Continue the conversation with the model `name`, in the weight format `format` if it is not the same.
+        """Continue the conversation with the model `name`.
 
-        The model must be on this disk: python -m helpers models.  The status says how long it took to load.
+        `format` is its weight format: by default the current one if it is on this disk, else one that is.  The model
+        must be on this disk: python -m helpers models.  The status says how long it took to load.
         """
         if self.conversation.server:
-            raise TutorialError("This model runs on a server.", "Use conversation.use(name) for one that it has, too.")
+            raise TutorialError("This model runs on a server.", "For its other models, call conversation.use(name).")
         now = self._settings or project.load()
         found = [folder.name for folder in dict(project.on_disk()).get(name, ()) if folder.name in project.FORMATS]
         format = format or (now.format if now.format in found or not found else found[0])
@@ -139,7 +141,7 @@ class ChatBox(VBox):
             if self.conversation.messages:
                 tokens = len(self.conversation.prompt())
                 status += f" The next answer prefills the whole conversation: {tokens:,} tokens."
-        except Exception as error:  # of the reader's files; the conversation goes on with the model that it has
+        except Exception as error:  # from the reader's files; the conversation keeps its present model
             self.error, status = traceback.format_exc(), f"{wanted.model} cannot be used. {error}"
         finally:
             with self._lock:
@@ -149,16 +151,16 @@ class ChatBox(VBox):
 
     @property
     def _settings(self) -> project.Settings | None:
-        return getattr(self.conversation.model, "settings", None)  # a model that load_model has not made has none
+        return getattr(self.conversation.model, "settings", None)  # only models from load_model have settings
 
     def branch(self, number: int, position: int, token_id: int) -> None:
-        """Continue answer `number` from a different token at that position."""
+        """Continue answer `number` from a different token at `position`."""
         self._begin(lambda: self.conversation.branch(number, position, token_id))
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until the answer ends, at most `timeout` seconds; return False if it has not.
+        """Wait, at most `timeout` seconds, until the answer or the loading of a model ends; return whether it has.
 
-        Interrupting the kernel meanwhile stops the answer.
+        Interrupting the kernel during the wait stops the answer.
         """
         try:
             if thread := self._thread:
@@ -173,7 +175,7 @@ class ChatBox(VBox):
         self.conversation.stop()
 
     def close(self) -> None:
-        """Stop the answer and remove the box from its pages, so that it can be freed; the conversation stays."""
+        """Stop the answer and remove the box from all its views, so that it can be freed; the conversation stays."""
         if self.busy:
             self.stop()
         _close(self)
@@ -184,7 +186,7 @@ class ChatBox(VBox):
         self._change(self.conversation.clear, "Cleared. Undo restores the messages.")
 
     def undo(self) -> None:
-        """Restore what the last clear, edit, regenerate or branch has replaced."""
+        """Restore what the last clear, edit, regenerate, resume or branch replaced."""
         self._change(self.conversation.undo, "The messages are restored.")
 
     def versions(self, number: int) -> tuple[int, int]:
@@ -202,14 +204,14 @@ class ChatBox(VBox):
         self._change(lambda: None, "")
 
     def open(self, name: str | None = None) -> None:
-        """Continue the kept conversation `name`.  Without one, this is ipywidgets' own method of this name."""
+        """Continue the kept conversation `name`.  Without a name, call the method `open` of ipywidgets."""
         super().open() if name is None else self._open(name)
 
     def _open(self, name: str) -> None:
         self._change(lambda: self.conversation.open(name), f"Opened {name}.")
 
     def conversations(self) -> list[dict]:
-        """Return the kept conversations, the newest first: name, when it was written, whether it is damaged."""
+        """Return the kept conversations, newest first: name, time of the last write, and whether damaged or current."""
         if (history := self.conversation.history) is None:
             return []
         return [vars(entry) | {"current": entry.name == history.name} for entry in history.entries()]
@@ -257,7 +259,7 @@ class ChatBox(VBox):
         self.widget.show_messages(conversation.messages, status, versions, **traits)
 
     def _begin(self, request: Callable[[], Answer]) -> None:
-        """Show what is answered, and start the thread that generates the answer."""
+        """Show the messages to be answered, and start the thread that generates the answer."""
         with self._lock:
             require_idle(self.busy)
             answer = request()
@@ -287,7 +289,7 @@ class ChatBox(VBox):
                 self._show(status)
 
     def _stream(self, answer: Answer) -> None:
-        """Show the answer as it grows; a long one less often, so that rendering takes 1 % of the time."""
+        """Show the answer as it grows; a long one less often, to limit the time spent on rendering."""
         text, thought, due, shown = "", "", 0.0, ""
         for piece in answer:
             done, total = answer.conversation.prefill_progress
@@ -303,19 +305,19 @@ class ChatBox(VBox):
                 due = now + min(MAX_INTERVAL, max(MIN_INTERVAL, 100 * (time.monotonic() - now)))
 
     def _report_settings(self, sentence: str) -> None:
-        if not self.busy:  # or it would hide the progress
+        if not self.busy:  # otherwise it would hide the progress
             self.widget.set_status(sentence)
 
     @property
     def about(self) -> str:
-        """The model, its weight format, and the device or the server, as the box names them."""
+        """The model with its weight format and device, or with its server, as the box shows them."""
         if self.conversation.server:
             return f"{self.conversation.model} · {self.conversation.server}"
         chosen = self._settings
         return f"{chosen.model} · {chosen.format} · {chosen.device}" if chosen else ""
 
     def _repr_mimebundle_(self, **options) -> dict:
-        """Add a picture of the messages for places that show stored outputs only, such as GitHub."""
+        """Add the messages as static HTML, for viewers that show only stored outputs, such as GitHub."""
         bundle = super()._repr_mimebundle_(**options)
         picture = {"text/html": to_html(self.about, self.conversation.messages)} if self.conversation.messages else {}
         return bundle | picture
@@ -328,7 +330,7 @@ _boxes: WeakSet[ChatBox] = WeakSet()
 
 
 def _close(widget) -> None:
-    """Close the parts of `widget`, all of which ipywidgets would keep forever."""
+    """Close the children, layouts and styles of `widget`, which ipywidgets would otherwise keep forever."""
     for part in [*getattr(widget, "children", ()), getattr(widget, "layout", None), getattr(widget, "style", None)]:
         if isinstance(part, Widget):
             _close(part)
@@ -336,22 +338,22 @@ def _close(widget) -> None:
 
 
 def _well_formed(text: str) -> str:
-    """Return `text` without halves of surrogate pairs, which a browser may send and a tokenizer refuses."""
+    """Replace lone surrogates in `text`: a browser may send them, and a tokenizer refuses them."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace") if isinstance(text, str) else text
 
 
 class AnswerSettings(VBox):
     """A button that shows and hides the settings of `conversation`'s next answer.
 
-    `report` is called with a sentence about each change.  An invalid value is replaced by the one before it.  `use` is
-    called with the name and the weight format of a model that is chosen.
+    `report` is called with a sentence about each change.  An invalid value is reset to the previous one.  When a model
+    is chosen, `use` is called with its name and weight format.
     """
 
     def __init__(
         self, conversation: Conversation, report: Callable[[str], None], use: Callable[[str, str], None]
     ) -> None:
         self.conversation, self.report, self.use = conversation, report, use
-        self._setting = False  # whether a control is set here, and not by a person
+        self._setting = False  # whether this code, not the user, is setting a control
         self.controls = VBox(self._controls(), layout=Layout(display="none"))
         # Not an Accordion: its title takes no focus, so no key opens it.
         self.shown = ToggleButton(description="Settings", tooltip="Show or hide the settings of the next answer")
@@ -365,13 +367,13 @@ class AnswerSettings(VBox):
         self.controls.layout.display = None if change.new else "none"
 
     def show_model(self) -> None:
-        """Offer the models that are on this disk, and select the one that is used."""
+        """Offer the models that are on this disk, and select the one in use."""
         chosen = getattr(self.conversation.model, "settings", None)
         names, format, found = [], chosen.format if chosen else "int4", []
-        with suppress(TutorialError, OSError):  # of settings.toml, which has its own messages elsewhere
+        with suppress(TutorialError, OSError):  # settings.toml is invalid, which is reported elsewhere
             found = [] if self.conversation.server else project.on_disk()
         for name, folders in found:
-            with suppress(TutorialError):  # an export of a reader's own folder, which has a different name
+            with suppress(TutorialError):  # no known model: an export of a reader's own folder
                 project.check(replace(project.Settings(), model=name))
                 exports = [folder.name for folder in folders if folder.name in project.FORMATS]
                 names += [(name, each) for each in exports or [format for folder in folders if is_ir(folder)]]
@@ -402,7 +404,7 @@ class AnswerSettings(VBox):
             control.layout.width = "auto" if name == "system" else "20em"
             control.observe(partial(self._apply, name), "value")
             setattr(self, name, control)
-        tooltip = "Those on this disk.  The conversation stays; the next answer prefills all of it."
+        tooltip = "The models on this disk. The conversation stays; the next answer prefills all of it."
         self.model = Dropdown(description="Model", tooltip=tooltip, **look, layout=Layout(width="auto"))
         self.model.observe(self._choose, "value")
         return [self.model, *(getattr(self, name) for name in controls)]

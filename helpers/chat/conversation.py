@@ -1,4 +1,4 @@
-"""Conversations with a model: messages, versions, undo, and truncation to the context.  Nothing here displays."""
+"""Conversations with a model: messages, versions, undo, and truncation to the context.  Nothing is displayed here."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from helpers.generate.sampling import CHAT, Sampling
 from helpers.load.config import context_length as longest_context
 from helpers.tokenize import has_system_role, prompt_ids, thinks_by_default
 
-FIRST_TURNS = 64  # of the newest, how many are taken first when a prompt is made
+FIRST_TURNS = 64  # how many of the newest turns are tried first when a prompt is built
 
 
 class Conversation:
-    """A conversation with one model, which keeps its KV cache between answers.
+    """A conversation with one model; the KV cache is kept between answers.
 
-    `system`, `sampling`, `max_new_tokens` and `thinking` may be changed between answers.  `thinking` is None where the
-    chat template cannot switch thoughts on and off.  `messages` does not contain the system message; a template without
-    a system role gets it at the beginning of the first user message, where the makers of Gemma and Mistral put it.  The
-    first `truncated_messages` of them are no longer in the prompt: when the context is full, the oldest are removed, a
-    question together with its answer.  `context_length` may be shorter than the model's.  With `lookup`, tokens are
-    drafted from the text so far where that is faster (generate).
+    `system`, `sampling`, `max_new_tokens` and `thinking` may be changed between answers.  `thinking` is None if the
+    chat template cannot switch thoughts on and off.  `messages` does not contain the system message; if the template
+    has no system role, it is placed at the beginning of the first user message, as the makers of Gemma and Mistral do.
+    The first `truncated_messages` messages are no longer in the prompt: when the context is full, the oldest are left
+    out, each question together with its answer.  `context_length` may be shorter than the model's.  With `lookup`,
+    tokens are drafted from the text so far where that is faster (see generate).
 
     edit, regenerate and branch keep what they replace: a message then has several versions, and switch shows a
-    different one, with what followed it.  Where there is a `history`, the conversation is kept there as it grows.
+    different one, with what followed it.  If `history` is set, the conversation is saved there as it grows.
     """
 
-    server = ""  # the address of the server that runs the model, unless this process does
+    server = ""  # host and port of the server that runs the model; empty if this process does
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class Conversation:
             raise TutorialError(f"context_length cannot be {context_length:,}.", hint)
         default = thinks_by_default(tok)
         if thinking is not None and default is None:
-            raise TutorialError("This model's chat template cannot switch thinking on or off.", "Leave it out.")
+            raise TutorialError("This model's chat template cannot switch thinking on or off.", "Leave out `thinking`.")
         self.thinking, self.tags = default if thinking is None else thinking, thought_tags(tok)
         self.model, self.tok, self.lookup, self._cache = model, tok, lookup, PromptCache(model)
         self._set_up(system, sampling, max_new_tokens, alternatives, context_length or longest)
@@ -68,14 +68,14 @@ class Conversation:
         self.alternatives, self.context_length = alternatives, context_length
         self.messages: list[Message] = []  # replaced at each change, never changed in place
         self.truncated_messages = 0
-        self.prefill_progress = (0, 0)  # tokens of the prompt: in the KV cache, in all
+        self.prefill_progress = (0, 0)  # tokens of the prompt: in the KV cache, total
         self._answer: Answer | None = None  # the most recent one, until it ends
         self._lock = RLock()  # held while messages are replaced, which any thread may do
-        self._branches: list[Branch] = []  # what was shown before an edit or a switch, in this order
+        self._branches: list[Branch] = []  # what was shown before each edit or switch, oldest first
         # messages, truncated_messages, _branches, the name in the history
         self._undo: tuple[list[Message], int, list[Branch], str] | None = None
         self.history: History | None = None
-        self._fingerprint = ""  # of the tokenizer, computed when it is needed first
+        self._fingerprint = ""  # of the tokenizer, computed when first needed
 
     @property
     def answering(self) -> bool:
@@ -83,24 +83,27 @@ class Conversation:
         return self._answer is not None and self._answer.started
 
     def say(self, text: str) -> Answer:
-        """Return the answer to a new user message.  Raises TutorialError for a text that cannot be used."""
+        """Return the answer to a new user message.  Raises TutorialError if `text` is empty or not a string."""
         return self._new_answer([*self.messages, _user_message(text)])
 
     def edit(self, number: int, text: str) -> Answer:
-        """Return the answer to `text` in place of the user's message `number`; what followed that is a version."""
+        """Return the answer to `text`, which replaces the user's message `number`; the old text stays as a version."""
         self._require_message(number, "user")
         return self._new_answer([*self.messages[:number], _user_message(text)])
 
     def regenerate(self) -> Answer:
-        """Return a new answer to the last message; greedy or with a seed, and with reference settings, it is equal."""
+        """Return a new answer to the last user message.
+
+        With greedy decoding or a seed, and with reference settings, it equals the old one.
+        """
         if not self.messages:
             raise TutorialError("There is no answer to regenerate.", "Send a message first.")
         return self._new_answer(self.messages[:-1])
 
     def resume(self) -> Answer:
-        """Return the last answer continued, where max_new_tokens, Stop or an error has ended it.
+        """Return an answer that continues the last one after max_new_tokens, Stop or an error ended it.
 
-        The chunks of text begin with the part that is kept, which is no version of its own.
+        The chunks of text begin with the part that is kept, which does not become a separate version.
         """
         message = self._require_message(len(self.messages) - 1, "assistant")
         if not message.tokens or message.stats and message.stats.finish_reason == "eos_token":
@@ -140,7 +143,7 @@ class Conversation:
                 name = self.history.name if self.history else ""
                 self._undo = self.messages, self.truncated_messages, self._branches, name
                 self.messages, self.truncated_messages, self._branches = [], 0, []
-                if self.history:  # what is kept stays, and a new conversation begins
+                if self.history:  # the saved file stays, and a new conversation begins
                     self.history.start()
 
     @property
@@ -149,7 +152,7 @@ class Conversation:
         return self._undo is not None and not self.answering
 
     def undo(self) -> None:
-        """Restore the messages that the last clear, edit, regenerate or branch has replaced."""
+        """Restore the messages that the last clear, edit, regenerate, resume or branch replaced."""
         with self._lock:
             require_idle(self.answering)
             if self._undo is None:
@@ -162,7 +165,7 @@ class Conversation:
             self._keep(self.messages)
 
     def use(self, model, tok) -> None:
-        """Continue with a different model.  The messages stay; their tokens only where both tokenizers agree."""
+        """Continue with a different model.  Messages keep their tokens only if both tokenizers have the same ids."""
         same = fingerprint(tok) == fingerprint(self.tok)
 
         def converted(messages: Sequence[Message]) -> list[Message]:
@@ -198,7 +201,7 @@ class Conversation:
             self._keep(self.messages)
 
     def _versions(self, number: int) -> list[Message]:
-        """Return the messages, in their order, that stand behind the first `number` of those shown."""
+        """Return the versions of message `number`, oldest first: those with the same messages before them."""
         found: list[Message] = []
         for messages in (*(messages for messages, _ in self._branches), self.messages):
             same = len(messages) > number and messages[:number] == self.messages[:number]
@@ -217,14 +220,14 @@ class Conversation:
         return path
 
     def json(self, messages: Sequence[Message] | None = None) -> str:
-        """Return what save writes, with `messages` instead of those that are shown."""
+        """Return the JSON that save writes; if `messages` is given, for these instead of those shown."""
         with self._lock:
             shown = self.messages if messages is None else messages
             self._fingerprint = self._fingerprint or fingerprint(self.tok)
             return to_json(self._fingerprint, self.system, self.truncated_messages, shown, self._branches)
 
     def load(self, path: Path | str, name: str = "") -> None:
-        """Continue a saved conversation, `name` in the history.  Raises TutorialError, and then changes nothing."""
+        """Continue a saved conversation, as `name` in the history.  Raises TutorialError, and then changes nothing."""
         require_idle(self.answering)
         loaded = load_conversation(Path(path), self.tok)
         with self._lock:
@@ -245,7 +248,7 @@ class Conversation:
             self.history.write(messages[0].content, self.json(messages))
 
     def markdown(self) -> str:
-        """Return the versions of the messages that are shown as Markdown."""
+        """Return the messages shown, without their other versions, as Markdown."""
         return to_markdown(self.system, self.messages)
 
     def prompt(self) -> list[int]:
@@ -270,7 +273,7 @@ class Conversation:
         return [{"role": "system", "content": self.system}, *found] if self.system else found
 
     def _for_template(self, message: Message) -> str:
-        """Return a message with its thought, also one that was stopped, if the template can tell thoughts apart."""
+        """Return a message's text, with its thought, even an unfinished one, if the template recognizes thoughts."""
         opening, closing = self.tags
         if not message.parts[2] or closing not in str(self.tok.chat_template):
             return message.answer
@@ -279,11 +282,12 @@ class Conversation:
     def _truncate_to_context(
         self, messages: Sequence[Message], kept_tokens: int, stopped: Callable[[], bool]
     ) -> tuple[list[int], int]:
-        """Return the prompt ids of `messages` without the oldest that do not fit, and how many of them those are.
+        """Return the prompt ids of `messages` without the oldest ones that do not fit, and how many are left out.
 
-        An answer of max_new_tokens should fit, up to a quarter of the context.  Otherwise messages are removed until
-        the prompt fills at most half of the context: whenever the beginning of a prompt changes, all of it has to be
-        prefilled, so it is better to truncate rarely and by much.  When `stopped` returns True, there are no ids.
+        Room is reserved for max_new_tokens, but for at most a quarter of the context.  If the prompt does not fit into
+        the rest, messages are left out until it fills at most half of the context: a changed beginning means that the
+        whole prompt is prefilled again, so it is better to truncate rarely and by a lot.  When `stopped` returns True,
+        the ids are empty.
         """
         first = self.truncated_messages if self.truncated_messages < len(messages) else 0
         space = self.context_length - min(self.max_new_tokens, self.context_length // 4) - kept_tokens
@@ -292,8 +296,8 @@ class Conversation:
         def ids_from(start: int) -> list[int]:
             return [] if stopped() else self._prompt_ids(messages[start:])
 
-        # The fewer messages, the fewer tokens: these two searches find what trying each number would find.  The first
-        # takes some turns, twice as many, and so on, because the whole history may be far too long.
+        # Leaving out messages never adds tokens, so these two searches find what trying each number would find.  The
+        # first doubles the number of turns at each step, because the whole history may be far too long to tokenize.
         n = min(FIRST_TURNS, len(starts))
         while 0 < len(ids := ids_from(starts[-n])) <= max(space, half) and n < len(starts):
             n = min(2 * n, len(starts))

@@ -11,9 +11,9 @@ CHECK = "To check the export: python -m helpers check"
 
 
 def describe_degeneration(text: str, ids: Sequence[int]) -> str | None:
-    """Return what is wrong with an answer that repeats itself or is not text, and what to do; None for any other.
+    """Return what is wrong with an answer that repeats itself or is not text, and what to do; otherwise None.
 
-    `ids` are the tokens of `text`.  Takes a few milliseconds per thousand.
+    `ids` are the tokens of `text`.  Takes a few milliseconds per thousand tokens.
     """
     if len(broken := BROKEN.findall(text)) >= 8 and len(broken) > len(text) / 30:
         return f"Much of the answer is not text ({len(broken)} characters such as {broken[0]}): decoding fails. {CHECK}"

@@ -1,4 +1,4 @@
-"""What one event of a server adds to an answer: its text, and tokens with numbers of our own."""
+"""What one event of a server adds to an answer: text, and tokens with ids that this module assigns."""
 
 import math
 import secrets
@@ -10,9 +10,9 @@ from helpers.generate.loop import GeneratedToken
 
 
 class Vocabulary:
-    """A server's tokens, numbered as they arrive; to the X-ray and to saved conversations it is the tokenizer.
+    """A server's tokens, with ids in order of arrival; replaces the tokenizer for the X-ray and saved conversations.
 
-    The numbers mean something in this object only, so a loaded conversation keeps its text but not its tokens.
+    The ids are valid only in this object, so a loaded conversation keeps its text but not its tokens.
     """
 
     added_tokens_decoder, backend_tokenizer = {}, SimpleNamespace(decoder=None)
@@ -38,9 +38,9 @@ class Vocabulary:
 
 
 def read_delta(event: dict, vocabulary: Vocabulary) -> tuple[str, str, list[GeneratedToken], str]:
-    """Return what an event adds to an answer: text of a thought, text, tokens, and why it ended or "".
+    """Return what an event adds to an answer: text of its thought, its other text, tokens, and the finish reason or "".
 
-    Raises TutorialError for a form that is not OpenAI's.
+    Raises TutorialError if the event is not in OpenAI's format.
     """
     try:
         choice = [*(event.get("choices") or ()), {}][0]

@@ -7,8 +7,8 @@ from xml.etree.ElementTree import Element
 
 from latex2mathml.converter import Converter
 
-# latex2mathml makes \href a link, \style a style, and unescapes what stands in \text, so that "<img>" becomes an
-# element.  So its tree is written here, with these elements and attributes only.
+# latex2mathml turns \href into a link and \style into a style, and it unescapes the argument of \text, so that "<img>"
+# becomes an element.  We therefore serialize its tree ourselves, with only these elements and attributes.
 ELEMENTS = {"math", "mrow", "mi", "mn", "mo", "mtext", "mspace", "mstyle", "mpadded", "mphantom", "menclose", "mfrac"}
 ELEMENTS |= {"msqrt", "mroot", "msub", "msup", "msubsup", "munder", "mover", "munderover", "mmultiscripts"}
 ELEMENTS |= {"mprescripts", "none", "mtable", "mtr", "mtd"}
@@ -22,13 +22,13 @@ BRACES = re.compile(r"(?<!\\)(?:\\\\)*([{}])")
 
 @lru_cache(1024)  # an answer is rendered often while it grows
 def to_mathml(tex: str, block: bool) -> str | None:
-    """Return the MathML of `tex`, which stands in a line or is a `block`; None for what is no LaTeX."""
+    """Return `tex` as MathML, inline or as a `block`; None if it is not valid LaTeX or defines macros."""
     braces = BRACES.findall(tex)
     if not tex.strip() or DEFINES.search(tex) or braces.count("{") != braces.count("}"):
         return None
     try:
         return _write(Converter(display="block" if block else "inline").convert_to_element(tex))
-    except Exception:  # its own, IndexError, RecursionError: there are many for LaTeX with mistakes
+    except Exception:  # invalid LaTeX raises many kinds: the library's own, IndexError, RecursionError
         return None
 
 
@@ -42,4 +42,4 @@ def _write(element: Element) -> str:
 
 
 def _text(text: str | None) -> str:
-    return html.escape(html.unescape(text or ""))  # the library writes some signs as references
+    return html.escape(html.unescape(text or ""))  # the library writes some symbols as character references

@@ -1,4 +1,4 @@
-"""Conversations that are kept on disk: a folder with a JSON file for each, written while the conversation grows."""
+"""Conversations kept on disk, each as a JSON file in one folder, written as the conversation grows."""
 
 import os
 import re
@@ -14,9 +14,9 @@ from helpers.errors import TutorialError
 from helpers.files import atomic_write_text
 from helpers.settings import ROOT
 
-VARIABLE = "TUTORIAL_CONVERSATIONS"  # the folder, if it is not the project's
-INTERVAL = 3.0  # seconds at least between two writes while an answer is generated
-LONGEST_NAME = 50  # characters of up to 4 bytes; with ".json.01234567.part" they fit into 255 bytes, as a name must
+VARIABLE = "TUTORIAL_CONVERSATIONS"  # environment variable: a folder to use instead of the project's
+INTERVAL = 3.0  # minimum number of seconds between two writes while an answer is generated
+LONGEST_NAME = 50  # characters of up to 4 bytes; with ".json.01234567.part" within the 255 bytes of a file name
 RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # on Windows
 HEAD = re.compile(rb'(\xef\xbb\xbf)?\s*\{\s*"version":\s*[12]\s*,')
 
@@ -33,9 +33,9 @@ class Entry:
 class History:
     """The kept conversations, and the file of the current one, `name`: "" before its first message.
 
-    `problem` is a sentence about the last write, or "" if it succeeded.  While an answer is generated, it is `due`
-    again at that time of time.monotonic(): saving takes at most 2 % of the time.  A file that a different program has
-    changed meanwhile is left alone, and the conversation continues in a new one.
+    `problem` says why the last write failed, or is "".  While an answer is generated, the next write is `due` at that
+    value of time.monotonic(), chosen so that writing takes at most 2 % of the time.  If a different program has changed
+    the file meanwhile, it is left alone, and the conversation continues in a new file.
     """
 
     def __init__(self, folder: Path | str | None = None) -> None:
@@ -44,7 +44,7 @@ class History:
         self._stamp, self._lock = None, RLock()
 
     def entries(self) -> list[Entry]:
-        """Return the kept conversations, the newest first.  Whether a file is damaged is told by its two ends."""
+        """Return the kept conversations, newest first.  Only both ends of a file are checked for damage."""
         found = []
         for file in self._files():
             try:
@@ -57,11 +57,11 @@ class History:
                 damaged, written = True, 0.0
             name = file.stem.encode(errors="replace").decode()
             when = time.strftime("%Y-%m-%d %H:%M", time.localtime(written))
-            found.append((written, Entry(name, when, damaged or name != file.stem)))  # not text: it cannot be sent
+            found.append((written, Entry(name, when, damaged or name != file.stem)))  # not UTF-8: it cannot be sent
         return [entry for _, entry in sorted(found, key=lambda pair: pair[0], reverse=True)]
 
     def path(self, name: str) -> Path:
-        """Return the file of a kept conversation.  Raises TutorialError if there is none of this name."""
+        """Return the file of a kept conversation.  Raises TutorialError if there is none with this name."""
         for file in self._files():
             if file.stem == name:
                 return file
@@ -88,7 +88,7 @@ class History:
             self.due = time.monotonic() + max(INTERVAL, 50 * (time.monotonic() - started))
 
     def rename(self, name: str, new: str) -> str:
-        """Rename a kept conversation, and return its new name, which may differ from `new` where that is no name."""
+        """Rename a kept conversation, and return its new name: `new`, changed if it is taken or not a file name."""
         with self._lock, _os_errors(name):
             file = self.path(name)
             if name != (safe := safe_name(new)):
@@ -97,7 +97,7 @@ class History:
             return safe
 
     def delete(self, name: str) -> None:
-        """Delete a kept conversation.  The current one is kept again, in a new file, when it grows."""
+        """Delete a kept conversation.  If it is the current one, it is written to a new file when it grows."""
         with self._lock, _os_errors(name):
             self.path(name).unlink()
             if name == self.name:
@@ -131,7 +131,7 @@ def _os_errors(name: str) -> Iterator[None]:
 
 
 def safe_name(text: str) -> str:
-    """Return the first words of `text` as the name of a file on every system."""
+    """Return the first words of `text` as a file name that is valid on every system."""
     if not isinstance(text, str):
         raise TutorialError("That is not a name.", "Use some words.")
     text = "".join(" " if c in '<>:"/\\|?*' or unicodedata.category(c)[0] in "CZ" else c for c in text[:1000])

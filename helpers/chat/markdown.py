@@ -13,26 +13,28 @@ from pygments.util import ClassNotFound
 
 from helpers.chat.formula import to_mathml
 
-# Formulas as models write them, in which nothing is Markdown.  The limit is for many beginnings without an end.
+# Formulas as models write them; nothing inside is parsed as Markdown.  The length limit keeps matching fast when many
+# formulas are opened and not closed.
 FORMULA = r"\\\((?:[^\\]|\\[^()]){1,2000}\\\)|\\\[(?:[^\\]|\\[^\[\]]){1,2000}\\\]|\$\$[^$]{1,2000}\$\$"
 DOLLARS = r"\$(?=\S)(?:[^$\n`\\]|\\.){1,2000}?(?<=\S)\$(?!\d)"  # not "$5 or $6"
-INLINE_FORMULA = rf"{FORMULA}|{DOLLARS}|\\[()\[\]]"  # the last: of a formula without an end
+INLINE_FORMULA = rf"{FORMULA}|{DOLLARS}|\\[()\[\]]"  # the last: a delimiter of a formula that is not closed
 BLOCK_FORMULA = rf"^ {{0,3}}(?:{FORMULA})[ \t]*(?:\n|$)"
-FOLDED = 60  # lines of code, from which on it is folded
+FOLDED = 60  # code with this many lines or more is folded
 SAFE_LINK = re.compile(r"(?:https?://|mailto:)[!-~]+", re.IGNORECASE)  # anything else stays text
 
 
 def render(text: str) -> str:
     """Return the HTML of `text`: raw HTML is shown as text, an image as its alternative text, LaTeX as MathML.
 
-    Links lead to http, https or mailto and open in a new tab; nothing else in the HTML has an address, so that showing
-    it loads nothing.  A button with the class "copy" stands above code, whose language is one of Pygments' names.
+    Links lead to http, https or mailto and open in a new tab; nothing else in the HTML has a URL, so displaying it
+    loads nothing.  A code block has a button of class "copy", and data-language: Pygments' name for the language or "".
     """
-    return _markdown(text.encode("utf-8", "replace").decode())  # half of a surrogate pair cannot be sent to a browser
+    return _markdown(text.encode("utf-8", "replace").decode())  # a lone surrogate cannot be sent to a browser
 
 
 FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})(.*)$", re.MULTILINE)
-# A formula that is not complete yet: up to the end of its paragraph, or after "$", which may be money, not far.
+# A formula that is not closed yet: it extends to the end of its paragraph, but after "$", which may be money, for at
+# most 81 characters.
 OPEN = rf"(?:{FORMULA}|{DOLLARS})|`[^`]*`|(?P<open>\\[(\[](?:(?!\n\n)[\s\S])*\Z|\$\$(?:(?!\n\n)[\s\S])*\Z"
 OPEN_FORMULA = re.compile(OPEN + r"|(?<!\w)\$(?:[^\s\d$`][^$\n`]{0,80})?\Z|\\\Z)")
 
@@ -40,7 +42,7 @@ OPEN_FORMULA = re.compile(OPEN + r"|(?<!\w)\$(?:[^\s\d$`][^$\n`]{0,80})?\Z|\\\Z)
 def render_draft(text: str) -> str:
     """Return the HTML of an answer in progress, whose last table, fence or formula may be half-written.
 
-    A formula is shown when it is complete, a table from its first row on, and code without the rest of a fence.
+    A formula is shown once it is complete, and a table from its first row on; a half-written fence is left out.
     """
     start = text.rfind("\n") + 1
     if re.fullmatch(" {0,3}(?:`{1,2}|~{1,2})", text[start:]):
@@ -59,10 +61,10 @@ def render_draft(text: str) -> str:
 
 
 def _complete_table(text: str) -> str:
-    """Return `text` with the row of dashes that makes its last line, or last two, the beginning of a table."""
+    """Return `text` with the delimiter row that makes its last line, or last two, the beginning of a table."""
     *lines, last = text.split("\n")
     dashes = ""
-    if last.strip() == "|" and lines and "|" not in lines[-1]:  # of its first row
+    if last.strip() == "|" and lines and "|" not in lines[-1]:  # only the start of a first row
         return "\n".join(lines)
     if lines and re.fullmatch("[ \t:|-]*", last):
         *lines, last, dashes = *lines, last
@@ -76,7 +78,7 @@ def _complete_table(text: str) -> str:
 
 
 class _SafeRenderer(mistune.HTMLRenderer):
-    """mistune's renderer, which escapes raw HTML, without anything that loads, runs, or sets a name or a style."""
+    """mistune's renderer with raw HTML escaped; its output loads and runs nothing, and sets no ids, names or styles."""
 
     def link(self, text: str, url: str, title: str | None = None) -> str:
         if not SAFE_LINK.fullmatch(url):
@@ -132,13 +134,13 @@ def _coloured(code: str, language: str = "") -> tuple[str, str]:
 _markdown = mistune.create_markdown(
     renderer=_SafeRenderer(escape=True), plugins=["table", "strikethrough", "task_lists", "url"], hard_wrap=True
 )
-# To Markdown, a line above a dash is a heading; while an answer is streamed, it is a list whose first item is to come.
+# Markdown turns a line above a dash into a heading (setext); in a streamed answer, the dash is the start of a list.
 for _rules in (_markdown.block.rules, _markdown.block.block_quote_rules, _markdown.block.list_rules):
     _rules.remove("setex_heading")
 
 
 def _parse_table(_, match: re.Match, state) -> int | None:
-    """Parse a table whose rows may be short, long, or still being written; mistune would make it no table at all."""
+    """Parse a table whose rows may be short, long, or still being written; mistune would not parse it as a table."""
     line, bar = state.get_line(match.end()), match[0].lstrip().startswith("|")
     head, aligns = table._process_thead(_inside(match[0]), _inside(line))
     if not head or "|" not in line:
@@ -146,7 +148,7 @@ def _parse_table(_, match: re.Match, state) -> int | None:
     rows, position = [], match.end() + len(line)
     while "|" in (line := state.get_line(position)) and (not bar or line.lstrip().startswith("|")):
         cells, n = table._split_table_cells(_inside(line)), len(aligns)
-        cells = [*cells[: n - 1], " | ".join(cells[n - 1 :]), *[""] * n][:n]  # what is too much stays in the last
+        cells = [*cells[: n - 1], " | ".join(cells[n - 1 :]), *[""] * n][:n]  # extra cells are joined into the last
         attrs = [{"align": align, "head": False} for align in aligns]
         row = [{"type": "table_cell", "text": text, "attrs": each} for text, each in zip(cells, attrs, strict=True)]
         rows.append({"type": "table_row", "children": row})

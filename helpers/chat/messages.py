@@ -50,13 +50,13 @@ class Message:
 
 
 Messages = Sequence[Message]
-Branch = tuple[list[Message], int]  # messages, of which so many at the beginning are not in the prompt
+Branch = tuple[list[Message], int]  # messages, and how many of the first are not in the prompt
 
 
 def to_json(tokenizer: str, system: str, truncated_messages: int, messages: Messages, paths: Sequence[Branch]) -> str:
-    """Return the conversation as JSON; of each of `paths`, only what differs from `messages`.
+    """Return the conversation as JSON; each of `paths` without the beginning that it shares with `messages`.
 
-    `tokenizer` is its fingerprint.
+    `tokenizer` is the fingerprint of the tokenizer.
     """
     versions = []
     for other, truncated in paths:
@@ -84,7 +84,7 @@ def load_conversation(path: Path, tok) -> tuple[str, int, list[Message], list[Br
             table = json.loads(text, object_hook=_rename)
     except OSError as error:
         raise TutorialError(f"{path} cannot be read: {error.strerror}.", "Check the name.") from error
-    except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, or no name of a file
+    except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, or not a file name
         raise TutorialError(f"{path.name} is not a saved conversation: {error}.", HINT) from error
     if version not in (1, VERSION):
         raise TutorialError(f"{path.name} has version {version!r:.40}; this program reads 1 and {VERSION}.", HINT)
@@ -125,7 +125,7 @@ def _parse_path(table: dict, shared: list[Message], same_tokenizer: bool) -> Bra
 def _check_text(text) -> None:
     if not isinstance(text, str):
         raise ValueError(f"{text!r} is not text")
-    text.encode()  # half of a surrogate pair can be neither tokenized nor saved again
+    text.encode()  # a lone surrogate can be neither tokenized nor saved again
 
 
 def _message(entry: dict, same_tokenizer: bool) -> Message:
@@ -142,7 +142,7 @@ def _message(entry: dict, same_tokenizer: bool) -> Message:
     stats = _stats(entry["stats"]) if entry["stats"] else None
     parts = tuple(map(_count, entry.get("parts", (0, 0, 0))))
     if len(parts) != 3 or [*parts, len(entry["content"])] != sorted([*parts, len(entry["content"])]):
-        raise ValueError(f"{parts!r:.60} are no positions of a thought")
+        raise ValueError(f"{parts!r:.60} are not the positions of a thought")
     return Message(entry["role"], entry["content"], tuple(tokens) if same_tokenizer else (), stats, parts)
 
 
@@ -150,13 +150,13 @@ def _stats(entry: dict) -> GenerationStats:
     stats = GenerationStats(**entry)
     for name in ("prompt_tokens", "new_tokens"):
         _count(entry[name])
-    for name in ("cached_tokens", "context_length"):  # which a server may not tell
+    for name in ("cached_tokens", "context_length"):  # which a server may not report
         _count(0 if entry[name] is None else entry[name])
     _count(stats.thought_tokens), _count(stats.drafted_tokens)
     for milliseconds in (stats.ttft_ms, stats.tpot_ms):
         _number(0 if milliseconds is None else milliseconds)
     if stats.finish_reason not in FINISH_REASONS or stats.ttft_ms is None and stats.tpot_ms is not None:
-        raise ValueError(f"no answer has the statistics {entry}")
+        raise ValueError(f"these are not valid statistics: {entry}")
     return stats
 
 
@@ -181,7 +181,7 @@ def fingerprint(tok) -> str:
 def to_markdown(system: str, messages: Sequence[Message]) -> str:
     """Return the conversation as Markdown: a heading per message, and its text as a quotation, without thoughts.
 
-    What is quoted can neither begin a message of its own nor swallow the next one, as an open fence of code would.
+    Quoted text cannot be taken for a new message, and an unclosed code fence in it does not swallow the next one.
     """
     parts = [("System", system)] if system else []
     parts += [(message.role.capitalize(), message.answer) for message in messages]
@@ -190,7 +190,7 @@ def to_markdown(system: str, messages: Sequence[Message]) -> str:
 
 
 def stats_line(stats: GenerationStats) -> str:
-    """Return the statistics of an answer in one line, without those that a server has not told."""
+    """Return the statistics of an answer in one line, without those that the server did not report."""
     parts = [_tokens(stats.new_tokens) + (f", {stats.thought_tokens:,} of a thought" if stats.thought_tokens else "")]
     if stats.ttft_ms is not None:
         parts.append(f"first token {stats.ttft_ms / 1000:.{1 if stats.ttft_ms >= 100 else 2}f} s")

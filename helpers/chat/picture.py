@@ -1,4 +1,4 @@
-"""A chat box as HTML without a script, for places that show a page's stored outputs only."""
+"""A chat box as static HTML, for viewers that show only the stored outputs of a notebook."""
 
 import html
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ BUBBLES = {
 
 
 def to_html(about: str, messages: Sequence[Message]) -> str:
-    """Return `messages` below the name of the model; like the box, it shows HTML in them as text."""
+    """Return `messages` as HTML, below the line `about`; as in the box, HTML inside messages is shown as text."""
     parts = [f"<p><b>{html.escape(about or 'Chat')}</b></p>"]
     for message in messages:
         user = message.role == "user"

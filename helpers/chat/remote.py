@@ -26,11 +26,11 @@ FINISH_REASONS = {"stop": "eos_token", "length": "max_new_tokens"}  # OpenAI's n
 class RemoteConversation(Conversation):
     """A conversation with `model` on the server at `url`, such as http://127.0.0.1:8000/v1.
 
-    It differs from Conversation in what a server can tell.  The X-ray needs a server that gives logprobs; with
-    `alternatives` None they are not requested.  Figures that the server does not give are left out.  Answers can be
-    resumed and branched on servers with vLLM's continue_final_message, as ours.  The oldest messages are left out when
-    the server says that the context is full.  An answer raises TutorialError when the server refuses it, or sends
-    nothing for `timeout` seconds.
+    It differs from Conversation where a server reports less.  The X-ray needs a server that returns logprobs; with
+    `alternatives` None they are not requested.  Statistics that the server does not report are left out.  Answers can
+    be resumed and branched only on servers that support vLLM's continue_final_message, such as ours.  When the server
+    reports that the context is full, the oldest messages are left out.  An answer raises TutorialError if the server
+    refuses the request, or sends nothing for `timeout` seconds.
     """
 
     def __init__(
@@ -75,8 +75,8 @@ class RemoteConversation(Conversation):
 class RemoteAnswer(Answer):
     """An answer that a server generates; it behaves as Answer does.
 
-    What the server refuses before the first token changes nothing.  A connection that breaks later ends the answer with
-    an error, and its text so far is kept.
+    If the server refuses the request before the first token, nothing changes.  If the connection breaks later, the
+    answer ends with an error, and its text so far is kept.
     """
 
     def __init__(self, conversation: RemoteConversation, messages: list[Message], kept: tuple = ()) -> None:
@@ -91,7 +91,7 @@ class RemoteAnswer(Answer):
         self._stream.stop()
 
     def _counts(self) -> tuple[int, int | None, int]:
-        """Return the numbers of tokens as the server counts them, else as they arrive."""
+        """Return the token counts that the server reports; without them, new tokens are counted on arrival."""
         details = self._usage.get("prompt_tokens_details")
         cached = details.get("cached_tokens") if isinstance(details, dict) else None
         n = count(self._usage.get("completion_tokens")) or len(self.tokens) - self._kept or len(self._times)
@@ -113,7 +113,7 @@ class RemoteAnswer(Answer):
             self._stream.stop()  # if it was abandoned
 
     def _prefill(self) -> Iterator[str]:
-        return iter(())  # the server's business
+        return iter(())  # the server does that
 
     def _make_prompt(self) -> None:
         """Send the request and wait for its first event, without the oldest messages if they do not fit."""
@@ -129,7 +129,7 @@ class RemoteAnswer(Answer):
                 break
             except Refusal as error:
                 said = error.said if error.status in (200, 400, 413, 422) else ""
-                if "logprobs" in said and conversation.alternatives is not None:  # few servers have them all
+                if "logprobs" in said and conversation.alternatives is not None:  # few servers support both
                     conversation.alternatives = 0 if conversation.alternatives and "top_logprobs" in said else None
                 elif CONTEXT_IS_FULL.search(said) and start + 2 < len(messages):
                     start += 2 * max(1, (len(messages) - start) // 4)
@@ -143,7 +143,7 @@ class RemoteAnswer(Answer):
         body |= {"stream_options": {"include_usage": True}, "max_tokens": max(1, self.max_new_tokens - self._kept)}
         body |= {"temperature": sampling.temperature, "top_p": sampling.top_p, "seed": sampling.seed}
         body |= {"logprobs": None if n is None else True, "top_logprobs": n or None}
-        # These are not OpenAI's: vLLM, OpenVINO Model Server and ours have them.
+        # OpenAI's API lacks these; vLLM, OpenVINO Model Server and our server support them.
         penalty = sampling.repetition_penalty
         body |= {"top_k": sampling.top_k or None, "repetition_penalty": penalty if penalty != 1 else None}
         if self._text:
@@ -152,7 +152,7 @@ class RemoteAnswer(Answer):
         return {name: value for name, value in body.items() if value is not None}
 
     def _texts(self) -> Iterator[str]:
-        """Yield the text as it arrives, a thought in tags; in the end set finish_reason."""
+        """Yield the text as it arrives, a thought in tags; at the end set finish_reason."""
         conversation, reason, in_thought, before = self.conversation, "", False, time.perf_counter()
         if self._text:
             yield self._text
@@ -164,7 +164,7 @@ class RemoteAnswer(Answer):
                 thought, in_thought = f"{conversation.tags[0]}\n{thought}", True
             if text and in_thought:
                 text, in_thought = f"\n{conversation.tags[1]}\n\n{text}", False
-            if tokens or thought or text:  # a token may be a part of a character
+            if tokens or thought or text:  # a token may be part of a character, without text yet
                 each = 1000 * (now - before) / max(1, len(tokens))
                 self.tokens += [replace(token, milliseconds=each) for token in tokens]
                 self._text, before = self._text + thought + text, now
@@ -179,16 +179,16 @@ class RemoteAnswer(Answer):
             self.finish_reason = "context"
         if reason and reason not in FINISH_REASONS:
             self._note = f"The server ended the answer: {reason:.80}."
-        if conversation.context_length is None:  # asked once, behind an answer, so that none waits for it
+        if conversation.context_length is None:  # requested once, after an answer, to delay none
             conversation.context_length = 0
             with suppress(TutorialError):
                 conversation.context_length = conversation._server.models().get(conversation.model, 0)
 
 
 def connect(url: str = "", model: str | None = None, **options) -> RemoteConversation:
-    """Return a conversation with the server at `url`, by default that of TUTORIAL_SERVER, and its first model.
+    """Return a conversation with `model`, by default the first, on the server at `url`, by default TUTORIAL_SERVER.
 
-    The key is that of TUTORIAL_API_KEY, so that neither a notebook nor the shell's history contains it.
+    The API key is read from TUTORIAL_API_KEY, so that neither a notebook nor the shell's history contains it.
     """
     url = url or os.environ.get(SERVER_VARIABLE, "")
     conversation = RemoteConversation(url, model or "", os.environ.get(KEY_VARIABLE, ""), **options)

@@ -1,7 +1,9 @@
-"""A server that has OpenAI's API: its models, and the events of an answer.  What it sends is data, and so is an error.
+"""Client for servers with OpenAI's API: their models, and the events of an answer.
 
-Sources: OpenAI's API reference (chat/completions), the HTML standard (server-sent events), and what OpenVINO Model
-Server, vLLM, Ollama and LM Studio send instead.
+All that a server sends, error messages included, is untrusted data.
+
+Sources: OpenAI's API reference (chat/completions), the HTML standard (server-sent events), and the responses of
+OpenVINO Model Server, vLLM, Ollama and LM Studio where they differ.
 """
 
 import json
@@ -18,15 +20,15 @@ from helpers.errors import TutorialError, printable
 SERVER_VARIABLE, KEY_VARIABLE = "TUTORIAL_SERVER", "TUTORIAL_API_KEY"
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 CONNECT_SECONDS = 5.0
-CAN_CONTINUE = ("vllm", "openvino-chat-tutorial")  # the owners of models whose servers have continue_final_message
+CAN_CONTINUE = ("vllm", "openvino-chat-tutorial")  # `owned_by` on servers that support continue_final_message
 LONGEST_LINE = 2**20  # bytes
-# What data of an unexpected kind raises.
+# The exceptions that data in an unexpected form raises.
 MALFORMED = (AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError)
-NO_API = "Is this the address of its API?  It usually ends in /v1, that of OpenVINO Model Server in /v3."
+NO_API = "Is this the address of its API? It usually ends in /v1, and in /v3 for OpenVINO Model Server."
 
 
 class Refusal(TutorialError):
-    """The server's answer to a request that it does not carry out: its HTTP `status`, and what it has `said`."""
+    """The server refused a request; `status` is the HTTP status, `said` the server's explanation."""
 
     def __init__(self, message: str, hint: str, status: int, said: str) -> None:
         super().__init__(f"{message} ({status}): {said}", hint)
@@ -36,7 +38,7 @@ class Refusal(TutorialError):
 class Server:
     """The server at `url`; without a path, /v1 is added.  `name` is its host and port.
 
-    The key is in a header of the client only, which httpx masks wherever it shows headers.
+    The key is stored only in a header of the client, which httpx masks wherever it shows headers.
     """
 
     def __init__(self, url: str, api_key: str = "", timeout: float = 120.0) -> None:
@@ -54,14 +56,14 @@ class Server:
                 headers={"Authorization": f"Bearer {key}"} if key else {},
                 timeout=httpx.Timeout(timeout, connect=CONNECT_SECONDS),
                 limits=httpx.Limits(max_keepalive_connections=0),  # a connection for each answer: Stop closes it
-                verify=parts.scheme == "https",  # else the certificates are loaded, and not used
-                trust_env=parts.hostname not in LOOPBACK,  # httpx would send loopback to HTTP_PROXY, too
+                verify=parts.scheme == "https",  # otherwise httpx would load certificates for nothing
+                trust_env=parts.hostname not in LOOPBACK,  # httpx would send even loopback requests to HTTP_PROXY
             )
-        except (ValueError, ImportError, httpx.InvalidURL) as error:  # of the address, or of a proxy's
+        except (ValueError, ImportError, httpx.InvalidURL) as error:  # in the address, or in a proxy's address
             raise TutorialError(f"{url!r:.80} cannot be used: {error}.", "Try http://127.0.0.1:8000/v1") from error
 
     def models(self) -> dict[str, int]:
-        """Return the server's models, each with its context length, 0 where the server does not tell it."""
+        """Return the server's models, each with its context length, or 0 if the server does not report it."""
         try:
             response = self.client.get("models", timeout=CONNECT_SECONDS)
             if response.status_code != 200:
@@ -75,7 +77,7 @@ class Server:
             raise TutorialError(f"{self.name} does not list its models: {self.safe(error)}") from error
 
     def can_continue(self) -> bool:
-        """Return whether the server can continue an answer, as the list of its models tells."""
+        """Return whether the server can continue an answer, according to its list of models."""
         if self._continues is None:
             with suppress(TutorialError):
                 self.models()
@@ -87,11 +89,11 @@ class Server:
         return " ".join(clean(str(said).replace(key, "…") if key else str(said)).split())[:300] or "no reason given"
 
     def refusal(self, response: httpx.Response, model: str = "", said: str = "") -> Refusal:
-        """Return the error for a response, and for what the first of its events has `said`."""
+        """Return the error for a response; `said` is the text of an error in its first event, if there is one."""
         what, hint = "The server refuses the request", "Change the message or the settings."
         status = response.status_code
         if not said:
-            said = response.reason_phrase  # not the body, if that is a page of HTML
+            said = response.reason_phrase  # used if the body is not JSON, such as an HTML page
             with suppress(*MALFORMED):
                 said = error_text(json.loads(response.read())) or said
         if status in (401, 403):
@@ -111,19 +113,19 @@ class Server:
     def broken(self, error: httpx.HTTPError) -> TutorialError:
         """Return the error for a connection that fails."""
         if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout)):
-            hint = "Check the address, and that the server runs."
+            hint = "Check the address, and whether the server is running."
             return TutorialError(f"There is no server at {self.name}: {self.safe(error)}.", hint)
         if isinstance(error, httpx.TimeoutException):
             what = f"The server has sent nothing for {error.request.extensions['timeout']['read']:g} s."
         else:
             what = f"The connection to the server broke: {self.safe(error)}."
-        return TutorialError(what, "Try again.  The text so far is kept.")
+        return TutorialError(what, "Try again. The text so far is kept.")
 
 
 class Stream:
     """The events of one answer.  Iterating over it sends the request; a different thread may stop it.
 
-    Raises Refusal before the first event, and TutorialError for a connection that breaks and for what is not JSON.
+    Raises Refusal before the first event, and TutorialError if the connection breaks or an event is not JSON.
     """
 
     def __init__(self, server: Server, body: dict) -> None:
@@ -149,7 +151,7 @@ class Stream:
                 if response.status_code != 200:
                     raise server.refusal(response, self.body["model"])
                 for event in read_events(response):
-                    if (said := error_text(event)) and not begun:  # LM Studio refuses so
+                    if (said := error_text(event)) and not begun:  # LM Studio refuses requests this way
                         raise server.refusal(response, self.body["model"], said)
                     if said:
                         raise TutorialError(f"The server ended the answer: {server.safe(said)}", "Regenerate it.")
@@ -163,9 +165,9 @@ class Stream:
 
 
 def read_events(response: httpx.Response) -> Iterator[dict]:
-    """Yield the JSON objects that a response streams, up to [DONE]; an answer that is not streamed is one.
+    """Yield the JSON objects that a response streams, up to [DONE]; a response that is not streamed is one object.
 
-    Comments such as ": keepalive" and names of events are left out.  Raises TutorialError for what is not JSON.
+    Comments such as ": keepalive" and event names are skipped.  Raises TutorialError if the data is not a JSON object.
     """
     streamed = "json" not in response.headers.get("Content-Type", "")
     for line in _lines(response) if streamed else [response.read()]:
@@ -185,7 +187,7 @@ def read_events(response: httpx.Response) -> Iterator[dict]:
 
 
 def _lines(response: httpx.Response) -> Iterator[bytes]:
-    """Yield the lines of a response.  httpx's own would also end one at a U+2028 inside of a text."""
+    """Yield the lines of a response.  httpx's iter_lines would also split at a U+2028 inside a text."""
     rest = b""
     for data in response.iter_bytes():
         *lines, rest = (rest + data).split(b"\n")
@@ -198,7 +200,7 @@ def _lines(response: httpx.Response) -> Iterator[bytes]:
 
 
 def error_text(event: object) -> str:
-    """Return what an error says, whichever form it has; "" for an event that is no error."""
+    """Return the text of an error, in any of its known forms; "" if the event is not an error."""
     if not isinstance(event, dict):
         return ""
     error = event.get("error") or event.get("detail") or (event if event.get("object") == "error" else "")
@@ -208,7 +210,7 @@ def error_text(event: object) -> str:
 
 
 def clean(text: str) -> str:
-    """Return `text` without control codes and without halves of surrogate pairs, which cannot be saved."""
+    """Return `text` without control characters; lone surrogates, which cannot be saved, are replaced."""
     return printable(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
 
 

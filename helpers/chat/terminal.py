@@ -29,11 +29,11 @@ HELP = """\
 /list          list the kept conversations; /open N continues one of them
 /bye           quit; so do Ctrl-D and, at the prompt, Ctrl-C. While an answer is generated, Ctrl-C stops it.
 Put a space before a message that begins with /."""
-PASTE_SECONDS = 0.05  # within which a terminal that does not mark a paste sends the next line of it
+PASTE_SECONDS = 0.05  # the next line of a paste arrives within this time if the terminal does not mark pastes
 
 
 def run(conversation: Conversation) -> None:
-    """Answer each message from stdin until /bye or its end; errors are printed, and the chat continues.
+    """Answer each message from stdin until /bye or the end of input; errors are printed, and the chat continues.
 
     A message is a line, or, at a terminal, the lines that were pasted together.
     """
@@ -42,10 +42,10 @@ def run(conversation: Conversation) -> None:
 
         readline.parse_and_bind("set enable-bracketed-paste on")  # Python switches it off
     for stream in filter(None, (sys.stdin, sys.stdout, sys.stderr)):
-        stream.reconfigure(errors="replace")  # a console that lacks a character should not end the chat
+        stream.reconfigure(errors="replace")  # a character that the console cannot encode should not end the chat
     if not (sys.stdin and sys.stdout):  # closed
         return
-    interactive = sys.stdin.isatty() and sys.stderr is not None  # which input() needs
+    interactive = sys.stdin.isatty() and sys.stderr is not None  # input() needs stderr
     if interactive:
         _note("Ctrl-C stops an answer, /help lists the commands, /bye quits.")
         if conversation.history and conversation.history.entries():
@@ -61,12 +61,12 @@ def run(conversation: Conversation) -> None:
 def _read(interactive: bool) -> str:
     """Return the next message.  Raises EOFError at the end of stdin."""
     try:
-        if not interactive:  # input() would flush stdout, which may be full
+        if not interactive:  # input() would flush stdout, whose disk may be full
             if message := sys.stdin.readline():
                 return message
             raise EOFError
         message = input("\n> ")
-        with suppress(EOFError, OSError, ValueError):  # the end of stdin, or no file of the operating system
+        with suppress(EOFError, OSError, ValueError):  # the end of stdin, or a stdin without a file descriptor
             while kbhit() if kbhit else select([sys.stdin], [], [], PASTE_SECONDS)[0]:
                 message += "\n" + input()
         return message
@@ -75,7 +75,7 @@ def _read(interactive: bool) -> str:
 
 
 def print_answer(answer: Answer) -> None:
-    """Print an answer as it is generated, to stdout; then its statistics and warnings, to stderr."""
+    """Print an answer to stdout as it is generated; its thought, and then its statistics and warnings, to stderr."""
     try:
         try:
             thought = False
@@ -108,7 +108,7 @@ def _handle(conversation: Conversation, line: str) -> None:
 
 
 def _note(text: str, end: str = "\n", thought: bool = False) -> None:
-    """Print what is not an answer to stderr, so that answers can be piped; a thought dimmed, on a terminal."""
+    """Print text other than answers to stderr, so that answers can be piped; dim a thought on a terminal."""
     if sys.stderr:  # not closed
         dims = thought and sys.stderr.isatty() and (os.name != "nt" or "WT_SESSION" in os.environ)
         text = f"\x1b[2m{printable(text)}\x1b[22m" if dims else printable(text)
@@ -117,7 +117,7 @@ def _note(text: str, end: str = "\n", thought: bool = False) -> None:
 
 
 def _command(conversation: Conversation, name: str = "", argument: str = "") -> None:
-    file = Path(os.path.expanduser(argument.strip()))  # unlike Path's own, it leaves an unknown user's folder as it is
+    file = Path(os.path.expanduser(argument.strip()))  # Path.expanduser would raise an error for an unknown user
     if name in ("save", "load", "export") and not argument.strip():
         raise TutorialError(f"/{name} needs a file name.", f"For example: /{name} chat.json")
     match name:
@@ -142,7 +142,7 @@ def _command(conversation: Conversation, name: str = "", argument: str = "") -> 
         case "open":
             entries, number = _kept(conversation), argument.strip()
             if not re.fullmatch("[0-9]{1,6}", number) or not 1 <= int(number) <= len(entries):
-                raise TutorialError("/open needs a number of the list.", "/list shows the kept conversations.")
+                raise TutorialError("/open needs a number from the list.", "/list shows the kept conversations.")
             conversation.open(entries[int(number) - 1].name)
             _note(f"Opened {entries[int(number) - 1].name}: {len(conversation.messages)} messages.")
         case "export":

@@ -1,4 +1,4 @@
-"""Thoughts that a model generates before its answer: where they begin and end in its text, also while that streams."""
+"""Thoughts that a model generates before its answer: where they begin and end in its text, also in a stream."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -19,14 +19,14 @@ def thought_tags(tok) -> Tags:
 def find_thought(text: str, tags: Tags, inside: bool = False) -> tuple[int, int, int]:
     """Return where in `text` the thought begins and ends, and where the answer begins; zeros without a thought.
 
-    A thought stands at the beginning.  It is `inside` from the first character on, if the prompt ends with the opening
-    tag.  White space around a thought, and line breaks before the answer, belong to neither.
+    A thought comes first in the text.  If the prompt ends with the opening tag, the text is `inside` the thought from
+    its first character on.  White space around a thought, and line breaks before the answer, belong to neither.
     """
     return _find(text, tags, inside)[:3]
 
 
 def _find(text: str, tags: Tags, inside: bool) -> tuple[int, int, int, bool]:
-    """Return the positions of find_thought, and whether the answer has begun: no thought, or one that has ended."""
+    """Return the positions of find_thought, and whether the answer has begun: there is no thought, or it has ended."""
     opening, closing = tags
     lead = len(text) - len(text.lstrip())
     opened = text.startswith(opening, lead)
@@ -41,7 +41,7 @@ def _find(text: str, tags: Tags, inside: bool) -> tuple[int, int, int, bool]:
 
 
 def split_thought(texts: Iterable[str], tags: Tags, inside: bool = False) -> Iterator[tuple[str, bool]]:
-    """Yield the text of `texts` in pieces, each with whether it is of the thought; tags are left out.
+    """Yield the text of `texts` in pieces, and for each whether it belongs to the thought; tags are left out.
 
     The pieces of each kind, joined, are what find_thought finds in the complete text.
     """

@@ -31,7 +31,7 @@ class ChatWidget(AnyWidget):
     # As text: a widget whose code is a path is never freed (anywidget#929).
     _esm = (HERE / "box.js").read_text(encoding="utf-8")
     _css = (HERE / "box.css").read_text(encoding="utf-8")
-    messages = List().tag(sync=True)  # what message_card() returns, for each; see get_state()
+    messages = List().tag(sync=True)  # message_card() of each message; see get_state()
     truncated_messages = Int(0).tag(sync=True)
     busy = Bool(False).tag(sync=True)
     can_undo = Bool(False).tag(sync=True)
@@ -39,22 +39,22 @@ class ChatWidget(AnyWidget):
     starters = List([*STARTERS]).tag(sync=True)  # questions to begin with
     last = Unicode("").tag(sync=True)  # the kept conversation that Continue opens
     status = Unicode("").tag(sync=True)
-    context = List([0, 1]).tag(sync=True)  # tokens: used, in all
+    context = List([0, 1]).tag(sync=True)  # tokens: used, total
 
     def __init__(self, actions: dict[str, Callable]) -> None:
         self._sync_lock, self._sent = RLock(), []  # hold_sync may lose what a different thread sets meanwhile
         super().__init__()
         self.actions, self.draft = actions | {"draft": lambda: self.draft, "all": self.send_state}, None
         self.on_msg(self._reply)
-        # ipykernel 7.4 hands a message to the thread that wrote last, which may be one that runs a cell for minutes.
-        # This lets Stop come through at once; where the private name is missing, Stop waits for the cell.
+        # ipykernel 7.4 routes a message to the subshell that last sent one on this comm, even if it is running a cell.
+        # This override lets Stop through at once; without the private name, Stop would wait for the cell.
         if hasattr(self.comm, "_reply_subshell_for"):
             self.comm._reply_subshell_for = lambda data, default: default
 
     def show_messages(self, messages: Sequence[Message], status: str, versions: Sequence = (), **traits) -> None:
         """Show complete messages, and set other traits, all in one update of the browser.
 
-        `versions` has for each message which version it is, and of how many.
+        `versions` has a pair for each message: which version is shown, and how many there are.
         """
         self.draft, cards = None, [message_card(message) for message in messages]
         for card, pair in zip(cards, versions, strict=False):
@@ -67,10 +67,10 @@ class ChatWidget(AnyWidget):
             super().send_state(key)
 
     def get_state(self, key=None, drop_defaults: bool = False) -> dict:
-        """Return the values to send: of messages that have changed, only those from the first new one on.
+        """Return the values to send: if the messages have changed, only those from the first changed one on.
 
-        Twice a turn the whole of a long conversation is slow on a bad network.  From 64 KB on, ZeroMQ also sends a
-        message without a copy, and frees it in a different thread, which leaves holes in the kernel's memory.
+        Sending all of a long conversation twice per turn is slow on a bad network.  In addition, ZeroMQ sends messages
+        of 64 KB or more without a copy and frees them in a different thread, which fragments the kernel's memory.
         """
         state = super().get_state(key, drop_defaults)
         if key is not None and "messages" in state:
@@ -87,7 +87,7 @@ class ChatWidget(AnyWidget):
             self.status = status.replace("\n", " ")
 
     def show_draft(self, number: int, text: str, thought: str = "") -> None:
-        """Show `text`, behind a `thought`, as the answer in progress, which will be message `number`."""
+        """Show `text`, preceded by `thought`, as the answer in progress, which will be message `number`."""
         self.draft = {"number": number, "html": render_draft(text), "thought": thought}
         self.send({"type": "draft", "draft": self.draft})
 
@@ -97,7 +97,7 @@ class ChatWidget(AnyWidget):
         reply = {"type": "reply", "id": request_id if isinstance(request_id, str) else None, "ok": True, "data": None}
         try:
             reply["data"] = self.actions[name](**fields)
-        except Exception as error:  # whatever a page sends, it is not left waiting
+        except Exception as error:  # whatever the browser sends, it gets a reply
             if not isinstance(error, TutorialError):
                 self.log.error("A request of the page failed.", exc_info=True)
                 error = f"That request cannot be carried out ({type(error).__name__}). Reload the page."

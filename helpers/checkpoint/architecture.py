@@ -1,4 +1,4 @@
-"""Whether optimum-intel can export a checkpoint, from its config.json, before gigabytes are downloaded."""
+"""Check from config.json whether optimum-intel can export a checkpoint, before gigabytes are downloaded."""
 
 from importlib import metadata
 
@@ -8,9 +8,9 @@ ALTERNATIVES = "Choose a different model (python -m helpers models), or one that
 
 
 def require_exportable(config: dict, name: str, is_ir: bool) -> None:
-    """Raise TutorialError where `config` of `name` is of no text model that can be exported here.
+    """Raise TutorialError unless `config`, that of the model `name`, is for a text model that can be exported here.
 
-    For a checkpoint this imports optimum-intel, which takes some seconds.
+    For a checkpoint this imports optimum-intel, which takes several seconds.
     """
     if "vision_config" in config or "audio_config" in config:
         what = f"{name} also reads pictures or sound; only text models can be used here."
@@ -23,9 +23,9 @@ def require_exportable(config: dict, name: str, is_ir: bool) -> None:
     if (quantized := config.get("quantization_config")) is not None:
         method = quantized.get("quant_method") if isinstance(quantized, dict) else None
         what = f"The weights of {name} are quantized already ({method!r:.20}), so they cannot be exported to int4 here."
-        raise TutorialError(what, f"Choose the repository that it was made from. {ALTERNATIVES}")
+        raise TutorialError(what, f"Choose the repository with the original weights. {ALTERNATIVES}")
     if limit := _limit(kind):
-        raise TutorialError(f"{name} is of the architecture {kind[:40]!r}, {limit}.", ALTERNATIVES)
+        raise TutorialError(f"{name} has the architecture {kind[:40]!r}, {limit}.", ALTERNATIVES)
 
 
 def _limit(kind: str) -> str:

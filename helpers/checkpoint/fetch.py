@@ -16,10 +16,10 @@ def fetch(model: Model, checkpoint: Path, report: Report = print) -> Path:
     """Make the folder `checkpoint` (config.json, *.safetensors, the tokenizer's files) unless it exists; return it.
 
     Reports source, licence and size before anything is downloaded.  Raises TutorialError when a file cannot be
-    downloaded, is missing, or is not the expected one; `checkpoint` then does not appear.
+    downloaded, is missing, or is not the expected one; then `checkpoint` is not created.
     """
     name = display_path(checkpoint)
-    if model.source == "folder":  # of the reader: nothing is written there
+    if model.source == "folder":  # the reader's own: nothing is written there
         require_complete(checkpoint, None)
         require_exportable(files.read_json(checkpoint / "config.json"), name, files.is_ir(checkpoint))
         report(f"{name} is complete.")

@@ -4,10 +4,10 @@ import io
 from contextlib import redirect_stderr
 from pathlib import Path
 
-CONTROL = 3  # llama.cpp's type of special tokens
-# llama.cpp's pre-tokenizer "smollm": each digit alone, and the text between digits split as GPT-2 does, but with white
-# space before a digit kept together.  SmolLM2's tokenizer.json does this in two steps, but openvino_tokenizers (2026.4)
-# matches across the first step's borders, so that "\n\n1" would get different ids there: hence one pattern.
+CONTROL = 3  # the token type of special tokens in llama.cpp
+# llama.cpp's pre-tokenizer "smollm": each digit alone, and the text between digits split as in GPT-2, except that white
+# space before a digit is kept together.  SmolLM2's tokenizer.json does this in two steps, but openvino_tokenizers
+# (2026.4) matches across the boundaries of the first step and gives "\n\n1" different ids, so we use one pattern.
 SMOLLM_PATTERN = r"\p{N}|'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+(?![^\s\p{N}])|\s+"
 
 
@@ -32,8 +32,9 @@ def gguf_to_checkpoint(gguf_file: Path, folder: Path) -> None:
 def tokenizer_from_gguf(gguf_file: Path):
     """Return the tokenizer that a llama-type GGUF file describes, as a transformers tokenizer.
 
-    Not with AutoTokenizer(gguf_file=…): what it saves is loaded with a different pre-tokenizer, to which every space is
-    an unknown token (transformers 5.5).  Raises ValueError unless the file's pre-tokenizer is llama.cpp's "smollm".
+    We do not use AutoTokenizer(gguf_file=…): the files that it saves are loaded with a different pre-tokenizer, which
+    turns every space into an unknown token (transformers 5.5).  Raises ValueError unless the file's pre-tokenizer is
+    llama.cpp's "smollm".
     """
     from gguf import GGUFReader
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers

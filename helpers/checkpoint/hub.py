@@ -19,11 +19,12 @@ from helpers.catalog import MODELS, Model
 from helpers.checkpoint.architecture import require_exportable
 from helpers.errors import HUB_LOGIN_HINT, NETWORK_HINT, TutorialError, check_addresses
 
-# Data; neither code nor files that run code.  Mistral's repositories repeat their weights in one file, consolidated*.
+# Data only: no code, and no files that can run code.  Mistral's repositories have a second copy of their weights in
+# one file, consolidated*.
 WANTED = ["*.json", "*.jinja", "*.safetensors", "tokenizer.model", "LICENSE*", "openvino_*.xml", "openvino_*.bin"]
 COMMIT = re.compile("[0-9a-f]{40}")
 LISTING_LIMIT = 2**24  # bytes; Phi-3's has 5 KB
-SLOWEST, WINDOW = 1024, 60  # bytes a second over so many seconds; at that rate Phi-3 takes 80 days
+SLOWEST, WINDOW = 1024, 60  # bytes per second, over so many seconds; at that rate Phi-3 takes 86 days
 MIRROR_HINT = "Is HF_ENDPOINT a complete mirror of the hub?"
 VARIABLES_HINT = "Check HF_ENDPOINT, HF_TOKEN (ASCII), HF_HUB_DOWNLOAD_TIMEOUT (seconds), the *_PROXY variables, and "
 VARIABLES_HINT += "NO_PROXY, in which the hub's client accepts no brackets and no ranges of IPv6 addresses."
@@ -32,15 +33,15 @@ Entry = namedtuple("Entry", "name size sha256 git")
 
 
 def from_hub(model: Model, part: Path, entries: list[Entry] | None = None) -> None:
-    """Download the model, of which `entries` have been listed, into `part`; a second run continues, in a file too.
+    """Download the listed `entries` of the model into `part`; a second run resumes the download, even within a file.
 
-    Not with huggingface_hub's functions: snapshot_download restarts an interrupted file (its issue 4196), and none
+    We do not use huggingface_hub's functions: snapshot_download restarts an interrupted file (its issue 4196), and none
     of them limits how many bytes a server may send, or how slowly.
     """
     if entries is None:
         model, entries = listing(model)
     names = {entry.name for entry in entries}
-    for path in part.iterdir():  # no other file may enter the checkpoint, and none be written through a link
+    for path in part.iterdir():  # no other file may get into the checkpoint, and none may be written through a link
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         elif path.name not in names or path.is_symlink() or path.stat().st_nlink > 1:
@@ -58,9 +59,9 @@ def from_hub(model: Model, part: Path, entries: list[Entry] | None = None) -> No
 
 
 def inspect(model: Model) -> tuple[Model, list[Entry]]:
-    """Return what listing() returns, with sizes, after a look at config.json; nothing is written.
+    """Return the result of listing(), completed with sizes, after checking config.json; nothing is written.
 
-    Raises TutorialError for what cannot be used here, and without access to a gated repository.
+    Raises TutorialError for a model that cannot be used here, or a gated repository to which you have no access.
     """
     model, entries = listing(model)
     sizes = {entry.name: entry.size for entry in entries}
@@ -74,7 +75,7 @@ def inspect(model: Model) -> tuple[Model, list[Entry]]:
             raise TutorialError(f"In {model.origin}, config.json is {files.NOT_JSON}.", MIRROR_HINT) from error
         require_exportable(config, model.origin, is_ir)
     if lacks := sorted({*(files.EXPORT_FILES if is_ir else files.CHECKPOINT_FILES)} - {*sizes}):
-        raise TutorialError(f"{model.origin} lacks {', '.join(lacks)}.", "Choose a repository that has what it lacks.")
+        raise TutorialError(f"{model.origin} lacks {', '.join(lacks)}.", "Choose a repository that has these files.")
     total = sum(sizes.values())
     return replace(model, download_mib=max(1, total >> 20), checkpoint_gib=round(total / files.GIB, 3)), entries
 
@@ -82,7 +83,7 @@ def inspect(model: Model) -> tuple[Model, list[Entry]]:
 def listing(model: Model, timeout: float | None = None) -> tuple[Model, list[Entry]]:
     """Return the model at the commit of its revision, and the hub's entries of the files to download.
 
-    Raises TutorialError where the hub has none that can be used, or no hub answers.
+    Raises TutorialError if none of the files can be used, or no hub answers.
     """
     path = f"api/models/{model.origin}/revision/{model.revision}?blobs=true"
     with _translate(model), _get(path, model, timeout=timeout) as response:
@@ -92,7 +93,7 @@ def listing(model: Model, timeout: float | None = None) -> tuple[Model, list[Ent
         info = files.parse_json(data)
         names = [each["rfilename"] for each in info["siblings"]]
         wanted = {name for name in names if _is_wanted(name, model.trust_remote_code)}
-        if files.IR_FILES[0] in wanted:  # an IR needs no weights beside its own
+        if files.IR_FILES[0] in wanted:  # an IR needs no weights besides its own
             wanted -= {name for name in wanted if name.endswith(".safetensors")}
         entries = [_entry(each) for each in info["siblings"] if each["rfilename"] in wanted]
         if not COMMIT.fullmatch(model.revision) and COMMIT.fullmatch(info["sha"]):
@@ -116,7 +117,7 @@ def _unusable(model: Model, names: list[str]) -> TutorialError:
     """Return the error for a repository whose files `names` include no weights that can be used."""
     what, more = "has no weights as safetensors", "A pickle (pytorch_model.bin) can run code, so it is not downloaded."
     if "adapter_config.json" in names:
-        what, more = "is an adapter (LoRA), not a whole model", "Or merge it into its base model with peft."
+        what, more = "is an adapter (LoRA), not a complete model", "Or merge it into its base model with peft."
     elif any(name.endswith(".gguf") for name in names):
         what = "has its weights as GGUF, which optimum-cli does not export"
         more = "GGUF repositories usually name the one that they were made from."
@@ -134,7 +135,7 @@ def _entry(listed: dict) -> Entry:
 
 
 def _is_wanted(name: str, code: bool = False) -> bool:
-    """Return whether `name` is data at the top of the repository: a plain name, which leads nowhere else."""
+    """Return whether to download `name`: a plain file name, without folders, of data or, with `code`, Python."""
     plain = re.fullmatch(r"(?!consolidated)[A-Za-z0-9_][\w.-]{0,99}", name, re.ASCII) and name != files.MANIFEST
     return bool(plain) and any(fnmatch(name, kind) for kind in WANTED + ["*.py"] * code)
 
@@ -146,7 +147,7 @@ def _check_commit(commit: str, model: Model) -> None:
 
 
 def _download(model: Model, entry: Entry, file: Path, report: Callable[[int], None]) -> None:
-    """Download what `file` lacks, then check its hash; call `report` with its size meanwhile."""
+    """Download the missing part of `file`, calling `report` with its size so far, then check its hash."""
     file.touch()
     if file.stat().st_size > entry.size:  # of a different revision
         os.truncate(file, 0)
@@ -160,7 +161,7 @@ def _download(model: Model, entry: Entry, file: Path, report: Callable[[int], No
                 for chunk in _chunks(response, entry.size - start * (not whole), entry.name):
                     stream.write(chunk)
                     report(stream.tell())
-        except (ReadError, ReadTimeout, RemoteProtocolError):  # it broke off; again, unless that brings nothing
+        except (ReadError, ReadTimeout, RemoteProtocolError):  # the connection broke: retry, while that makes progress
             failures = 0 if file.stat().st_size - start > WINDOW * SLOWEST else failures + 1
             if failures > 3:
                 raise
@@ -173,7 +174,7 @@ def _download(model: Model, entry: Entry, file: Path, report: Callable[[int], No
     try:
         files.check_hash(file, *((entry.sha256,) if entry.sha256 else git))
     except TutorialError:
-        file.unlink()  # otherwise the next run would take it as complete
+        file.unlink()  # otherwise the next run would consider it complete
         raise
 
 
@@ -188,17 +189,17 @@ def _get(path: str, model: Model, start: int = 0, timeout: float | None = None) 
     with get_session().stream("GET", f"{constants.ENDPOINT}/{path}", headers=headers, timeout=timeout) as response:
         response.raise_for_status()
         for each in (*response.history, response):
-            if COMMIT.fullmatch(model.revision):  # else the listing tells
+            if COMMIT.fullmatch(model.revision):  # otherwise listing() resolves it
                 _check_commit(each.headers.get("X-Repo-Commit", model.revision), model)
         if "html" in response.headers.get("Content-Type", ""):
-            raise TutorialError("A web page came instead of the hub's answer.", HUB_LOGIN_HINT)
-        if response.headers.get("Content-Encoding", "identity") != "identity":  # few bytes may become any number
+            raise TutorialError("The hub sent a web page instead of data.", HUB_LOGIN_HINT)
+        if response.headers.get("Content-Encoding", "identity") != "identity":  # a few bytes may decompress to any size
             raise TutorialError("The hub sends a compressed file, which was not requested.", MIRROR_HINT)
         yield response
 
 
 def _chunks(response, limit: int, what: str) -> Iterator[bytes]:
-    """Yield what arrives.  Raises TutorialError instead of the byte after `limit`, and for a trickle."""
+    """Yield the data as it arrives.  Raises TutorialError if it exceeds `limit` bytes, or arrives too slowly."""
     since, arrived, total = time.monotonic(), 0, 0
     for chunk in response.iter_raw():
         arrived, total, now = arrived + len(chunk), total + len(chunk), time.monotonic()
@@ -206,7 +207,7 @@ def _chunks(response, limit: int, what: str) -> Iterator[bytes]:
             raise TutorialError(f"The hub sends more than the {limit:,} bytes that {what} may have.", MIRROR_HINT)
         if now - since > WINDOW:
             if arrived < SLOWEST * (now - since):
-                hint = "Try a different network, or later. Then run this again: what has arrived is kept."
+                hint = "Try a different network, or try later. Run this again: what has arrived is kept."
                 raise TutorialError(f"The hub sends less than {SLOWEST:,} bytes a second.", hint)
             since, arrived = now, 0
         yield chunk
@@ -233,10 +234,10 @@ def _translate(model: Model) -> Iterator[None]:
 def hub_error(error: Exception, repo: str) -> TutorialError:
     """Return the error for a failed request to the hub about `repo`."""
     status = getattr(getattr(error, "response", None), "status_code", 0)
-    wait = "Wait some minutes, then run this again: what has arrived is kept."
+    wait = "Wait a few minutes, then run this again: what has arrived is kept."
     if status in (401, 403):
-        hint = "Is the name right? A gated model: accept its licence on its page, then `hf auth login` or HF_TOKEN. "
-        hint += "An open one: is there an old token, or a wrong HF_ENDPOINT?"
+        hint = "Is the name right? For a gated model, accept its licence on its page, then run `hf auth login` or set "
+        hint += "HF_TOKEN. For an open one, check for an old token or a wrong HF_ENDPOINT."
         return TutorialError(f"The hub refuses access to {repo} ({status}).", hint)
     if status == 404:
         return TutorialError(f"The hub has no {repo} (404).", "Are the name, the revision and HF_ENDPOINT right?")

@@ -28,7 +28,7 @@ SHARD_BYTES = 1_000_000_000
 def write_random_phi3(folder: Path, shape: dict, seed: int, report: Report = print) -> None:
     """Write a Phi-3 checkpoint of that shape into `folder`: bfloat16 weights, normal with standard deviation 0.02.
 
-    Uses the memory of one shard, whatever the model's size: tensors are drawn when their shard is written.
+    The norms' scales are 1.  Needs memory for one shard only, because tensors are drawn when their shard is written.
     """
     import torch
     from huggingface_hub import split_torch_state_dict_into_shards
@@ -48,7 +48,7 @@ def write_random_phi3(folder: Path, shape: dict, seed: int, report: Report = pri
         return ones if tensor.dim() == 1 else ones.normal_(std=0.02, generator=generator)
 
     for number, names in enumerate(shards, 1):
-        file_name = f"model-{number:05}-of-{len(shards):05}.safetensors"  # with an index also for a single shard
+        file_name = f"model-{number:05}-of-{len(shards):05}.safetensors"  # an index is written even for a single shard
         report(f"random weights, shard {number} of {len(shards)}")
         save_file({name: draw(tensors[name]) for name in names}, folder / file_name, metadata={"format": "pt"})
         weight_map |= dict.fromkeys(names, file_name)
@@ -61,7 +61,7 @@ def write_random_phi3(folder: Path, shape: dict, seed: int, report: Report = pri
 
 
 def phi3_tokenizer():
-    """Return a tokenizer like Phi-3's: byte-pair encoding with ▁ for spaces, byte fallback, its added tokens.
+    """Return a tokenizer like Phi-3's: byte-pair encoding with ▁ for spaces, byte fallback, and its added tokens.
 
     Phi-3's vocabulary cannot be shipped, so subwords are learned from the texts of helpers/metrics.  Added tokens and
     bytes have the ids that Phi-3 gives them; the ids of ordinary text differ.
@@ -74,11 +74,11 @@ def phi3_tokenizer():
     rust.normalizer = normalizers.Prepend("▁")  # the words below have no spaces
     byte_tokens = [f"<0x{byte:02X}>" for byte in range(256)]
     trainer = trainers.BpeTrainer(vocab_size=8000, special_tokens=special + byte_tokens, show_progress=False)
-    texts = sorted(Path(__file__).parents[1].glob("metrics/*.txt"))  # the same on every machine and Python
+    texts = sorted(Path(__file__).parents[1].glob("metrics/*.txt"))  # sorted: the same order on every machine
     words = (word for text in texts for word in text.read_text(encoding="utf-8").split())
     rust.train_from_iterator(words, trainer)
     model = json.loads(rust.to_str())["model"]
-    vocab = model["vocab"]  # and fill the ids between our subwords and Phi-3's added tokens
+    vocab = model["vocab"]  # the next line fills the ids between our subwords and Phi-3's added tokens
     vocab |= {f"<unused{index}>": index for index in range(len(vocab), 32000)}
     merges = [tuple(merge) for merge in model["merges"]]
     rust = Tokenizer(models.BPE(vocab=vocab, merges=merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))

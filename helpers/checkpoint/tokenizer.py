@@ -6,13 +6,14 @@ from pathlib import Path
 from helpers.files import read_json
 
 PLAIN = ("PreTrainedTokenizerFast", "TokenizersBackend")  # add nothing to tokenizer.json
-# For some classes transformers 5 builds these itself, from the vocabulary alone.  Where tokenizer_config.json names one
-# for a different kind of tokenizer.json, as in DeepSeek-R1-Distill-Llama, spaces are lost (its issue 45488).
+# For some classes, transformers 5 builds these parts itself, from the vocabulary alone.  If tokenizer_config.json names
+# such a class but tokenizer.json is of a different kind, as in DeepSeek-R1-Distill-Llama, spaces are lost (transformers
+# issue 45488).
 PARTS = ("normalizer", "pre_tokenizer", "decoder")
 
 
 def load_tokenizer(folder: Path, trust_remote_code: bool = False):
-    """Return the tokenizer of a folder: AutoTokenizer's, if it agrees with tokenizer.json."""
+    """Return the tokenizer of a folder: AutoTokenizer's if it agrees with tokenizer.json, else tokenizer.json's own."""
     config = read_json(folder / "tokenizer_config.json")
     if config.get("tokenizer_class") in PLAIN and "auto_map" not in config:
         from transformers import PreTrainedTokenizerFast  # without AutoTokenizer's slow imports
@@ -34,7 +35,7 @@ def has_chat_template(folder: Path) -> bool:
 
 
 def restore_tokenizer(checkpoint: Path, export: Path) -> None:
-    """Replace the export's tokenizer by the checkpoint's, if transformers has built a different one."""
+    """Replace the export's tokenizer with the checkpoint's if transformers has built a different one."""
     if not (checkpoint / "tokenizer.json").exists() or _parts(checkpoint) == _parts(export):
         return
     from openvino import save_model

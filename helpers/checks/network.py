@@ -16,7 +16,7 @@ SHOWN = "index-url|find-links|no-index|proxy"  # settings of pip that decide whe
 
 
 def proxy(choice: Settings) -> ProbeResult:
-    """Connect to each proxy of the environment or, on Windows and macOS, of the system."""
+    """Connect to each proxy that is set in the environment or, on Windows and macOS, in the system."""
     proxies = {name: value for name, value in getproxies().items() if name in ("http", "https", "all")}
     for name, value in proxies.items():
         host = re.split("[/?#]", value.rpartition("@")[2].rpartition("//")[2])[0]

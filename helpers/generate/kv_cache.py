@@ -2,14 +2,14 @@
 
 import numpy as np
 
-PREFILL_CHUNK_SIZE = 256  # tokens: as fast as all at once, from SmolLM2's shape to Phi-3's, and shows progress
+PREFILL_CHUNK_SIZE = 256  # tokens: as fast as a single pass, from SmolLM2's shape to Phi-3's, and shows progress
 INITIAL_CAPACITY = 512  # tokens
 
 
 class StatefulKVCache:
     """Keys and values in the state of the infer request, [1, KV heads, tokens, head size] each, as exported.
 
-    Every device supports it.  After cached tokens, the CPU plugin computes the attention of each new token separately.
+    Every device supports it.  If tokens are cached, the CPU plugin computes attention for each new token separately.
     """
 
     prefill_chunk_size: int | None = None  # no limit
@@ -19,13 +19,13 @@ class StatefulKVCache:
         from openvino import Tensor
 
         self.request = compiled.create_infer_request()
-        # The inputs are allocated once, as long as the context; a run only sets their shapes, which moves no memory.
-        # Passing new arrays would take longer than everything else that Python does for a token.
+        # The inputs are allocated once, at the length of the context window; a run only sets their shapes, which copies
+        # nothing.  Passing new arrays would take longer than everything else that Python does for a token.
         self.inputs = {
             "input_ids": Tensor(np.zeros((1, context_length), np.int64)),
             "position_ids": Tensor(np.zeros((1, context_length), np.int64)),
             "attention_mask": Tensor(np.ones((1, context_length), np.int64)),
-            "beam_idx": Tensor(np.zeros(1, np.int32)),  # no beam search: the text continues from the only state
+            "beam_idx": Tensor(np.zeros(1, np.int32)),  # no beam search: there is only one sequence to continue
         }
         for port in self.request.model_inputs:
             self.request.set_tensor(port, self.inputs[port.any_name])
@@ -40,8 +40,8 @@ class StatefulKVCache:
     def trim(self, n_cached: int, n_kept: int) -> int:
         """Remove all but the first `n_kept` of the `n_cached` tokens; return how many remain, `n_kept` or 0.
 
-        Slices the tensors as OpenVINO GenAI does (trim_kv_cache).  They are read as f32: a KV cache of f16,
-        bf16 or f32 gets the same bits back, one of u8 is rounded again.
+        Slices the tensors as OpenVINO GenAI does (trim_kv_cache).  They are read as f32: an f16, bf16 or f32 cache
+        gets the same bits back, a u8 cache is quantized again.
         """
         from openvino import Tensor
 
@@ -59,13 +59,13 @@ class StatefulKVCache:
 class PagedKVCache:
     """Keys and values in tensors of our own, [blocks, heads, tokens per block, head size]: PagedAttention, as in vLLM.
 
-    Each run gets the number of cached tokens and writes the new ones after them.  A smaller number trims the cache:
-    what the blocks contain after the cached tokens is ignored.  Blocks of u8 contain their scales and zero points, and
-    are rounded again while they fill.
+    Each run gets the number of cached tokens and writes the new ones after them.  Passing a smaller number trims the
+    cache, because anything in the blocks after the cached tokens is ignored.  u8 blocks also store their scales and
+    zero points, and are requantized as they fill.
     """
 
     prefill_chunk_size: int | None = PREFILL_CHUNK_SIZE
-    survives_cancel = True  # a run writes only after the cached tokens
+    survives_cancel = True  # a run appends after the cached tokens, which stay valid
 
     def __init__(self, compiled, context_length: int) -> None:
         from openvino import Tensor
@@ -73,14 +73,14 @@ class PagedKVCache:
         self.request = compiled.create_infer_request()
         self.memory = {port: None for port in self.request.model_inputs if "_cache." in port.any_name}
         value = next(port for port in self.memory if port.any_name.startswith("value"))
-        self.block = value.get_partial_shape()[2].get_length()  # tokens; a block of keys may have rows of scales, too
+        self.block = value.get_partial_shape()[2].get_length()  # tokens; a key block may also have rows of scales
         self.capacity = 0  # blocks
         max_blocks = -(-context_length // self.block)
         sizes = {"past_lens": 1, "subsequence_begins": 2, "block_indices_begins": 2, "block_indices": max_blocks}
         self.inputs = {name: Tensor(np.zeros(context_length, np.int64)) for name in ("input_ids", "position_ids")}
         self.inputs |= {name: Tensor(np.zeros(size, np.int32)) for name, size in sizes.items()}
         self.inputs["max_context_len"] = Tensor(np.array(0, np.int32))
-        self.inputs["block_indices"].data[:] = range(max_blocks)  # one text only: its blocks are in order
+        self.inputs["block_indices"].data[:] = range(max_blocks)  # a single sequence, so its blocks are in order
         for name, tensor in self.inputs.items():
             self.request.set_tensor(name, tensor)
 
@@ -110,7 +110,7 @@ class PagedKVCache:
         for port, old in self.memory.items():
             shape = port.get_partial_shape().get_min_shape()
             shape[0] = capacity
-            # Memory of OpenVINO, which lives as long as a cancelled run writes to it; NumPy's would not.
+            # Allocated by OpenVINO, so it outlives a cancelled run that still writes to it; a NumPy array might not.
             new = Tensor(port.get_element_type(), shape)
             if old:
                 _bytes(new)[: old.byte_size] = _bytes(old)

@@ -16,13 +16,13 @@ from helpers.generate.speculate import PassTimes, make_speculation
 from helpers.load.config import context_length, eos_token_ids, long_rope_start, vocabulary_size
 from helpers.load.graph import SLICED_ABOVE
 
-POLL_MS = 50  # how long an interrupt or a stop waits at most during prefill
-MIN_PREFILL = 16  # prefill leaves so many new tokens, or fewer, to generate
+POLL_MS = 50  # the longest that an interrupt or a stop waits during a run of the model
+MIN_PREFILL = 16  # prompt tokens: prefill() leaves at most this many to generate()
 FINISH_REASONS = ("eos_token", "max_new_tokens", "context", "stopped", "error")
 
 
 class GenerationCancelled(Exception):
-    """The caller cancelled a run of the model.  The run continues to its end, but its tokens count as not cached."""
+    """The caller cancelled a run of the model.  It still runs to its end, but its tokens do not count as cached."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,11 @@ class GeneratedToken:
     """One new token, its probability, the most likely alternatives, and how long it took.
 
     `probability` is that of `id` in the distribution from which it was chosen: the softmax of the logits after the
-    processors of Sampling.  Greedy decoding without a repetition penalty has none, so there it is the model's own.
-    `alternatives` are the most likely (id, probability) of that distribution in descending order, the chosen token
-    included.  `milliseconds` runs from the request for the token to its arrival; that of the first includes prefill.
-    `drafted` tells whether it was a draft's token, which needed no pass of its own.
+    processors of Sampling.  Greedy decoding without a repetition penalty uses no processors, so the probability is the
+    model's own.  `alternatives` are the most likely (id, probability) pairs of that distribution in descending order,
+    including the chosen token.  `milliseconds` is the time to compute the token; for the first it includes prefill.  If
+    a pass yields several tokens, the pass counts for the first of them.  `drafted` is true for a token accepted from a
+    draft, which needed no pass of its own.
     """
 
     id: int
@@ -50,12 +51,12 @@ class GenerationStats:
     `prompt_tokens` counts the whole prompt: `cached_tokens` of it were in the KV cache, `prefilled_tokens` were not.
     `ttft_ms` is the time to the first token, `tpot_ms` the mean time per token after the first, each None when there
     are too few tokens; `tokens_per_second` is the decode rate, 1000 / tpot_ms.  `context_tokens` of `context_length`
-    are in use after the answer.  `finish_reason` is one of FINISH_REASONS, or None where it is unknown.  Of the new
-    tokens, `thought_tokens` are a thought before the answer, and `drafted_tokens` were accepted from a draft.
+    are in use after the answer.  `finish_reason` is one of FINISH_REASONS, or None if it is unknown.  Of the new
+    tokens, `thought_tokens` are thinking before the answer, and `drafted_tokens` were accepted from a draft.
     """
 
     prompt_tokens: int
-    cached_tokens: int | None  # None: the server that generated the answer does not tell
+    cached_tokens: int | None  # None: the server that generated the answer does not report it
     new_tokens: int
     ttft_ms: float | None
     tpot_ms: float | None
@@ -66,7 +67,7 @@ class GenerationStats:
 
     @classmethod
     def from_tokens(cls, tokens: Sequence[GeneratedToken]) -> GenerationStats:
-        """Return the statistics of generate's `tokens`, without those of the prompt and the context."""
+        """Return the statistics of `tokens` from generate(); those of the prompt and the context are not set."""
         times = [token.milliseconds for token in tokens]
         ttft_ms, tpot_ms = times[0] if times else None, mean(times[1:]) if times[1:] else None
         drafted = sum(token.drafted for token in tokens)
@@ -82,7 +83,7 @@ class GenerationStats:
 
     @property
     def tokens_per_pass(self) -> float:
-        """1 without drafts.  Each pass adds the accepted tokens of its draft and one that the model chose instead."""
+        """Return the mean, 1 without drafts: a pass yields its accepted draft tokens and one that the model chose."""
         return self.new_tokens / max(1, self.new_tokens - self.drafted_tokens)
 
     @property
@@ -93,8 +94,8 @@ class GenerationStats:
 class PromptCache:
     """The KV cache of one text: keys and values of the tokens `ids`, from which the next call continues.
 
-    Each PromptCache has its own infer request and KV cache, and all share the weights.  So several texts can be
-    generated alternately, and model.generate does not affect them.  Raises TutorialError for an export without a cache.
+    Each PromptCache has its own infer request and KV cache; all share the weights.  Several texts can therefore be
+    generated in turn, and model.generate does not affect them.  Raises TutorialError for an export without a cache.
     """
 
     def __init__(self, model) -> None:
@@ -108,34 +109,34 @@ class PromptCache:
             self.kv = StatefulKVCache(model.request.get_compiled_model(), longest)
         self.long_rope_start, self.is_long = long_rope_start(model.config) or longest, False
         self.model, self.request, self.ids = model, self.kv.request, list[int]()
-        self.cached_tokens = 0  # how many tokens the last call of logits found in the cache
+        self.cached_tokens = 0  # how many tokens the last call of last_logits() found in the cache
         self.pass_times = PassTimes()
 
     def logits(self, ids: list[int], cancelled: Callable[[], bool] | None = None) -> np.ndarray:
-        """Return the logits [vocabulary] after `ids`; runs the model on those that are not in the cache.
+        """Return the logits [vocabulary] after `ids`; run the model on those that are not in the cache.
 
-        The array is the request's memory: valid until the next call.  Raises TutorialError for logits that are NaN or
-        infinite, and GenerationCancelled when `cancelled`, called every POLL_MS, returns True.
+        The array is the request's memory, so it is valid only until the next call.  Raises TutorialError if the largest
+        logit is NaN or infinite, and GenerationCancelled when `cancelled`, called every POLL_MS, returns True.
         """
         return self.last_logits(ids, 1, cancelled)[0]
 
     def last_logits(self, ids: list[int], n: int, cancelled: Callable[[], bool] | None = None) -> np.ndarray:
-        """Return the logits [n, vocabulary] after each of the last `n` of `ids`, at most SLICED_ABOVE; as logits()."""
+        """Return the logits [n, vocabulary] after each of the last `n` ≤ SLICED_ABOVE ids; otherwise like logits()."""
         cached, self.ids = self.ids, []
-        # A cancelled run may still be going on.  request.cancel() would be faster, but leaves the CPU plugin with nodes
-        # of different lengths, and the next run may fail.
+        # A cancelled run may still be in progress.  request.cancel() would be faster, but it leaves the nodes of the
+        # CPU plugin with different sequence lengths, so the next run may fail.
         self.request.wait()
         if not cached or len(cached) > len(ids) - n or cached != ids[: len(cached)]:
-            shared = common_prefix_length(cached, ids[:-n])  # at least the last ones have to be run
+            shared = common_prefix_length(cached, ids[:-n])  # the last n must be run in any case
             del cached[self.kv.trim(len(cached), shared) :]
         if self.is_long != (len(ids) > self.long_rope_start):
             self.is_long = not self.is_long
-            del cached[self.kv.trim(len(cached), 0) :]  # their keys were rotated by different frequencies
+            del cached[self.kv.trim(len(cached), 0) :]  # their keys were rotated with the other set of frequencies
         self.cached_tokens = len(cached)
-        if self.kv.survives_cancel:  # so that an interrupt loses nothing of it
+        if self.kv.survives_cancel:  # so that an interrupt does not lose it
             self.ids = cached
         new_ids = ids[self.cached_tokens :]
-        # Of a longer run the graph returns the last logits only.
+        # For a run longer than SLICED_ABOVE, the graph returns only the last logits.
         runs = [new_ids[:-n], new_ids[-n:]] if n > 1 and len(new_ids) > SLICED_ABOVE else [new_ids]
         for run in runs:
             logits = self._run(run, len(cached), cancelled)[-n:]
@@ -154,7 +155,7 @@ class PromptCache:
             del self.ids[self.kv.trim(len(self.ids), kept) :]
 
     def same_rope_until(self, n: int) -> float:
-        """Return to how many tokens a text of `n` may grow in a pass: by one only where longrope changes all keys."""
+        """Return the length to which one pass may extend `n` tokens: only one token may cross the start of longrope."""
         start = self.long_rope_start
         return max(start, n) + 1 if n <= start + 1 else float("inf")
 
@@ -164,13 +165,13 @@ class PromptCache:
         while not self.request.wait_for(POLL_MS):  # Python handles an interrupt only between two calls
             if cancelled and cancelled():
                 raise GenerationCancelled
-        logits = self.request.get_tensor("logits").data  # of the last position; of all of a short run
+        logits = self.request.get_tensor("logits").data  # of the last position, or of all positions after a short run
         return logits.reshape(-1, logits.shape[-1])
 
     def prefill(self, ids: list[int], cancelled: Callable[[], bool] | None = None) -> Iterator[tuple[int, int]]:
-        """Run the model on `ids` in chunks, all but a short rest that is left to generate.
+        """Run the model on `ids` in chunks, except for a short remainder that is left to generate().
 
-        Yields (tokens in the cache, tokens in all) before each chunk.  Returns early when `cancelled` returns True.
+        Yields (tokens in the cache, total tokens) before each chunk.  Returns early when `cancelled` returns True.
         """
         done = common_prefix_length(self.ids, ids)
         short = self.long_rope_start if len(ids) > self.long_rope_start else 0
@@ -179,7 +180,7 @@ class PromptCache:
             yield done, len(ids)
             if cancelled and cancelled():
                 return
-            # With longrope, no chunk may end where the other set of frequencies applies.
+            # With longrope, no chunk may end at a length where the other set of frequencies applies.
             done = max(done + min(new, self.kv.prefill_chunk_size or new), short + 1)
             if done == len(ids):
                 return
@@ -207,12 +208,12 @@ def generate(
 ) -> Iterator[GeneratedToken]:
     """Return an iterator over the new tokens that follow `prompt_ids`; each is computed when it is requested.
 
-    It ends after the first of `stop_ids` (None: the model's EOS tokens), after `max_new_tokens`, or at the end of the
-    context.  A `cache` of an earlier call saves the prefill of what it holds.  With `lookup`, tokens are drafted from
-    the text so far and verified several in a pass; with `draft_cache`, a PromptCache of a small model with the same
-    tokenizer, that model drafts them.  The tokens are the same, in f32; elsewhere a pass over several tokens may round
-    differently.  Raises TutorialError immediately for arguments that cannot be used, such as a prompt that is empty,
-    too long, or of a different model.
+    It ends after the first of `stop_ids` (None: the model's EOS tokens), after `max_new_tokens`, or when the context
+    is full.  A `cache` from an earlier call saves the prefill of the tokens in it.  With `lookup`, tokens are
+    drafted from the text so far, and each pass verifies several of them; with `draft_cache`, a PromptCache of a small
+    model with the same tokenizer, that model drafts them.  In f32 the generated tokens are the same as without drafts;
+    in other precisions, a pass over several tokens may round differently.  Raises TutorialError immediately for
+    arguments that cannot be used, such as a prompt that is empty, too long, or from a different model.
     """
     ids, limit = check_token_ids(prompt_ids), check_int(max_new_tokens, "max_new_tokens")
     context, vocabulary = context_length(model.config), vocabulary_size(model.config)
@@ -253,7 +254,7 @@ def _speculate(cache, ids, max_new_tokens, choose, stop_ids, alternatives, specu
             draft = speculation.draft(ids, min(context, cache.same_rope_until(n)) - n - 1)
         asked, rows = start, cache.last_logits(ids + draft, len(draft) + 1)
         ran, spent = n + len(draft) - cache.cached_tokens, time.perf_counter() - start
-        # All tokens of a pass before the first of them is returned: then the caller may use the cache.
+        # Choose all tokens of a pass before yielding the first, because the caller may use the cache in between.
         for row, guess in zip(rows[: end - n], [*draft, None], strict=False):
             chosen, logits = choose(ids, row)
             probability, top_tokens = probabilities(logits, chosen, alternatives)
@@ -267,7 +268,7 @@ def _speculate(cache, ids, max_new_tokens, choose, stop_ids, alternatives, specu
         cache.trim(ids)
         if n > begin:
             speculation.verified(ids[n:])
-            if ran == len(draft) + 1:  # else the cache was used for a different text
+            if ran == len(draft) + 1:  # otherwise the cache was used for a different text meanwhile
                 cache.pass_times.add(len(draft), 1000 * (spent + time.perf_counter() - trimmed))
             else:
                 cache.pass_times.last = None
@@ -279,11 +280,11 @@ def _speculate(cache, ids, max_new_tokens, choose, stop_ids, alternatives, specu
 def probabilities(logits: np.ndarray, chosen: int, n: int = 0) -> tuple[float, tuple[tuple[int, float], ...]]:
     """Return the probability of `chosen` under softmax(logits [vocabulary]), and the `n` most likely (id, probability).
 
-    Equal probabilities are in the order of their ids, as argmax has it; tokens of probability 0 are left out.
+    Equally likely tokens are in the order of their ids, as with argmax; tokens of probability 0 are left out.
     """
     top = logits.max()
     weights = logits - top  # [vocabulary]
-    np.exp(weights, out=weights)  # at most 1, so nothing overflows; in place, because new memory costs more than exp
+    np.exp(weights, out=weights)  # at most 1: no overflow; in place, because allocating takes longer than exp
     total, top_tokens = weights.sum(), ()
     if n > 0:
         # The n most likely nearly always lie within a factor of 3,000; finding those is four times faster than sorting.

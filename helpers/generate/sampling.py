@@ -20,7 +20,7 @@ class Sampling:
     """How the next token is chosen: the most likely one at temperature 0, otherwise by sampling.
 
     Names and meanings are those of transformers; top_k 0, top_p 1 and repetition_penalty 1 have no effect.  Without a
-    `seed` each generation draws differently.  Raises TutorialError for values that cannot be used.
+    `seed`, each generation draws different tokens.  Raises TutorialError for values that cannot be used.
     """
 
     temperature: float = 0.0
@@ -33,7 +33,7 @@ class Sampling:
         integers = (self.top_k, 0 if self.seed is None else self.seed)
         numbers = (self.temperature, self.top_p, self.repetition_penalty)
         valid = all(isinstance(n, Integral) for n in integers) and all(isinstance(n, Real) for n in numbers)
-        valid = valid and (self.temperature == 0 or 1e-6 <= self.temperature < np.inf)  # less makes logits infinite
+        valid = valid and (self.temperature == 0 or 1e-6 <= self.temperature < np.inf)  # less: infinite logits
         valid = valid and self.top_k >= 0 and 0 < self.top_p <= 1 and 1e-6 <= self.repetition_penalty <= 1e6
         if not (valid and -(2**63) <= integers[1] < 2**64):  # the seeds that PyTorch takes
             raise TutorialError(f"{self} cannot be used.", RANGES)
@@ -79,13 +79,13 @@ class Sampling:
 
 
 GREEDY = Sampling()
-# The default of conversations.  docs/defaults.md compares it with others: how many answers repeat themselves, and how
-# many state the right fact.  It is repeatable.
+# The default for conversations; greedy, so answers are repeatable.  docs/defaults.md compares it with alternatives: how
+# many answers repeat themselves, and how many state the right fact.
 CHAT = Sampling(repetition_penalty=1.1)
 
 
 def penalize(logits: np.ndarray, ids: list[int], penalty: float) -> np.ndarray:
-    """Return what transformers' RepetitionPenaltyLogitsProcessor does, in a fifth of its time: each token needs it."""
+    """Return what transformers' RepetitionPenaltyLogitsProcessor returns, in a fifth of its time per token."""
     changed, seen = logits.copy(), np.asarray(ids)
     values = changed[seen]
     changed[seen] = np.where(values < 0, values * penalty, values / penalty)

@@ -1,6 +1,6 @@
-"""Speculative decoding: drafts of the next tokens, which the model verifies in one pass, and how long they should be.
+"""Speculative decoding: draft the next tokens, verify them in one pass of the model, and decide how many to draft.
 
-A draft costs time only: a token is accepted where it equals what the model and the sampler choose without it.
+A draft affects only the speed: a token is accepted only if the model and the sampler choose the same one without it.
 """
 
 from collections import deque
@@ -9,15 +9,15 @@ from statistics import median
 from helpers.errors import TutorialError
 from helpers.load.config import context_length, vocabulary_size
 
-LENGTHS = (0, 3, 7, 15)  # few, so that two passes often have the same; of a pass, at most SLICED_ABOVE have logits
-PASS_COST = {3: 1.05, 7: 1.1, 15: 1.5}  # of a pass, in passes without a draft, until it is measured
-CHANGE_COST = 0.5  # what a pass costs more than one of the same length after it, until it is measured
-CHANGE_SHARE = 0.5  # of that cost counts, because a new length often serves the next pass, too
+LENGTHS = (0, 3, 7, 15)  # of drafts: few, so that passes often share one; with one more token, at most SLICED_ABOVE
+PASS_COST = {3: 1.05, 7: 1.1, 15: 1.5}  # of a pass with a draft, relative to one without, until it is measured
+CHANGE_COST = 0.5  # the extra cost of a pass of a new length, relative to one without a draft, until it is measured
+CHANGE_SHARE = 0.5  # the share of that cost that counts, because the next pass often keeps the new length
 NGRAMS = (3, 2, 1)  # tokens
 LONG_MATCH = 6  # tokens
-ACCEPTANCE = {LONG_MATCH: 0.9, 3: 0.7, 2: 0.4, 1: 0.2, 0: 0.02}  # of a draft's token, until it is measured
-COMPARED = 4  # the weight of these rates, in tokens
-MEMORY = 0.9  # the weight of what was accepted so far after the next pass, and of CHANGE_SHARE after a useless draft
+ACCEPTANCE = {LONG_MATCH: 0.9, 3: 0.7, 2: 0.4, 1: 0.2, 0: 0.02}  # of a draft token, by match, until it is measured
+COMPARED = 4  # the weight of these initial rates, as a number of compared tokens
+MEMORY = 0.9  # factor by which each pass decays the acceptance counts, and each rejected draft the change share
 
 
 class PromptLookup:
@@ -29,11 +29,11 @@ class PromptLookup:
     is_free = True
 
     def __init__(self) -> None:
-        self.after: dict[tuple[int, ...], int] = {}  # where an n-gram's last occurrence, if anything follows, ends
+        self.after: dict[tuple[int, ...], int] = {}  # n-gram → end of its last occurrence that another token follows
         self.indexed, self.start = 0, 0
 
     def find(self, ids: list[int]) -> int:
-        """Return how many of the last tokens occurred before: LONG_MATCH or more, 3 or more, 2, 1, or 0 for none."""
+        """Return how many of the last tokens occurred before: LONG_MATCH (or more), 3 (or more), 2, 1, or 0."""
         for end in range(self.indexed, len(ids)):
             self.after.update((tuple(ids[end - n : end]), end) for n in NGRAMS if n <= end)
         self.indexed = len(ids)
@@ -42,11 +42,11 @@ class PromptLookup:
                 self.start = start
                 is_long = start >= LONG_MATCH and ids[start - LONG_MATCH : start] == ids[-LONG_MATCH:]
                 return LONG_MATCH if is_long else n
-        self.start = len(ids) - 1  # the last token again: as good as any other
+        self.start = len(ids) - 1  # no match: repeat the last token, as good a guess as any
         return 0
 
     def draft(self, ids: list[int], length: int) -> list[int]:
-        """Return `length` tokens.  A draft that reaches the end of the text goes on with itself."""
+        """Return a draft of `length` tokens; where it reaches the end of the text, it continues with its own tokens."""
         period = len(ids) - self.start
         return [ids[self.start + n % period] for n in range(length)]
 
@@ -61,7 +61,7 @@ class DraftModel:
         self.own_vocabulary = vocabulary_size(cache.model.config)
 
     def find(self, ids: list[int]) -> int:
-        """Return that a draft can be made, or 0 where the text does not fit into the draft model's context."""
+        """Return 3 (rated like a match of 3 tokens), or 0 if the text does not fit into the draft model's context."""
         return 3 if len(ids) + max(LENGTHS) <= self.longest else 0
 
     def draft(self, ids: list[int], length: int) -> list[int]:
@@ -76,10 +76,10 @@ class DraftModel:
 
 
 class PassTimes:
-    """Recent milliseconds of a pass for each length of draft, measured on this machine.  Each PromptCache has one.
+    """Recent times of a pass in milliseconds for each draft length, on this machine.  Each PromptCache has its own.
 
-    A pass costs less if the one before had the same length: for a new number of tokens the CPU plugin prepares each
-    operation of the graph again, which takes half as long as a pass of SmolLM2.
+    A pass costs less if the previous one had the same length: for a different number of tokens, the CPU plugin prepares
+    each operation of the graph again, which takes half as long as a pass of SmolLM2.
     """
 
     def __init__(self) -> None:
@@ -89,7 +89,7 @@ class PassTimes:
         self.passes = 0
 
     def add(self, length: int, milliseconds: float) -> None:
-        """Count a pass.  Old times are dropped slowly."""
+        """Record the time of a pass; every 32 passes, drop the oldest times."""
         is_new, self.last = length != self.last, length
         times = self.recent.get(length)
         if times is None:
@@ -105,9 +105,10 @@ class PassTimes:
                     old.popleft()
 
     def cost(self, length: int, change_share: float = CHANGE_SHARE) -> float:
-        """Return the cost of the next pass, in passes without a draft: infinite until one of those has been measured.
+        """Return the cost of the next pass relative to one without a draft.
 
-        A new length costs `change_share` of its change more.  Fewer than two measurements count with what is usual.
+        With a draft, it is infinite until a pass without one has been measured.  A change of length adds `change_share`
+        of its cost.  If there are fewer than two measurements, default costs take the place of the missing ones.
         """
         if not self.recent[0]:
             return float("inf") if length else 1.0
@@ -121,23 +122,23 @@ class PassTimes:
 
 
 class Speculation:
-    """Drafts for one answer, as long as recent acceptance and the measured cost of a pass promise to gain time."""
+    """Drafts for one answer, whenever recent acceptance and the measured cost of a pass predict a speedup."""
 
     def __init__(self, source: PromptLookup | DraftModel, times: PassTimes) -> None:
         self.source, self.times, self.match = source, times, 0
         self.accepted = {match: COMPARED * rate for match, rate in ACCEPTANCE.items()}  # both weighted by MEMORY
         self.compared = dict.fromkeys(ACCEPTANCE, float(COMPARED))
         self.guess, self.drafted, self.change_share = list[int](), 0, CHANGE_SHARE
-        times.last = None  # before the first pass of an answer, the model ran on its prompt
+        times.last = None  # the previous run was the prefill of this answer's prompt, not a pass
 
     def draft(self, ids: list[int], longest: int) -> list[int]:
-        """Return the draft that follows `ids`, of at most `longest` tokens, or none where it would not pay.
+        """Return a draft of at most `longest` tokens to follow `ids`; it is empty if drafting would not pay off.
 
-        A draft without a match keeps the length of the last one, where a different length would cost more.
+        Without a match, the draft keeps the last length if changing the length would cost more.
         """
         self.match = self.source.find(ids)
         self.drafted = self._length(longest) if self.match or self.source.is_free else 0
-        # Where guesses are free, one that is not run tells whether a draft would pay again.
+        # If guesses are free, make one even without a draft: it shows when drafting would pay off again.
         self.guess = self.source.draft(ids, max(self.drafted, 1 if self.source.is_free else 0))
         return self.guess[: self.drafted]
 
@@ -147,21 +148,21 @@ class Speculation:
         if pairs:
             self.accepted[self.match] = MEMORY * self.accepted[self.match] + sum(pairs)
             self.compared[self.match] = MEMORY * self.compared[self.match] + len(pairs)
-            # Else a short draft could be kept for ever, because a single pass does not repay the change to none.
+            # Otherwise a useless draft could be kept forever, because one pass does not repay the change to no draft.
             self.change_share = MEMORY * self.change_share if self.drafted and not pairs[0] else CHANGE_SHARE
 
     def _length(self, longest: int) -> int:
         rate = self.accepted[self.match] / self.compared[self.match]
 
         def gain(length: int) -> float:
-            """Return the tokens expected from a pass, each draft token being accepted only after those before it."""
+            """Return the expected tokens of a pass per unit of its cost; a draft token needs all before it accepted."""
             return sum(rate**n for n in range(length + 1)) / self.times.cost(length, self.change_share)
 
         return max((length for length in LENGTHS if length <= max(longest, 0)), key=gain)
 
 
 def make_speculation(cache, lookup: bool, draft_cache) -> Speculation | None:
-    """Return the Speculation for generate's arguments, or None without any.  Raises TutorialError for both at once."""
+    """Return the Speculation for generate's arguments, or None.  Raises TutorialError if they cannot be combined."""
     if lookup and draft_cache:
         raise TutorialError("lookup and draft_cache cannot be used together.", "Choose one of them.")
     if draft_cache:

@@ -1,4 +1,4 @@
-"""Read a model's configuration, in which families of models use different names."""
+"""Read values from a model's configuration, whose names differ between model families."""
 
 from numbers import Integral
 
@@ -6,11 +6,11 @@ from helpers.errors import TutorialError
 
 # Most models; GPT-2, GPT-J, Starcoder; MPT; BLOOM, ChatGLM.
 CONTEXT_NAMES = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "max_sequence_length", "n_ctx")
-DEFAULT_CONTEXT = 2048  # tokens, for a model that states none: BLOOM and others with ALiBi
+DEFAULT_CONTEXT = 2048  # tokens, for a model that states none, such as some with ALiBi
 
 
 def check_config(model) -> None:
-    """Raise TutorialError unless the configuration has what generation needs, in the types that it needs."""
+    """Raise TutorialError unless the configuration has all values that generation needs, with valid types."""
     context_length(model.config), vocabulary_size(model.config), eos_token_ids(model)
 
 
@@ -26,7 +26,7 @@ def vocabulary_size(config) -> int:
 
 
 def eos_token_ids(model) -> frozenset[int]:
-    """Return the ids of the model's EOS tokens, from generation_config.json, else config.json; empty without any."""
+    """Return the ids of the model's EOS tokens, from generation_config.json or else config.json; empty if none."""
     ids = model.generation_config.eos_token_id
     ids = getattr(model.config, "eos_token_id", None) if ids is None else ids
     ids = ids if isinstance(ids, list) else [] if ids is None else [ids]
@@ -42,7 +42,7 @@ def _check(what: str, value: object, least: int = 1) -> int:
 def long_rope_start(config) -> int | None:
     """Return the number of tokens above which longrope uses different rotary frequencies, or None without longrope.
 
-    Phi-3's versions with 128k tokens have it (arXiv:2402.13753).  Keys cached below this length are invalid above it.
+    The 128k versions of Phi-3 use it (arXiv:2402.13753).  Keys cached below this length are invalid above it.
     """
     rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
     if "longrope" not in (rope.get("rope_type"), rope.get("type")):

@@ -15,7 +15,7 @@ NPU_MISSING = "An NPU (Intel Core Ultra) needs its driver; on Linux, also read a
 
 @dataclass(frozen=True)
 class DeviceChoice:
-    """The device to load on, and why as a sentence."""
+    """The device to load on, and a sentence that says why."""
 
     device: str
     why: str

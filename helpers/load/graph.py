@@ -5,15 +5,16 @@ from contextlib import suppress
 
 import numpy as np
 
-SLICED_ABOVE = 16  # tokens of a run, of which all logits are needed: a draft that is verified, and the token before it
-# What may stand between the head and the output, and treats each position alike.
+SLICED_ABOVE = 16  # tokens; up to this length, a run returns all logits, to verify a draft and the token before it
+# Operations that may stand between the LM head and the output, and that treat each position alike.
 ELEMENTWISE = ("Result", "Convert", "Multiply", "Divide", "Tanh", "Add")
 
 
 def prepare(graph, device: str, ov_config: dict[str, str], paged: bool = True):
     """Change an openvino.Model and its `ov_config` in place for generation on `device`, before it is compiled.
 
-    Returns its paged form, compiled, or None where that is not wanted or not possible: then compile the graph itself.
+    Returns the compiled version with a paged KV cache, or None if it is not wanted or not possible; in that case, the
+    caller compiles the graph itself.
     """
     on_cpu = device.startswith("CPU")
     if on_cpu:
@@ -25,10 +26,10 @@ def prepare(graph, device: str, ov_config: dict[str, str], paged: bool = True):
 
 
 def kernel_limit() -> dict[str, str]:
-    """Return the property with which the CPU plugin keeps fewer kernels, if it still has it.
+    """Return the property that limits the CPU plugin's kernel cache, or {} if the plugin no longer has it.
 
-    The plugin keeps those of each number of tokens that it has met: 3 MB each for SmolLM2, and up to 5,000 kernels.
-    oneDNN, which it uses, keeps them as well (ONEDNN_PRIMITIVE_CACHE_CAPACITY in helpers/__init__.py).
+    The plugin caches kernels for every sequence length that it has run: 3 MB per length for SmolLM2, up to 5,000
+    kernels.  oneDNN, which it uses, also caches them (ONEDNN_PRIMITIVE_CACHE_CAPACITY in helpers/__init__.py).
     """
     from openvino import Core
 
@@ -64,7 +65,7 @@ def has_attention_bias(graph) -> bool:
     """Return whether more than a mask is added to the attention's scores, as MPT does (ALiBi, arXiv:2108.12409).
 
     OpenVINO 2026.4's paged_attention_transformation drops MPT's bias without an error.  A bias is computed from a
-    constant with a real number for each head or position, a mask only from lengths and single numbers.
+    floating-point constant with a value per head or position, a mask only from lengths and scalars.
     """
     attention = [node for node in graph.get_ops() if node.get_type_name() == "ScaledDotProductAttention"]
     above, seen = [node.input_value(3).get_node() for node in attention if node.get_input_size() > 3], set()
@@ -81,11 +82,12 @@ def has_attention_bias(graph) -> bool:
 
 
 def slice_last_logits(graph, axis: int = 1) -> bool:
-    """Make `logits` those of the last position only, where `axis` is the axis of positions; return whether it worked.
+    """Make the graph return `logits` of the last position only; `axis` is that of positions.  Return whether it worked.
 
-    Prefill needs no others, and each costs a row of the vocabulary's length.  OpenVINO GenAI does the same
-    (slice_before_matmul).  A run of at most SLICED_ABOVE tokens keeps all, by which a draft is verified.  The head may
-    be followed by a scale or a cap (Granite, Cohere, Gemma).  Any other graph is left unchanged.
+    Prefill needs no other logits, and each position would add a row as long as the vocabulary.  OpenVINO GenAI does the
+    same (slice_before_matmul).  A run of at most SLICED_ABOVE tokens keeps all of them, so that a draft can be
+    verified.  The LM head may be followed by a scale or a cap (Granite, Cohere, Gemma).  Any other graph is left
+    unchanged.
     """
     from openvino import opset13 as ops
 
@@ -116,19 +118,19 @@ def slice_last_logits(graph, axis: int = 1) -> bool:
 
 
 def _is_constant(node) -> bool:
-    """Return whether the node's value is a constant, or one that is only converted."""
+    """Return whether the node's value is a constant, possibly converted to a different type."""
     while node.get_type_name() == "Convert":
         node = node.input_value(0).get_node()
     return node.get_type_name() == "Constant"
 
 
 def fuse_parallel_matmuls(graph) -> int:
-    """Fuse matrix multiplications of the same input; return by how many their number fell.
+    """Fuse matrix multiplications that have the same input; return how many fewer there are.
 
     In a layer the query, key and value projections have the same input, and so have the MLP's gate and up projections.
     Each multiplication costs the CPU plugin some overhead per token.  Matrices that are compressed in the same way can
-    be concatenated, with their scales and zero points, and the result be split: the sums stay the same.  Some models,
-    such as Phi-3, come with fused matrices.
+    be concatenated, with their scales and zero points, and the output can be split again: each value remains the same
+    sum.  Some models, such as Phi-3, come with fused matrices.
     """
     parallel = defaultdict(list)
     for node in graph.get_ordered_ops():
@@ -143,7 +145,7 @@ def fuse_parallel_matmuls(graph) -> int:
 
 
 def _fusion_key(matmul) -> tuple | None:
-    """Return how the matrix [rows, columns] is stored; equal keys can be fused.  None: it cannot be fused at all."""
+    """Return how the matrix [rows, columns] is stored, None if it cannot be fused; equal keys can be fused."""
     transposed = matmul.get_attributes() == {"transpose_a": False, "transpose_b": True}
     matrix = matmul.input_value(1).get_partial_shape()
     if not transposed or not matrix.is_static or len(matrix) != 2:  # three axes: the experts of a mixture
@@ -193,7 +195,7 @@ def _fuse(matmuls: list) -> None:
 
 
 def _concat_rows(constants: list):
-    """Return a constant with the rows of all; a row of int4 fills whole bytes, because its length is even."""
+    """Return a constant with the rows of all `constants`; an int4 row fills whole bytes, because its length is even."""
     from openvino import Shape, Tensor, op
 
     first = constants[0]

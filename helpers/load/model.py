@@ -17,7 +17,7 @@ from helpers.load.device import DeviceChoice, choose_device
 from helpers.load.graph import prepare
 from helpers.settings import Settings, display_path
 
-# With HF_HUB_OFFLINE=1, optimum-intel 2.1 warns that it could not look up each local folder on the Hub.
+# With HF_HUB_OFFLINE=1, optimum-intel 2.1 warns for each local folder that it could not look it up on the Hub.
 logging.getLogger("optimum.intel.openvino.modeling_base").addFilter(
     lambda record: "Could not infer whether" not in record.getMessage()
 )
@@ -52,7 +52,7 @@ def load_model(settings: Settings, strict: bool = False, paged: bool = True):
 
 
 def load_fast(settings: Settings, strict: bool = False):
-    """Return what load_model returns, but with an IRModel, which has no `generate` method; the generated ids are equal.
+    """Return what load_model returns, but with an IRModel, which has no `generate` method; generated ids are the same.
 
     It does not import optimum-intel, and OpenVINO compiles while Python imports the tokenizer's library.
     """
@@ -73,11 +73,11 @@ class IRModel:
 
         core = openvino.Core()
         graph = core.read_model(folder / "openvino_model.xml")
-        self.stateful = bool(graph.get_sinks())  # its KV cache, between two calls
+        self.stateful = bool(graph.get_sinks())  # sinks keep the KV cache between two calls
         self.paged = prepare(graph, device, ov_config)
         self.request = None if self.paged else core.compile_model(graph, device, ov_config).create_infer_request()
         generation_config = {}
-        with suppress(OSError, TutorialError):  # without that file config.json decides, as in transformers
+        with suppress(OSError, TutorialError):  # if the file is missing, config.json applies, as in transformers
             generation_config = read_json(folder / "generation_config.json")
         # Not with AutoConfig, which takes as long to import as the rest takes to load.
         self.config = SimpleNamespace(**read_json(folder / "config.json"))
@@ -85,7 +85,7 @@ class IRModel:
         check_config(self)
 
     def compile(self) -> None:
-        """Do nothing: it is compiled."""
+        """Do nothing, because the constructor has compiled the model."""
 
 
 def require_export(settings: Settings) -> Path:
@@ -94,7 +94,7 @@ def require_export(settings: Settings) -> Path:
     if not folder.exists():
         hint = f"Run notebook 01_export, or: {settings.command('export', '--format', settings.format)}"
         raise TutorialError(f"There is no export at {display_path(folder)} yet.", hint)
-    # All of them, because without its configuration transformers chooses a different tokenizer silently.
+    # Check all of them, because without tokenizer_config.json transformers silently chooses a different tokenizer.
     if wrong := {name: "missing" for name in LOAD_FILES if not (folder / name).exists()}:
         raise damaged_error(display_path(folder), wrong, _export_command(settings))
     return folder
@@ -111,10 +111,10 @@ def _find_export(settings: Settings, strict: bool) -> Iterator[tuple[Path, Devic
 
 
 def load_error(settings: Settings, device: str, error: Exception) -> TutorialError:
-    """Return `error`, raised while loading on `device`, as a TutorialError; damaged files come first."""
+    """Return `error`, raised while loading on `device`, as a TutorialError; damaged files are checked first."""
     folder, command = display_path(settings.model_dir), _export_command(settings)
     again = f"Delete that folder, then: {command}" if command else NEEDED
-    # A damaged file can ask for any amount of memory.  In a folder that may not be read, all files look missing.
+    # First, because a damaged file can request any amount of memory.  In an unreadable folder, all files look missing.
     if os.access(settings.model_dir, os.R_OK | os.X_OK):
         with suppress(OSError):
             if wrong := find_damaged(settings.model_dir, LOAD_FILES):
@@ -123,13 +123,13 @@ def load_error(settings: Settings, device: str, error: Exception) -> TutorialErr
         return cause
     if isinstance(error, TutorialError):  # the configuration has a value that cannot be used
         return TutorialError(f"{folder} cannot be loaded on {device}. {error.message}", again)
-    noise = ("Exception from", "Check '")  # positions in OpenVINO's own sources
+    noise = ("Exception from", "Check '")  # source locations in OpenVINO
     words = [line for line in str(error).splitlines() if line.strip() and not line.startswith(noise)] or [""]
     hint = f"Are the values in ov_config correct (page 02)? If so, {again[0].lower()}{again[1:]}"
     return TutorialError(f"{folder} cannot be loaded on {device}. {type(error).__name__}: {words[0]}", hint)
 
 
 def _export_command(settings: Settings) -> str | None:
-    """Return the command that makes the export again; None for an IR in a folder of the reader's."""
+    """Return the command that makes the export again; None for an IR in the reader's own folder."""
     own = settings.spec.source == "folder" and settings.model_dir == settings.checkpoint_dir
     return None if own else settings.command("export", "--format", settings.format)

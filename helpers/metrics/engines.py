@@ -1,7 +1,7 @@
 """The engines that page 08 and the benchmark compare: each is loaded once, then generates on request.
 
-A loader takes the settings and the number of threads, and returns a Play.  All generate greedily, ignore EOS tokens and
-keep nothing from the call before.
+A loader takes the settings and the number of threads, and returns a Play.  All generate greedily and ignore EOS tokens.
+Give each call a different prompt: GenAI may reuse the KV cache of an earlier one.
 """
 
 import time
@@ -19,10 +19,10 @@ from helpers.load import load_model
 from helpers.metrics.timing import ratio
 from helpers.settings import Settings
 
-# (prompt ids, number of new tokens) → the new ids, and the seconds at the start and at each of them, on one clock
+# (prompt ids, number of new tokens) → the new ids, and times in seconds: of the start and of each new id
 Play = Callable[[list[int], int], tuple[list[int], list[float]]]
 Loader = Callable[[Settings, int], Play]
-LARGEST_CHECKPOINT = 2e9  # bytes, that page 08 loads into PyTorch
+LARGEST_CHECKPOINT = 2e9  # bytes; page 08 loads no larger one into PyTorch
 
 
 def ours(settings: Settings, threads: int, lookup: bool = False) -> Play:
@@ -32,7 +32,7 @@ def ours(settings: Settings, threads: int, lookup: bool = False) -> Play:
 
     def play(ids, n):
         start = time.perf_counter()
-        cache.ids = []  # its memory and its times of passes stay, as in a conversation; GenAI keeps its memory, too
+        cache.ids = []  # its memory and pass times are kept, as in a conversation; GenAI keeps its memory too
         tokens = generate(model, ids, n, stop_ids=(), cache=cache, lookup=lookup)
         new = [(step.id, time.perf_counter()) for step in tokens]
         return [index for index, _ in new], [start, *(moment for _, moment in new)]
@@ -51,7 +51,7 @@ class Clock(list):
 
 
 def transformers_generate(model, threads: int, **options) -> Play:
-    """Play with `model.generate` of a PyTorch model, or of optimum-intel, whose logits PyTorch handles too."""
+    """Return a Play that calls `model.generate`, of PyTorch or optimum-intel: PyTorch processes the logits of both."""
     import torch
 
     torch.set_num_threads(threads)
@@ -106,12 +106,12 @@ def pytorch(settings: Settings, threads: int, dtype: str = "bfloat16", **options
 
 
 def small_pytorch(settings: Settings, threads: int) -> Play:
-    """Load the checkpoint into PyTorch in bf16.  Raises TutorialError where it is missing or large."""
+    """Load the checkpoint into PyTorch in bf16.  Raises TutorialError if it is missing or too large for page 08."""
     size = files.size(settings.checkpoint_dir, "*.safetensors")
     if not size:
         raise TutorialError("There is no checkpoint on this disk.", "Run: python -m helpers fetch")
     if size > LARGEST_CHECKPOINT:
-        raise TutorialError(f"The checkpoint has {size / 1e9:.1f} GB.", "The benchmark runs it: nox -s bench")
+        raise TutorialError(f"The checkpoint has {size / 1e9:.1f} GB.", "Compare a smaller model with PyTorch.")
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
@@ -152,9 +152,9 @@ def load_all(settings: Settings, threads: int, loaders: Mapping = LOADERS) -> tu
 
 
 def rounds_of(play: Play, ids: list[int], prompt_tokens: int, new_tokens: int) -> Callable[[], dict]:
-    """Return a side for timing.interleaved.  Each call takes the next prompt of `ids`, so that none is in a cache.
+    """Return a side for timing.interleaved.  Each call's prompt starts one id later, so that no cache holds its prefix.
 
-    It returns the new ids, the milliseconds to the first and the milliseconds of each later one.
+    A call returns the new ids, the milliseconds to the first, and the milliseconds of each later one.
     """
     starts = iter(range(0, len(ids) - prompt_tokens))
 
@@ -168,9 +168,9 @@ def rounds_of(play: Play, ids: list[int], prompt_tokens: int, new_tokens: int) -
 
 
 def rows(played: Mapping[str, list[dict]], not_run: Mapping[str, str], weight_bytes: Mapping[str, float]) -> list[dict]:
-    """Return a table row per engine; the first of `played` is what the others are compared with.
+    """Return a table row per engine; the others are compared with the first of `played`.
 
-    `played` has the rounds of rounds_of, `weight_bytes` what a decode step of each engine reads.
+    `played` has the results of rounds_of per round, `weight_bytes` the bytes that a decode step of each engine reads.
     """
     ours, *_ = played
     speed = {name: [1000 / mean(each["later_ms"]) for each in rounds] for name, rounds in played.items()}

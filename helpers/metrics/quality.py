@@ -63,9 +63,10 @@ class PerToken:
 
 
 def per_token(model, ids: Sequence[int], reference: np.ndarray, window: int = WINDOW, chunk: int | None = None):
-    """Return the PerToken of `ids` in one pass that stores one window; `reference`: log_probabilities by another model.
+    """Return the PerToken of `ids`, window by window; `reference` has the log_probabilities of the reference model.
 
-    With `chunk`, a window is run in calls of so many tokens, each behind the KV cache of those before it, as decode is.
+    With `chunk`, each window runs in calls of `chunk` tokens, which attend to the KV cache of the earlier calls, as in
+    decode.
     """
     nll, divergence, same = [], [], []
     for log_p, next_ids in _windows(model, ids, window, chunk):
@@ -78,7 +79,7 @@ def per_token(model, ids: Sequence[int], reference: np.ndarray, window: int = WI
 
 @contextmanager
 def silence_nncf() -> Iterator[None]:
-    """Hide NNCF's progress bars, tables and warnings during compression; its errors are shown."""
+    """Hide NNCF's progress bars, tables and warnings during compression; errors are still shown."""
     import nncf
 
     nncf.set_log_level(logging.ERROR)

@@ -1,4 +1,4 @@
-"""Compress a 16-bit export by the flags of optimum-cli, without tracing the model again."""
+"""Compress a 16-bit export with the flags of optimum-cli, without tracing the model again."""
 
 import time
 from argparse import ArgumentParser
@@ -21,10 +21,10 @@ def weight_config(flags: Sequence[str], **changes):
 
 
 def compress(fp16_dir: Path, config, folder: Path) -> float:
-    """Compress the export in `fp16_dir` into `folder` and return the seconds.
+    """Compress the export in `fp16_dir` into `folder` and return how many seconds that took.
 
-    The weights are those of `optimum-cli export openvino` with the same flags, which traces the checkpoint, saves it in
-    16 bits and then does this.
+    `optimum-cli export openvino` with the same flags gives the same weights: it traces the checkpoint, saves it in 16
+    bits and then does the same.
     """
     from optimum.intel.openvino import OVModelForCausalLM
 

@@ -19,7 +19,7 @@ from helpers.settings import display_path
 
 T = TypeVar("T")
 BYTES = {"u4": 0.5, "i8": 1, "u8": 1, "f16": 2, "bf16": 2, "f32": 4}  # per number, by OpenVINO's names
-ROUND_BYTES = 1_000_000_000  # what a round of read_bandwidth reads at least, so that starting threads does not count
+ROUND_BYTES = 1_000_000_000  # the least that a round of read_bandwidth reads, so that waking the threads is negligible
 
 
 def interleaved(sides: Mapping[str, Callable[[], T]], rounds: int, warm_up: int = 1) -> dict[str, list[T]]:
@@ -30,7 +30,7 @@ def interleaved(sides: Mapping[str, Callable[[], T]], rounds: int, warm_up: int 
 
 
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """Return the median of ours / theirs over the rounds.  Raises TutorialError when their numbers differ, or are 0."""
+    """Return the median of ours / theirs over the rounds.  Raises TutorialError as ratios() does."""
     return median(ratios(ours, theirs))
 
 
@@ -42,7 +42,7 @@ def ratios(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
 
 
 class Comparison(NamedTuple):
-    """The median ratio of a setting's times to the baseline's, its 95 % interval, and what became of a prediction."""
+    """The median ratio of a setting's times to the baseline's, its 95 % interval, and the verdict on a prediction."""
 
     ratio: float
     low: float
@@ -61,18 +61,18 @@ def median_interval(values: Sequence[float]) -> tuple[float, float]:
     while 2 * sum(comb(n, k) for k in range(cut + 1)) <= 0.05 * 2**n:
         cut += 1
     if not cut:
-        raise TutorialError(f"{n} rounds are too few for an interval.", "Measure 7 or more.")
+        raise TutorialError(f"{n} rounds are too few for an interval.", "Measure 6 or more.")
     ordered = sorted(values)
     return ordered[cut - 1], ordered[n - cut]
 
 
 def verdict(rounds: Sequence[float], baseline_rounds, control_rounds, predicted: str) -> Comparison:
-    """Compare the times of a setting with the baseline's, of the same interleaved rounds.
+    """Compare the times of a setting with those of the baseline from the same interleaved rounds.
 
     The control is the baseline measured a second time in each round, so it shows the noise.  A difference counts only
     if it shows against both, that is, both intervals of the per-round ratios exclude 1 on the same side, and if the
-    median ratio is further from 1 than the control's is in a typical round.  Without a difference the verdict is
-    "within noise", also for "same": noise can hide a difference, but never show that there is none.
+    median ratio is further from 1 than the control's is in a typical round.  Otherwise the verdict is "within noise",
+    even if "same" was predicted, because noise cannot show that there is no difference.
     Raises TutorialError for an unknown prediction, for fewer than 6 rounds, and when the numbers of rounds differ.
     """
     if predicted not in ("slower", "faster", "same"):
@@ -90,7 +90,7 @@ def verdict(rounds: Sequence[float], baseline_rounds, control_rounds, predicted:
 def read_bandwidth(size_bytes: int, threads: int = 2, rounds: int = 7) -> float:
     """Return the rate in GB/s (10^9 bytes) at which `threads` read a buffer of `size_bytes`: the best of `rounds`.
 
-    The best rather than the median, as in STREAM, because the limit of the machine is wanted.  A buffer that fits into
+    The best rather than the median, as in STREAM, because it estimates the machine's limit.  A buffer that fits into
     the processor's caches is read from there.
     """
     threads, size_bytes = check_int(threads, "threads"), check_int(size_bytes, "size_bytes")
@@ -98,8 +98,8 @@ def read_bandwidth(size_bytes: int, threads: int = 2, rounds: int = 7) -> float:
     parts, passes = np.array_split(buffer, threads), -(-ROUND_BYTES // size_bytes)
 
     def read(part: np.ndarray) -> None:
-        # The maximum of bytes is NumPy's fastest reduction: within a cache it is twice as fast as memory, so memory is
-        # what limits it here.  NumPy releases the GIL meanwhile.
+        # The maximum of bytes is NumPy's fastest reduction.  On data in a cache it runs twice as fast as memory can be
+        # read, so memory is the limit here.  NumPy releases the GIL meanwhile.
         for _ in range(passes):
             part.max()
 
@@ -115,8 +115,8 @@ def read_bandwidth(size_bytes: int, threads: int = 2, rounds: int = 7) -> float:
 def compute_throughput(ov_config: Mapping[str, str], width: int = 2048, rows: int = 256, rounds: int = 3) -> float:
     """Return the rate of one large matrix multiplication on the CPU in 10^9 operations/s, the best of `rounds`.
 
-    A multiplication and its addition are two operations.  The weights [width, width] are compressed to 8 bits as NNCF
-    does, and `ov_config` holds, so that OpenVINO runs the kernel that it runs for a large layer of an export.
+    A multiplication and its addition are two operations.  The weights [width, width] are compressed to 8 bits as by
+    NNCF, and the model is compiled with `ov_config`, so that OpenVINO uses the kernel of a large layer of an export.
     """
     import openvino
     from openvino import opset15 as ops
@@ -139,7 +139,7 @@ def compute_throughput(ov_config: Mapping[str, str], width: int = 2048, rows: in
 
 
 def matmul_weights(config) -> tuple[int, int]:
-    """Return how many weights a token multiplies: in all layers, and in the LM head.
+    """Return how many weights a token is multiplied with: in all layers, and in the LM head.
 
     `config` is that of a Llama or Phi-3 model: attention with q, k, v and o, an MLP with gate, up and down.
     """
@@ -151,7 +151,7 @@ def matmul_weights(config) -> tuple[int, int]:
 
 
 def operation_ms(request) -> dict[str, list[float]]:
-    """Return {type: milliseconds of each operation of that type}, the averages of all runs of a compiled model.
+    """Return {type: milliseconds of each operation of that type}, averaged over all runs of the compiled model.
 
     The model needs the property PERF_COUNT = "YES".  The type that took longest comes first.
     """
@@ -192,8 +192,8 @@ def weight_bytes_per_token(model_dir: Path | str) -> int:
 def kv_bytes_per_token(config, precision: str = "u8") -> int:
     """Return the bytes of keys and values of one token in all layers: what a decode step reads per context token.
 
-    `config` is the model's, or the model; `precision` is the value of KV_CACHE_PRECISION.  The scales of u8 and u4 are
-    not counted.  Raises TutorialError for an unknown precision.
+    `config` is the model's config, or the model itself; `precision` is the value of KV_CACHE_PRECISION.  The scales of
+    u8 and u4 are not counted.  Raises TutorialError for an unknown precision.
     """
     if precision not in BYTES:
         raise TutorialError(f"Unknown precision {precision!r}.", f"Choose one of: {', '.join(BYTES)}.")

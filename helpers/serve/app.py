@@ -1,4 +1,4 @@
-"""HTTP → requests to the engine: the OpenAI API's chat completions, and an error in its shape for everything else."""
+"""The HTTP interface: OpenAI's chat completions and model list, /health, /metrics, and errors in OpenAI's format."""
 
 import asyncio
 import json
@@ -59,7 +59,7 @@ StopString = Annotated[str, Field(min_length=1, max_length=100)]
 
 
 class ChatRequest(Strict):
-    """The body of a request.  null and a missing field mean the same; fields of other servers are ignored."""
+    """The body of a request.  null is the same as a missing field.  Other fields are ignored, except UNSUPPORTED."""
 
     model: str
     messages: list[Message] = Field(min_length=1, fail_fast=True)
@@ -68,8 +68,8 @@ class ChatRequest(Strict):
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
     temperature: float | None = Field(None, ge=0, le=2)
-    top_p: float | None = Field(None, ge=1e-30, le=1)  # the engine calculates in f32, where less is 0
-    top_k: int | None = Field(None, ge=1, le=2**31)  # this and the next two are no part of OpenAI's API
+    top_p: float | None = Field(None, ge=1e-30, le=1)  # greater than 0 in f32 too, in which the engine computes
+    top_k: int | None = Field(None, ge=1, le=2**31)  # this and the next two are not part of OpenAI's API
     min_p: float | None = Field(None, ge=0, le=1 - 1e-6)
     repetition_penalty: float | None = Field(None, ge=1e-30, le=10)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
@@ -80,8 +80,8 @@ class ChatRequest(Strict):
     logprobs: bool | None = None
     top_logprobs: Literal[0] | None = None  # the engine gives the log probability of the chosen token only
     response_format: dict[str, Literal["text"]] | None = None
-    chat_template_kwargs: dict | None = None  # as vLLM has it: {"enable_thinking": false}
-    continue_final_message: bool | None = None  # as vLLM has it: the answer goes on with the last message
+    chat_template_kwargs: dict | None = None  # as in vLLM: {"enable_thinking": false}
+    continue_final_message: bool | None = None  # as in vLLM: the answer continues the last message
 
     def options(self, new_tokens: int) -> dict:
         """Return the arguments of a GenerationConfig."""
@@ -108,7 +108,7 @@ class Metrics:
 
 
 class Answer:
-    """One answer in progress, as OpenAI's objects; `kept` are the ids of the text that it continues."""
+    """One answer in progress, in OpenAI's format; `kept` has the token ids of the message that it continues, if any."""
 
     def __init__(self, request: ChatRequest, ids: list[int], kept: list[int], generation: Generation, metrics) -> None:
         self.request, self.generation, self.metrics, self.tok = request, generation, metrics, generation.engine.tok
@@ -184,7 +184,7 @@ class Answer:
 
 
 def create_app(engine: Engine, api_key: str) -> FastAPI:
-    """Return the application.  All of it but /health needs `api_key`."""
+    """Return the application.  Every route except /health requires `api_key`."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     metrics, threads, limits = Metrics(engine), ThreadPoolExecutor(2), engine.limits
 
@@ -255,7 +255,7 @@ def create_app(engine: Engine, api_key: str) -> FastAPI:
         return answer
 
     async def in_slot(request: Request) -> AsyncIterator[Answer]:
-        """Yield the answer; FastAPI goes on when the response has ended, however that happens."""
+        """Yield the answer.  FastAPI resumes here after the response, even if it failed or the client disconnected."""
         authorize(request)
         parsed, generation = parse(await read(request)), engine.admit()
         try:
@@ -268,7 +268,7 @@ def create_app(engine: Engine, api_key: str) -> FastAPI:
         if answer.request.stream:
             return StreamingResponse(answer.events(), 200, {"Cache-Control": "no-cache"}, "text/event-stream")
         tasks = whole, gone = [asyncio.create_task(each) for each in (answer.whole(), request.receive())]
-        try:  # with the body read, the next message is that the client has gone
+        try:  # after the body, the next message can only be a disconnect
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             return JSONResponse(whole.result()) if whole.done() else Response(status_code=499)
         finally:
@@ -301,9 +301,9 @@ def create_app(engine: Engine, api_key: str) -> FastAPI:
             what = f"{limits.requests} requests are in progress. Try again in {error} s."
             error = ApiError(429, "rate_limit_exceeded", what, Retry_After=str(error))
         elif isinstance(error, ClientDisconnect):
-            error = ApiError(499, "client_disconnected", "The client has closed the connection.")
+            error = ApiError(499, "client_disconnected", "The client closed the connection.")
         elif not isinstance(error, ApiError):
-            error = ApiError(500, "internal_error", "The server failed; its log has the cause.")
+            error = ApiError(500, "internal_error", "Internal server error. See the server's log.")
         metrics.answers.labels(error.status).inc()
         return JSONResponse(error.body, error.status, error.headers)
 

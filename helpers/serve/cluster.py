@@ -11,18 +11,18 @@ from helpers.serve.engine import Engine, Limits
 from helpers.settings import Settings
 
 NAME = "chat"
-# Ray reads these when it is imported.  Statistics are not sent; the paths with fewer processes and threads per request
-# are used; what a replica logs does not pass through the console for each request.
+# Ray reads these when it is imported.  No usage statistics; token authentication; no extra thread or event loop in the
+# path of a request; log records are written 1,000 at a time rather than one by one.
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AUTH_MODE": "token",
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
     "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
     "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1000",
-    "RAY_SERVE_PROXY_PREFER_LOCAL_NODE_ROUTING": "0",  # the one proxy would leave other machines idle
-    "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "1",  # by default 0.1, which takes a seventh of a core
-    "RAY_enable_metrics_collection": "0",  # /metrics has the server's own
-    "RAY_worker_niceness": "0",  # by default 15, behind everything else on the machine
+    "RAY_SERVE_PROXY_PREFER_LOCAL_NODE_ROUTING": "0",  # with 1, the only proxy would leave other machines idle
+    "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "1",  # the default, 0.1, uses a seventh of a core
+    "RAY_enable_metrics_collection": "0",  # these are Ray's; the server's own are at /metrics
+    "RAY_worker_niceness": "0",  # the default, 15, yields to everything else on the machine
 }
 
 
@@ -33,7 +33,7 @@ def application(settings: Settings, api_key: str, limits: Limits, replicas: int,
     @serve.deployment(
         name=NAME,
         num_replicas=replicas,
-        max_ongoing_requests=10_000,  # the engine's own limits refuse with 429
+        max_ongoing_requests=10_000,  # the engine refuses requests above its own limit, with 429
         health_check_period_s=1,
         health_check_timeout_s=10,
         graceful_shutdown_timeout_s=30,
@@ -53,7 +53,7 @@ def application(settings: Settings, api_key: str, limits: Limits, replicas: int,
 
         def check_health(self) -> None:
             if self.engine.failure:
-                os._exit(1)  # Ray starts a new replica at once; an exception would have to be repeated
+                os._exit(1)  # Ray replaces a dead replica at once, a failing one after several checks
 
     return Replica.bind()
 
@@ -61,7 +61,7 @@ def application(settings: Settings, api_key: str, limits: Limits, replicas: int,
 def serve(
     settings: Settings, api_key: str, host: str, port: int, replicas: int, address: str | None, limits: Limits
 ) -> None:
-    """Serve until Ctrl-C or SIGTERM; then answer what has begun.  Raises TutorialError without Ray, or a cluster."""
+    """Serve until Ctrl-C or SIGTERM, then finish the answers in progress.  Raises TutorialError if it cannot start."""
     os.environ.update(ENVIRONMENT)
     try:
         import ray
@@ -74,13 +74,13 @@ def serve(
             socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
         except OSError as error:
             what = f"{host}:{port} cannot be used: {error.strerror or error}."
-            raise TutorialError(what, "Choose a different --port, or end what uses this one.") from error
+            raise TutorialError(what, "Choose a different --port, or stop the program that uses this one.") from error
     options = {"runtime_env": {"env_vars": ENVIRONMENT}, "log_to_driver": False, "logging_level": "error"}
     try:
         options |= {"address": address} if address else {"include_dashboard": False}
         try:
             ray.init(**options)
-        except Exception:  # its first start on a machine may take longer than the 15 s that a node waits for its agents
+        except Exception:  # a machine's first start may exceed the 15 s that a node waits for its agents
             ray.shutdown()
             ray.init(**options)
         http, logging = {"host": host, "port": port}, {"enable_access_log": False, "log_level": "WARNING"}
@@ -94,10 +94,10 @@ def serve(
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())
-    print("Ready.  Ctrl-C ends it.", flush=True)
+    print("Ready.  Press Ctrl-C to stop.", flush=True)
     ended.wait()
-    print("Answering what has begun, then ending.", flush=True)
+    print("Finishing the answers in progress, then stopping.", flush=True)
     serve.delete(NAME)
-    if not address:  # else others may have applications there
+    if not address:  # a cluster of others may run other applications
         serve.shutdown()
     ray.shutdown()

@@ -26,8 +26,8 @@ from helpers.load.graph import kernel_limit
 from helpers.load.model import load_error, require_export
 from helpers.settings import Settings
 
-# Seconds per request in progress between two deliveries of new tokens.  One user gets each token at once; with 30, each
-# gets a few tokens 4 times a second, because 700 events a second would cost a third of the throughput.
+# Seconds between two deliveries of new tokens, for each other request in progress.  A single user gets every token at
+# once; with 30, each gets a few tokens 4 times a second: 700 events a second would cost a third of the throughput.
 PAUSE = 0.008
 ENDED = "The process with the model has ended."
 TOO_LARGE = "The KV cache of this server is too small for this request."
@@ -47,7 +47,7 @@ class Limits:
 
 
 class EngineFull(Exception):
-    """As many requests as Limits.requests are in progress.  Its argument: try again after so many seconds."""
+    """All Limits.requests slots are taken.  The argument is the number of seconds after which to try again."""
 
 
 class EngineError(Exception):
@@ -66,10 +66,10 @@ def load_pipeline(folder, device: str, ov_config: dict, limits: Limits):
 
 
 def cache_tokens(pipeline, block: int) -> int:
-    """Return how many tokens the paged KV cache holds, `block` in each page; GenAI tells only which share is used.
+    """Return the capacity of the paged KV cache in tokens, `block` per block; GenAI reports only the percentage in use.
 
-    A request that can never fit would end all others: when no page is free and none can be taken back, GenAI ignores
-    every request.
+    The context is limited to it, because a request that can never fit would end all others: when no block is free and
+    none can be reclaimed, GenAI ignores every request.
     """
     handle = add_request(pipeline, 0, [1], {"max_new_tokens": 2, "ignore_eos": True})
     pipeline.step()
@@ -91,9 +91,9 @@ def add_request(pipeline, number: int, ids: list[int], options: dict):
 
 
 def run_steps(pipeline, connection) -> None:
-    """Step `pipeline` with the requests of `connection` until that ends; close it then, and if a step fails.
+    """Run the requests that arrive on `connection` until it is closed or a step fails; then close it.
 
-    Receives (number, prompt ids, options), (number, None, None) to cancel, and None at the end.  Sends after each step
+    Receives (number, prompt ids, options), (number, None, None) to cancel, and None to stop.  After each step, sends
     a list of (number, new ids, their log probabilities, finish reason or None, error or None), the number of requests
     in the pipeline, and the percentage of the KV cache that is in use.
     """
@@ -122,7 +122,7 @@ def run_steps(pipeline, connection) -> None:
                 metrics = pipeline.get_metrics()
                 connection.send((events, len(handles), metrics.cache_usage))
                 events = []
-            except (EOFError, OSError):  # the server has ended
+            except (EOFError, OSError):  # the server has closed its end of the pipe
                 return
 
 
@@ -144,7 +144,7 @@ def _child(connection, *arguments) -> None:
         connection.send(cache_tokens(pipeline, 32 if arguments[1] == "CPU" else 16))
     except Exception as error:
         return connection.send(str(error))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # that of a notebook or a terminal is for the server, which ends this
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which then stops this process
     run_steps(pipeline, connection)
 
 
@@ -160,7 +160,7 @@ class Generation:
     error: str | None = None
     started: float = field(default_factory=time.monotonic)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
-    delivered: bool = False  # the first token is delivered without a pause
+    delivered: bool = False  # whether the first token was delivered; it does not wait for PAUSE
 
     async def __aiter__(self) -> AsyncIterator[tuple[list[int], list[float]]]:
         ended = False
@@ -179,7 +179,7 @@ class Generation:
 
 
 class Engine:
-    """Many requests to one model, from one event loop."""
+    """Runs many requests to one model at the same time, from one event loop."""
 
     def __init__(self, connection, tok, model: str, context: int, limits: Limits, process=None) -> None:
         self.tok, self.model, self.context_length, self.limits = tok, model, context, limits
@@ -198,7 +198,7 @@ class Engine:
         arguments = (theirs, folder, settings.device, dict(settings.ov_config), limits)
         process = multiprocessing.get_context("spawn").Process(target=_child, args=arguments, daemon=True)
         process.start()
-        theirs.close()  # so that its end is noticed
+        theirs.close()  # so that recv() raises EOFError when the process exits
         tok = load_tokenizer(folder, settings.spec.trust_remote_code)
         try:
             loaded = ours.recv()
@@ -215,7 +215,7 @@ class Engine:
         return len(self._generations)
 
     def admit(self) -> Generation:
-        """Take a slot for a request.  Raises EngineFull when there are too many, and EngineError."""
+        """Take a slot for a request.  Raises EngineFull if none is free, EngineError if the model's process ended."""
         if self.failure:
             raise EngineError(self.failure)
         if len(self._generations) >= self.limits.requests:
@@ -230,20 +230,20 @@ class Engine:
         self._send(generation.number, ids, options)
 
     def remove(self, generation: Generation) -> None:
-        """End a generation, unless it has ended."""
+        """Cancel a generation, unless it has finished, and free its slot."""
         if self._generations.pop(generation.number, None):
             self._send(generation.number, None, None)
 
     def close(self) -> None:
-        """End the process that steps, then the threads, and at last the connection.
+        """End the model's process, then the threads, and only then close the connection.
 
-        Its descriptor is soon that of another connection, from which a thread that still ran would read.
+        Otherwise a thread that is still running could read from a new connection that reuses the file descriptor.
         """
         if self._process:
             self._process.terminate()
             self._process.join()
         self._sender.shutdown(cancel_futures=True)
-        with suppress(OSError):  # it has ended
+        with suppress(OSError):  # the process has ended
             self._connection.send(None)
         self._receiver.join()
         self._connection.close()
@@ -253,7 +253,7 @@ class Engine:
             self._sender.submit(self._connection.send, message)
 
     def _receive(self) -> None:
-        """Hand what the pipeline sends to the event loop; runs in a thread."""
+        """Forward the pipeline's messages to the event loop; runs in a thread."""
         with suppress(EOFError, OSError):
             while True:
                 events, self.running, self.kv_cache_percent = self._connection.recv()
@@ -264,7 +264,7 @@ class Engine:
 
     def _call(self, function, *arguments) -> None:
         if self._loop:
-            with suppress(RuntimeError):  # the event loop has ended, and with it its requests
+            with suppress(RuntimeError):  # the event loop is closed, so nobody waits for an answer
                 self._loop.call_soon_threadsafe(function, *arguments)
 
     def _deliver(self, events: list[tuple]) -> None:

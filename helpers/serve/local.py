@@ -25,7 +25,7 @@ class Server:
 
 @contextmanager
 def running(engine: Engine, api_key: str = "", port: int = 0) -> Iterator[Server]:
-    """Serve `engine` on 127.0.0.1 in the block, with a new key unless one is given; then end both."""
+    """Serve `engine` on 127.0.0.1 while the block runs, with a new key unless one is given; then close both."""
     key = api_key or secrets.token_urlsafe(32)
     listening = socket.create_server(("127.0.0.1", port))
     config = uvicorn.Config(create_app(engine, key), log_level="warning", timeout_graceful_shutdown=10)

@@ -36,7 +36,7 @@ def commands(settings: Settings, port: int, cache_gb: int) -> str:
         user += " --device /dev/dri --group-add $(stat -c %g /dev/dri/render* | head -n 1)"
         image += "-gpu"
     common = f"--model_name {name} --rest_port {port} --api_key_file"
-    if settings.model.startswith("OpenVINO/"):  # its command line prepares the graph
+    if settings.model.startswith("OpenVINO/"):  # for these, OVMS creates the graph itself
         source = f"--source_model {settings.model} --task text_generation --target_device {settings.device}"
         source += f" --cache_size {cache_gb} --model_repository_path"
         docker = f"-v ./ovms:/ovms:rw {image} {source} /ovms/models {common} /ovms/key"

@@ -1,7 +1,8 @@
 """JupyterHub's server for one learner, without the hub's database: python -m helpers.serve.singleuser.
 
-Only the hub opens the database, but JupyterHub imports its library in each server too, 30 MB.  Here the library's names
-are empty.  A JupyterHub that needs more of them does not start so; its own command is jupyterhub-singleuser.
+Only the hub uses its database, but JupyterHub imports SQLAlchemy in each learner's server too, which takes 30 MB.  This
+module puts empty stand-ins in its place.  If they are not enough for your version of JupyterHub, the server does not
+start; then use JupyterHub's own command, jupyterhub-singleuser.
 """
 
 import sys

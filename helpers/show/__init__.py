@@ -1,4 +1,4 @@
-"""The only code that draws, for JupyterLab and for the stored page: charts, tokens and tables."""
+"""Everything that the notebooks draw: charts, diagrams, tables and tokens."""
 
 from helpers.show.charts import bars, drawable, lines, picture, squares, style, subplots, timeline  # noqa: F401
 from helpers.show.diagrams import flow  # noqa: F401

@@ -51,7 +51,7 @@ def subplots(height: float = 3, *grid: int, **options):
 
 @style()
 def picture(figure: Figure, alt: str) -> Image:
-    """Return the figure as a transparent PNG with `alt`, the words that a screen reader says."""
+    """Return the figure as a transparent PNG with the alt text `alt`, for screen readers."""
     png = BytesIO()
     figure.savefig(png, format="png")
     return Image(png.getvalue(), width=round(figure.get_figwidth() * 96), alt=alt)
@@ -65,7 +65,7 @@ def drawable(text: object) -> str:
 
 
 def number(value: float) -> str:
-    """Return a number as figures show it: three digits, or all digits before the point."""
+    """Return a number as figures show it: with three significant digits, or as a whole number from 1,000 on."""
     return f"{value:,.0f}" if 1000 <= abs(value) < 1e9 else f"{value:.3g}"
 
 
@@ -78,13 +78,13 @@ def check_values(*things: Sized) -> None:
 
 
 def filled(series: int, pale: bool = False) -> dict[str, object]:
-    """Return how to fill the bars of a series: the first solid, if not `pale`; the others tinted and hatched."""
+    """Return how to fill the bars of a series: solid for the first, unless `pale`; tinted and hatched for others."""
     colour, hatch = COLOURS[series % len(COLOURS)], HATCHES[series % len(HATCHES)]
     return {"facecolor": (colour, 0.3) if hatch or pale else colour, "edgecolor": colour, "hatch": hatch}
 
 
 def finish(figure: Figure, title: str, handles: Mapping[str, object], alt: str) -> Image:
-    """Return the picture, made higher by its title and by a legend of all `handles` that have a name."""
+    """Return the picture with its title and a legend of all named `handles`, for which the figure is made higher."""
     alt = f"{title}. {alt}" if title else alt
     title, entries = drawable(title), {name: handle for name, handle in handles.items() if name}
     if entries:
@@ -103,8 +103,8 @@ def bars(values: Mapping, unit: str, title: str = "", stacked: bool = False, mar
     """Draw a horizontal bar per name.
 
     A value is a number, a list of rounds (drawn as their median, with a dot for each round), or a mapping of series to
-    either.  The bars of several series stand below each other, or if `stacked` one after the other with their sum.
-    `marks` names vertical lines.  Raises TutorialError for an empty mapping or list.
+    either.  Several series are drawn as bars below each other or, if `stacked`, end to end with their sum.  `marks`
+    names vertical lines.  Raises TutorialError for an empty mapping or list.
     """
     rows = [value if isinstance(value, Mapping) else {"": value} for value in values.values()]
     rows = [{name: np.atleast_1d(value).tolist() for name, value in row.items()} for row in rows]
@@ -112,7 +112,7 @@ def bars(values: Mapping, unit: str, title: str = "", stacked: bool = False, mar
     check_values(series, *(rounds for row in rows for rounds in row.values()))
     lanes, noisy = 1 if stacked else len(series), any(len(each) > 1 for row in rows for each in row.values())
     figure, axes = subplots(0.9 + (0.08 + 0.22 * lanes) * len(rows))
-    handles, ends, words = {}, {}, []  # `ends`: where a bar ends, by its place on the y axis
+    handles, ends, words = {}, {}, []  # `ends`: where a bar ends, by its position on the y axis
     for lane, name in enumerate(series):
         rounds = {place: row[name] for place, row in enumerate(rows) if name in row}
         at = [place if stacked else place + 0.8 * ((lane + 0.5) / lanes - 0.5) for place in rounds]
@@ -163,7 +163,7 @@ def lines(panels: Mapping, x: str, title="", log="", steps=False, joined=True, l
                 look |= {"linestyle": DASHES[place % len(DASHES)] if joined else "none", "markersize": 4}
             often = max(1, len(xs) // 20) if joined else 1  # not every marker of a long line
             (handles[name],) = axes.plot(xs, ys, drawstyle="steps-post" if steps else None, markevery=often, **look)
-            for n, (*point, label) in enumerate(points):  # in turns above and below: neighbours may be close
+            for n, (*point, label) in enumerate(points):  # alternately above and below: neighbours may be close
                 axes.annotate(drawable(label), point, (5, 5 - 14 * (n % 2)), textcoords="offset points", fontsize=8)
             words.append(f"{y}, {name}: {_spoken(points)}")
         points = [*chain(*series.values(), *bounds.values())]
@@ -179,7 +179,7 @@ def _points(points: Mapping | Sequence) -> list[tuple[float, float, str]]:
 
 
 def _spoken(points: Sequence[tuple[float, float, str]]) -> str:
-    """Say all points, or of more than 24 the first, the lowest, the highest and the last."""
+    """Return all points in words; of more than 24, only the first, the lowest, the highest and the last."""
     order = sorted(points, key=lambda point: point[1])
     few = points if len(points) <= 24 else [points[0], order[0], order[-1], points[-1]]
     told = ", ".join(f"{label} {number(x)} → {number(y)}".strip() for x, y, label in few)
@@ -187,7 +187,7 @@ def _spoken(points: Sequence[tuple[float, float, str]]) -> str:
 
 
 def _scale(axis, values: Sequence[float], log: bool, from_zero: bool) -> None:
-    """Make an axis logarithmic, with plain numbers, or let it begin at 0, where its values allow that."""
+    """Make an axis logarithmic, with plain numbers, or let it begin at 0, if its values allow that."""
     if log and min(values) > 0:
         axis.axes.set(**{f"{axis.axis_name}scale": "log"})
         few = len(set(values)) <= 8 and axis.axis_name == "x"
@@ -205,8 +205,8 @@ def _scale(axis, values: Sequence[float], log: bool, from_zero: bool) -> None:
 def timeline(parts: Mapping[str, float], unit: str, title: str = "", total: float | None = None) -> Image:
     """Draw one bar, cut into parts in their order; a part below 0 has no width.
 
-    With `total` the bar shows what remains of it, or by how much the parts exceed it.  Raises TutorialError for no
-    parts.
+    With `total` the bar shows what remains of it, or by how much the parts exceed it.  Raises TutorialError if
+    there are no parts.
     """
     check_values(parts, list(parts.values()))
     figure, axes = subplots(1.5)
@@ -224,9 +224,9 @@ def timeline(parts: Mapping[str, float], unit: str, title: str = "", total: floa
 
 @style()
 def squares(rows: Mapping[str, Sequence[str]], x: str, title: str = "", first: int = 0) -> Image:
-    """Draw a square per place of each row, in the look of the kind that stands there; places count from `first`.
+    """Draw a square for each position of each row, filled by its kind; positions are numbered from `first`.
 
-    Raises TutorialError where there are no rows, or only empty ones.
+    Raises TutorialError if there are no rows, or only empty ones.
     """
     kinds = list(dict.fromkeys(chain(*rows.values())))
     check_values(kinds)

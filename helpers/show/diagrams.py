@@ -10,16 +10,16 @@ from matplotlib.patches import Rectangle
 from helpers.errors import TutorialError
 from helpers.show.charts import COLOURS, INK, check_values, drawable, finish, style, subplots
 
-GAP, LINE, PAGE = 0.28, 0.15, 7.65  # inches: between boxes, of a line of text, of the page without its right edge
+GAP, LINE, PAGE = 0.28, 0.15, 7.65  # inches: between boxes, per line of text, width of the page without a margin
 
 
 @style()
 def flow(boxes: Mapping | Sequence[Mapping], title="", arrows=None, frames: Mapping | None = None, adds=()) -> Image:
     """Draw boxes, {title: detail}, in rows of up to five, or in the rows given, each box with an arrow to the next.
 
-    With `arrows`, pairs of titles, the rows given become columns.  `frames` names dashed frames, {name: (first, last)}.
-    `adds` are pairs too: what enters the first box also goes around, to the second, where it is added.  Raises
-    TutorialError for no boxes, and for a title that stands twice or is in no box.
+    With `arrows`, pairs of titles, the given rows become columns.  `frames` names dashed frames, {name: (first, last)}.
+    `adds` are residual connections, pairs too: the input of the first box also goes around it to the second, which adds
+    it.  Raises TutorialError if there are no boxes, for a title used twice, and for one that is in no box.
     """
     every = list(boxes.items()) if isinstance(boxes, Mapping) else []
     rows = [dict(every[at : at + 5]) for at in range(0, len(every), 5)] or boxes
@@ -28,7 +28,7 @@ def flow(boxes: Mapping | Sequence[Mapping], title="", arrows=None, frames: Mapp
     links, frames = list(pairwise(names) if arrows is None else arrows), frames or {}
     unknown = {*chain(*links, *frames.values(), *adds)} - {*names}
     if unknown or len(detail) < len(names):
-        raise TutorialError(f"Each box needs a title of its own; no box: {sorted(unknown)}.", f"Boxes: {names}.")
+        raise TutorialError(f"Each box needs its own title; without a box: {sorted(unknown)}.", f"Boxes: {names}.")
     across, longest = max(map(len, rows)) if arrows is None else len(rows), max(map(len, rows))
     gap = GAP if arrows is None else 3 * GAP
     width = min(2.8, PAGE / across - gap)

@@ -8,7 +8,7 @@ from IPython.display import HTML, Markdown
 
 from helpers.errors import TutorialError, printable
 
-INERT = 'class="tex2jax_ignore mathjax_ignore"'  # JupyterLab would draw what stands between two $ as a formula
+INERT = 'class="tex2jax_ignore mathjax_ignore"'  # JupyterLab would render text between two $ as a formula
 CELL = 'style="text-align:left;white-space:pre-wrap"'
 
 
@@ -24,14 +24,14 @@ class Marked(HTML):
 
 
 def table(rows: Iterable[Mapping[str, object]]) -> Marked:
-    """Return a table with a row per mapping; the keys of the first are its head.  Cells are text and never markup."""
+    """Return a table with a row per mapping; the keys of the first are its header.  Cells are text, never markup."""
     rows = list(rows)
     head = list(rows[0]) if rows else []
     return _table(head, [[row[name] for name in head] for row in rows])
 
 
 def facts(values: Mapping[str, object]) -> Marked:
-    """Return a table without a head: a row per name, and its value."""
+    """Return a table without a header: a row per name and its value."""
     return _table([], list(values.items()))
 
 

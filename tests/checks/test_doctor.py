@@ -429,7 +429,7 @@ def test_what_an_unknown_model_needs_is_not_called_nothing(absent):
     choice = replace(absent, model="somebody/model")
     for probe in (doctor._memory, doctor._disk):
         assert "0.0 GiB" not in last(probe, choice).message
-    assert "shows when it has been fetched" in last(doctor._memory, choice).message
+    assert "is known only after it has been fetched" in last(doctor._memory, choice).message
 
 
 def test_an_ir_needs_no_disk_for_an_export(absent):

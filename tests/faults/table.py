@@ -11,9 +11,10 @@ TABLE = Path(__file__).parents[2] / "docs" / "faults.md"
 HEAD = """\
 # Faults and bad input
 
-A test in `tests/faults` causes each fault below, then checks the message, that nothing is lost or damaged, and that the
-next run works. `nox -s faults -- --write-table` generates the tables from these runs; … stands for folders and numbers
-that differ between machines. *Exit* is the exit code, if a command was run.
+A test in `tests/faults` causes each fault below, except those of the last section, and then checks that the message
+appears, that nothing is lost or damaged, and that the next run works. `nox -s faults -- --write-table` generates the
+tables from these runs. In the messages, … stands for folders and numbers that differ between machines. *Exit* is the
+exit code, if a command was run.
 """
 COLUMNS = "| fault | message | exit | afterwards |\n|---|---|---|---|\n"
 ELSEWHERE = [  # (fault, test)

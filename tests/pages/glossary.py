@@ -12,8 +12,8 @@ SECTION = re.compile(r"^## Glossary\n(.*?)(?=^#|\Z)", re.MULTILINE | re.DOTALL)
 ITEM = re.compile(r"- (?P<head>\*\*.+?\*\*[^:]*): (?P<definition>.+)", re.DOTALL)
 HEAD = """# Glossary
 
-The terms of the pages, each with the page that introduces it. Generated from their Glossary sections by
-`python tests/pages/glossary.py`; change a definition on its page.
+All terms of the pages, each with the page that introduces it. `python tests/pages/glossary.py` generates this list from
+the pages' Glossary sections; to change a definition, edit its page.
 
 """
 

@@ -44,7 +44,7 @@ def test_a_given_key_is_not_printed(served):
 
 @pytest.mark.parametrize("host, url", [("localhost", "http://localhost:9000/v1"), ("::1", "http://[::1]:9000/v1")])
 def test_the_address_that_is_printed_can_be_opened(served, host, url):
-    assert f" {url} " in invoke("--host", host, "--port", "9000").output
+    assert f" {url}\n" in invoke("--host", host, "--port", "9000").output
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "class.example"])
