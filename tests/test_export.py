@@ -99,7 +99,7 @@ NO_MEMORY_WINDOWS = "RuntimeError: [enforce fail at alloc_cpu.cpp:121] data. Def
         (2, "cli: error: unrecognized arguments: --symm\nmore", "flags: unrecognized arguments: --symm[.]$", "--help"),
         (2, "one\ntwo\nthree\nValueError: four", "code 2:\ntwo\nthree\nValueError: four", "log: my models/int4.log"),
         (3, "\n\n", "ended with code 3:", "log: my models/int4.log"),
-        (0, "", "reported success, but config.json is missing, openvino_tokenizer.xml is incomplete", "full, or is this"),
+        (0, "", "reported success, but config.json is missing, openvino_tokenizer.xml is incomplete", "full, or is"),
     ],
 )
 def test_each_known_failure_gets_its_message_and_hint(code, log, message, hint):

@@ -11,6 +11,7 @@ const BLOCKS = "p, li, h3, h4, h5, h6, blockquote, th, td"; // each has the dire
 const WIDE = "table, pre, math[display=block]";
 const HINT = "Enter sends, Shift+Enter starts a new line, ↑ edits the last message";
 const BUSY_HINT = "Escape stops the answer; you can type meanwhile";
+const LOADING_HINT = "The model is being loaded; you can type meanwhile";
 const XRAY_HINT =
   "The warmer the colour, the less likely the token. Dotted line below: under 50 %. Line above: from a draft. " +
   "Select a token to see its alternatives.";
@@ -444,7 +445,7 @@ class View {
     for (const file of files) {
       const picture = file.type.startsWith("image/");
       const text = picture || file.size > LONGEST_FILE ? "\0" : await file.text();
-      if (picture) this.notify("This model reads no pictures. Text files are inserted into the message.");
+      if (picture) this.notify("This model cannot read pictures. Text files are inserted into the message.");
       else if (/[\0\ufffd]/.test(text)) this.notify(`${file.name} is not text, or larger than 200 kB: not inserted.`);
       else {
         const { selectionStart: start, selectionEnd: end } = this.input;
@@ -457,7 +458,8 @@ class View {
 
   submit(text = this.input.value) {
     if ([...this.waiting.values()].some(({ type }) => type === "submit")) return;
-    if (this.model.get("busy")) return this.notify("Wait until the answer ends, or stop it. Your text stays here.");
+    const until = this.model.get("loading") ? "the model is loaded" : "the answer ends, or stop it";
+    if (this.model.get("busy")) return this.notify(`Wait until ${until}. Your text stays here.`);
     this.stick = true;
     // The text stays in the field until the kernel has it, so that nothing is lost.
     this.request("submit", "your message", { text }, () => {
@@ -568,13 +570,15 @@ class View {
 
   drawControls(messages, busy) {
     this.about.textContent = this.model.get("about");
-    this.input.placeholder = busy ? BUSY_HINT : HINT;
+    const loading = this.model.get("loading");
+    this.input.placeholder = loading ? LOADING_HINT : busy ? BUSY_HINT : HINT;
     const [undo, ...others] = this.buttons;
     const focused = document.activeElement === (busy ? this.sendButton : this.stopButton); // about to be hidden
     this.el.classList.toggle("busy", busy);
     this.log.setAttribute("aria-busy", busy);
     this.sendButton.hidden = busy;
     this.stopButton.hidden = !busy;
+    this.stopButton.disabled = loading;
     undo.hidden = !this.model.get("can_undo");
     this.continue.hidden = busy || !!this.gone || messages.length > 0 || !this.model.get("last");
     this.continue.textContent = `Continue: ${this.model.get("last")}`;

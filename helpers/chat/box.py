@@ -127,9 +127,9 @@ class ChatBox(VBox):
         format = format or (now.format if now.format in found or not found else found[0])
         wanted = project.check(replace(now, model=name, format=format))
         with self._lock:
-            require_idle(self.busy)
+            self._require_idle()
             self._thread = threading.Thread(target=self._load, args=[wanted], daemon=True)
-            self.widget.set_status(f"Loading {name} · {format}…", busy=True)
+            self.widget.set_status(f"Loading {name} · {format}…", busy=True, loading=True)
             self._thread.start()
 
     def _load(self, wanted: project.Settings) -> None:
@@ -240,9 +240,14 @@ class ChatBox(VBox):
             raise TutorialError(f"Message {number!r:.20} has no tokens to show.")
         return xray(self.conversation.tok, messages[int(number)])
 
+    def _require_idle(self) -> None:
+        if self.widget.loading:
+            raise TutorialError("A model is being loaded.", "Wait until it is ready.")
+        require_idle(self.busy)
+
     def _change(self, change: Callable[[], None], status: str) -> None:
         with self._lock:
-            require_idle(self.busy)
+            self._require_idle()
             change()
             self._show(status)
 
@@ -255,13 +260,14 @@ class ChatBox(VBox):
         versions = [conversation.versions(number) for number in range(len(conversation.messages))]
         traits = {"truncated_messages": conversation.truncated_messages, "can_undo": conversation.can_undo}
         traits |= {"context": [used, conversation.context_length or 0], "busy": self.busy, "about": self.about}
+        traits["loading"] = False
         traits["last"] = "" if conversation.messages else self._last()
         self.widget.show_messages(conversation.messages, status, versions, **traits)
 
     def _begin(self, request: Callable[[], Answer]) -> None:
         """Show the messages to be answered, and start the thread that generates the answer."""
         with self._lock:
-            require_idle(self.busy)
+            self._require_idle()
             answer = request()
             self.error = ""
             self._thread = threading.Thread(target=self._work, args=[answer], daemon=True)

@@ -34,6 +34,7 @@ class ChatWidget(AnyWidget):
     messages = List().tag(sync=True)  # message_card() of each message; see get_state()
     truncated_messages = Int(0).tag(sync=True)
     busy = Bool(False).tag(sync=True)
+    loading = Bool(False).tag(sync=True)  # busy with a model, which Stop cannot end
     can_undo = Bool(False).tag(sync=True)
     about = Unicode("").tag(sync=True)  # model, weight format, device
     starters = List([*STARTERS]).tag(sync=True)  # questions to begin with

@@ -166,10 +166,10 @@ PASTE = """(area, [name, type, bytes]) => {
 
 def test_a_picture_is_answered_and_a_text_file_is_inserted(chat):
     chat.message.evaluate(PASTE, ["cat.png", "image/png", [137, 80, 78, 71]])
-    expect(chat.status).to_have_text("This model reads no pictures. Text files are inserted into the message.")
+    expect(chat.status).to_have_text("This model cannot read pictures. Text files are inserted into the message.")
     expect(chat.message).to_have_value("")
     chat.message.evaluate(PASTE, ["<img src=x onerror=y>.bin", "", [0, 255, 1]])
-    expect(chat.status).to_contain_text("is no text")
+    expect(chat.status).to_contain_text("is not text")
     chat.message.evaluate(PASTE, ["notes.txt", "text/plain", [*"Grüße <b>".encode()]])
     expect(chat.message).to_have_value("notes.txt:\n\nGrüße <b>\n")
     chat.message.fill("")
@@ -212,7 +212,7 @@ def test_a_bad_setting_is_answered_in_words(chat):
 
 
 MODELS = """
-import os, pathlib, tempfile
+import os, pathlib, tempfile, threading
 from helpers import settings
 from helpers.chat import box as box_module
 root = pathlib.Path(tempfile.mkdtemp())
@@ -223,7 +223,9 @@ os.environ["TUTORIAL_MODEL_ROOT"] = str(root)
 def load_fast(wanted):
     conversation = fake_conversation("From the other model.")
     conversation.model.settings = wanted
+    loads.wait(20)
     return conversation.model, conversation.tok, None
+loads = threading.Event()
 box_module.load_fast = load_fast
 box = ChatBox(fake_conversation(rate=400))
 box.conversation.model.settings = settings.load()
@@ -239,9 +241,14 @@ def test_the_model_is_named_and_can_be_changed(lab):
     lab.ask("Hello")
     lab.page.get_by_role("button", name="Settings", exact=True).last.click()
     lab.page.get_by_label("Model").last.select_option("owner/other · int4")
+    expect(lab.button("Stop")).to_be_disabled()
+    lab.say("And now?")
+    expect(lab.status).to_have_text("Wait until the model is loaded. Your text stays here.")
+    lab.kernel("loads.set()")
     expect(about).to_have_text("owner/other · int4 · CPU")
     expect(lab.status).to_contain_text("The next answer prefills the whole conversation")
     expect(lab.answers).to_have_text(["Hello"])
+    expect(lab.message).to_have_value("And now?")
     lab.ask("And now?")
     expect(lab.answers.last).to_have_text("From the other model.")
     lab.kernel("__import__('os').environ.pop('TUTORIAL_MODEL_ROOT') and None")

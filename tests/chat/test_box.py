@@ -806,6 +806,20 @@ def test_a_model_that_cannot_be_loaded_changes_nothing(two_models):
     assert texts(box)[-1] == WORDS
 
 
+def test_nothing_is_sent_while_a_model_is_loaded(two_models, monkeypatch):
+    box, go, load = ChatBox(fake_conversation(WORDS)), threading.Event(), box_module.load_fast
+    monkeypatch.setattr(box_module, "load_fast", lambda settings: go.wait(20) and load(settings))
+    box.use("owner/two")
+    assert box.widget.busy and box.widget.loading
+    for request in (lambda: box.submit("Hello"), box.clear, lambda: box.use("owner/two")):
+        with pytest.raises(TutorialError, match="model is being loaded"):
+            request()
+    go.set()
+    assert box.wait(20) and not box.widget.loading
+    say(box)
+    assert texts(box)[-1] == "Second answer."
+
+
 def test_no_model_is_chosen_while_an_answer_is_generated(two_models):
     box = ChatBox(fake_conversation(WORDS))
     hold(box, 1)
