@@ -223,8 +223,8 @@ def timeline(parts: Mapping[str, float], unit: str, title: str = "", total: floa
 
 
 @style()
-def squares(rows: Mapping[str, Sequence[str]], x: str, title: str = "", first: int = 0) -> Image:
-    """Draw a square for each position of each row, filled by its kind; positions are numbered from `first`.
+def squares(rows: Mapping[str, Sequence[str]], x: str, title: str = "") -> Image:
+    """Draw a square for each position of each row, filled by its kind; positions are numbered from 0.
 
     Raises TutorialError if there are no rows, or only empty ones.
     """
@@ -234,10 +234,10 @@ def squares(rows: Mapping[str, Sequence[str]], x: str, title: str = "", first: i
     handles = {}
     for series, kind in enumerate(kinds):
         spots = [(row, place) for row, each in enumerate(rows.values()) for place, k in enumerate(each) if k == kind]
-        lefts = [first + place - 0.375 for _, place in spots]
+        lefts = [place - 0.375 for _, place in spots]
         handles[f"{kind}: {len(spots)}"] = axes.barh([row for row, _ in spots], 0.75, 0.8, lefts, **filled(series))
     axes.set_yticks(range(len(rows)), map(drawable, rows))
-    axes.set(xlabel=drawable(x), xlim=(first - 0.6, first - 0.4 + max(map(len, rows.values()))))
+    axes.set(xlabel=drawable(x), xlim=(-0.6, -0.4 + max(map(len, rows.values()))))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.invert_yaxis()
     axes.spines[:].set_visible(False)

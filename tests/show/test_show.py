@@ -244,8 +244,8 @@ def test_a_timeline_is_one_bar_in_parts_and_the_rest_of_the_total(total, rest):
 
 
 def test_squares_stand_at_their_places_in_the_look_of_their_kind():
-    drawing = Drawing(show.squares, {"a": ["same", "same", "other"], "b": ["other"]}, "token", first=1)
-    assert sorted(drawing.bars()) == [(0, 0.625, 1.375), (0, 1.625, 2.375), (0, 2.625, 3.375), (1, 0.625, 1.375)]
+    drawing = Drawing(show.squares, {"a": ["same", "same", "other"], "b": ["other"]}, "token")
+    assert sorted(drawing.bars()) == [(0, -0.375, 0.375), (0, 0.625, 1.375), (0, 1.625, 2.375), (1, -0.375, 0.375)]
     assert list(drawing.legend) == ["same: 2", "other: 2"]
     assert drawing.words == "Squares by token: a 2 same, 1 other; b 1 other"
 
