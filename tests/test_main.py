@@ -53,7 +53,7 @@ def test_models_are_listed_without_loading_a_library(helpers, tmp_path):
         (["fetch", "--model", "gpt-7"], "There is no model 'gpt-7'.\nChoose one of: smollm2-instruct"),
         (["export", "--format", "int3"], "There is no weight format 'int3' for smollm2-instruct.\nChoose one of"),
         (["ask", "  "], "The question is empty.\nTry: python -m helpers ask"),
-        (["chat", "--temperature", "-1"], "cannot be used.\ntemperature and top_k are 0 or more"),
+        (["chat", "--temperature", "-1"], "cannot be used.\ntemperature is 0 or at least 0.000001"),
         (["ask", "Why?"], "yet.\nRun notebook 01_export, or: python -m helpers export --model smollm2-instruct"),
     ],
 )

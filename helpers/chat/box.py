@@ -26,9 +26,9 @@ from helpers.load import load_fast
 
 MIN_INTERVAL, MAX_INTERVAL = 0.06, 0.5  # seconds between two updates of an answer in progress
 RULES = {  # what a value must be
-    "temperature": "a number of 0 or more",
+    "temperature": "0 or at least 0.000001",
     "top_p": "a number above 0 and at most 1",
-    "repetition_penalty": "a number above 0",
+    "repetition_penalty": "a number from 0.000001 to 1,000,000",
     "max_new_tokens": "an integer of 1 or more",
     "seed": "an integer of at most 18 digits, or empty",
 }

@@ -72,7 +72,7 @@ class Server:
             self._continues = any(each.get("owned_by") in CAN_CONTINUE for each in listed)
             return {clean(each["id"]): count(each.get("max_model_len")) for each in listed}
         except httpx.HTTPError as error:
-            raise self.broken(error) from error
+            raise self.broken(error, "Try again.") from error
         except MALFORMED as error:
             raise TutorialError(f"{self.name} does not list its models: {self.safe(error)}") from error
 
@@ -110,7 +110,7 @@ class Server:
             what, hint = "The server is busy", f"Send the message again {when}."
         return Refusal(what, hint, status, self.safe(said))
 
-    def broken(self, error: httpx.HTTPError) -> TutorialError:
+    def broken(self, error: httpx.HTTPError, hint: str = "Try again. The text so far is kept.") -> TutorialError:
         """Return the error for a connection that fails."""
         if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout)):
             hint = "Check the address, and whether the server is running."
@@ -119,7 +119,7 @@ class Server:
             what = f"The server has sent nothing for {error.request.extensions['timeout']['read']:g} s."
         else:
             what = f"The connection to the server broke: {self.safe(error)}."
-        return TutorialError(what, "Try again. The text so far is kept.")
+        return TutorialError(what, hint)
 
 
 class Stream:

@@ -10,8 +10,8 @@ import numpy as np
 from helpers.errors import TutorialError
 
 RANGES = (
-    "temperature and top_k are 0 or more, 0 < top_p ≤ 1, repetition_penalty is 0.000001 to 1,000,000 (1 has no "
-    "effect), and seed is None or has at most 19 digits.  top_k and seed are integers."
+    "temperature is 0 or at least 0.000001, top_k is 0 or more, 0 < top_p ≤ 1, repetition_penalty is 0.000001 to "
+    "1,000,000 (1 has no effect), and seed is None or has at most 19 digits.  top_k and seed are integers."
 )
 
 

@@ -207,7 +207,7 @@ def test_a_bad_setting_is_answered_in_words(chat):
     old = temperature.input_value()
     temperature.fill("-3")
     temperature.press("Enter")
-    expect(chat.status).to_have_text("Temperature must be a number of 0 or more. -3.0 is not applied.")
+    expect(chat.status).to_have_text("Temperature must be 0 or at least 0.000001. -3.0 is not applied.")
     expect(temperature).to_have_value(old)
 
 
