@@ -14,28 +14,31 @@ VISIBLE = {" ": "␣", "\n": "⏎", "\t": "⇥"}  # how white space is displayed
 BYTE_TOKEN = re.compile("<0x[0-9A-F]{2}>")  # a token that is one byte, in vocabularies such as Llama's and Phi-3's
 
 
-def stream_decode(tok, ids: Iterable[int], skip_special_tokens: bool = True, stop: Sequence[str] = ()) -> Iterator[str]:
+def stream_decode(
+    tok, ids: Iterable[int], skip_special_tokens: bool = True, stop: Sequence[str] = (), kept: int = 0
+) -> Iterator[str]:
     """Return an iterator over the text of `ids` in chunks; joined, they equal tok.decode(list(ids)).
 
     With `stop` strings, the text ends before the first one that is complete, and no more ids are requested.  Text that
-    may be the start of one is held back.  Raises TutorialError for a `stop` that is not a list of non-empty strings,
-    and during the iteration for a value that is not an id.  For StreamDecoder, a None in `ids` yields a None.
+    may be the start of one is held back.  The first `kept` characters are not searched.  Raises TutorialError for a
+    `stop` that is not a list of non-empty strings, and during the iteration for a value that is not an id.  For
+    StreamDecoder, a None in `ids` yields a None.
     """
     if isinstance(stop, str) or not all(isinstance(word, str) and word for word in stop):
         raise TutorialError(f"stop cannot be {stop!r}.", 'Use a list of non-empty strings: ["…"].')
     ids = ids if isinstance(ids, Iterable) else check_token_ids(ids)
     if not getattr(tok, "clean_up_tokenization_spaces", False):
-        return _stop_at(stop, _decode_incrementally(tok, tok.decode, ids, skip_special_tokens))
+        return _stop_at(stop, kept, _decode_incrementally(tok, tok.decode, ids, skip_special_tokens))
     decode = partial(tok.decode, clean_up_tokenization_spaces=False)
-    return _stop_at(stop, _clean_up(tok, _decode_incrementally(tok, decode, ids, skip_special_tokens)))
+    return _stop_at(stop, kept, _clean_up(tok, _decode_incrementally(tok, decode, ids, skip_special_tokens)))
 
 
 class StreamDecoder:
     """stream_decode for ids that are pushed to it, because a server cannot block in an iterator."""
 
-    def __init__(self, tok, stop: Sequence[str] = ()) -> None:
+    def __init__(self, tok, stop: Sequence[str] = (), kept: int = 0) -> None:
         self._ids, self._last = deque(), False
-        self._texts = stream_decode(tok, iter(self._take, StopIteration), stop=stop)
+        self._texts = stream_decode(tok, iter(self._take, StopIteration), stop=stop, kept=kept)
         self.taken, self.ended = 0, False  # how many ids were decoded; whether the text is complete
 
     def push(self, ids: Iterable[int], last: bool = False) -> str:
@@ -103,13 +106,16 @@ def _decode_incrementally(tok, decode: Callable, ids: Iterable[int], skip_specia
     yield decode(window)[yielded:]
 
 
-def _stop_at(stop: Sequence[str], texts: Iterable[str]) -> Iterator[str]:
+def _stop_at(stop: Sequence[str], kept: int, texts: Iterable[str]) -> Iterator[str]:
     """Yield non-empty `texts` up to the stop string that is completed first; if several end there, the longest."""
     held = ""
     for text in texts:
         if text is None:
             yield None
             continue
+        if text[:kept]:
+            yield text[:kept]
+        kept, text = kept - len(text[:kept]), text[kept:]
         held += text
         if found := [(start + len(word), start) for word in stop if (start := held.find(word)) >= 0]:
             held = held[: min(found)[1]]

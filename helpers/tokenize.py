@@ -9,7 +9,7 @@ from concurrent.futures import Future, wait
 from contextlib import suppress
 from functools import lru_cache
 from itertools import count
-from threading import Thread
+from threading import Lock, Thread
 
 from helpers.errors import TutorialError
 
@@ -109,7 +109,7 @@ def _render_masked(tok, messages: Messages, ask: bool, thinking: bool | None) ->
     reveal = {ord(private): chr(first) for first, private in hide.items()}
     special = {token.content for token in tok.added_tokens_decoder.values() if token.special}
     tags = sorted({*re.findall(r"</?\w+>|\[/?\w+\]", source)} - special)
-    for kept in ([], tags):
+    for kept in ([], [tag for tag in tags if "think" in tag.lower()], tags):
         contents = [
             _translate(message["content"], hide, kept if message["role"] == "assistant" else []) for message in messages
         ]
@@ -194,18 +194,23 @@ def _with_time_limit(render: Callable[[], str]) -> str:
 
     The thread that calls `render` then ends at its next Python bytecode.
     """
-    outcome = Future[str]()
+    outcome, lock, running = Future[str](), Lock(), [True]
 
     def run() -> None:
         try:
             outcome.set_result(render())
         except BaseException as error:
             outcome.set_exception(error)
+        finally:
+            with lock:
+                running.clear()
 
     thread = Thread(target=run, daemon=True)
     thread.start()
     if not wait([outcome], TEMPLATE_SECONDS).done:
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit))
+        with lock:  # of a thread that has ended, a new one may have the ident
+            if running:
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit))
         raise TimeoutError(f"it did not end within {TEMPLATE_SECONDS:.0f} s.")
     return outcome.result()
 

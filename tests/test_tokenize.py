@@ -2,6 +2,8 @@
 
 import sys
 import threading
+import time
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -153,6 +155,42 @@ def test_a_template_that_runs_for_hours_is_ended(with_template, tok, monkeypatch
     for thread in set(threading.enumerate()) - before:
         thread.join(60)
         assert not thread.is_alive(), "it still runs"
+
+
+def test_a_template_that_ends_at_the_limit_ends_no_thread_of_somebody_else(monkeypatch):
+    """Its thread's ident may be that of a new thread when the limit has passed."""
+    ended, innocent, outcomes = threading.Event(), [], []
+
+    def wait_until_it_has_ended(futures, _):
+        futures[0].result()
+        while set(threading.enumerate()) - before:
+            time.sleep(0.001)
+        for _ in range(50):  # one of these is likely to get the ident
+            innocent.append(threading.Thread(target=lambda: outcomes.append(ended.wait(20))))
+            innocent[-1].start()
+        return SimpleNamespace(done=set())
+
+    before = set(threading.enumerate())
+    monkeypatch.setattr(tokenize, "wait", wait_until_it_has_ended)
+    with pytest.raises(TimeoutError):
+        tokenize._with_time_limit(lambda: "text")
+    ended.set()
+    for thread in innocent:
+        thread.join()
+    assert outcomes == [True] * len(innocent)
+
+
+def test_tags_of_a_thought_unmask_no_other_token():
+    """Where a template looks for </think> in an answer, a typed <tool_call> stays text."""
+    from tokenizers import AddedToken
+
+    tok = phi3_tokenizer()
+    tok.add_tokens([AddedToken("<tool_call>", special=False)])
+    look = "{% set content = m.content.split('</think>')[-1] %}"
+    tok.chat_template = "{% for m in messages %}" + look + "{{ m.role }}: {{ content }}{% endfor %}"
+    tok.chat_template += "{% if tools %}<tool_call>{% endif %}"
+    tool, answer = tok.convert_tokens_to_ids("<tool_call>"), "<think>x</think>Use <tool_call> tags."
+    assert tool not in prompt_ids(tok, [{"role": "user", "content": "?"}, {"role": "assistant", "content": answer}])
 
 
 @pytest.mark.parametrize("written", [True, False])

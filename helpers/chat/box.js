@@ -58,7 +58,7 @@ const isSave = (event) => (event.ctrlKey || event.metaKey) && event.key.toLowerC
 // Enter and Escape in a text area.  Enter that ends the composition of a character (Chinese, Japanese) is left alone.
 function onKeys(area, enter, escape) {
   area.addEventListener("keydown", (event) => {
-    const enters = event.key === "Enter" && !event.shiftKey && !event.isComposing;
+    const enters = event.key === "Enter" && !event.shiftKey && !event.isComposing && event.keyCode !== 229; // Safari
     const action = enters ? enter : event.key === "Escape" ? escape : null;
     if (!action) return;
     event.preventDefault();
@@ -186,7 +186,10 @@ class Card {
     const area = make("textarea", { value: this.message.text, "aria-label": "Edit message", rows: 3, dir: "auto" });
     const cancel = () => (this.close(), this.toggle.focus());
     const done = () => (this.close(), this.view.input.focus());
-    const save = () => this.view.request("edit", "your message", { number: this.number, text: area.value }, done);
+    const save = () => {
+      this.view.sent = area.value;
+      this.view.request("edit", "your message", { number: this.number, text: area.value }, done);
+    };
     onKeys(area, save, cancel);
     this.open(make("div", { className: "editing" }, area, makeButton("Save", save), makeButton("Cancel", cancel)));
     this.tools.hidden = true;
@@ -263,7 +266,7 @@ class View {
   constructor(model, el) {
     Object.assign(this, { model, el, cards: [], waiting: new Map(), note: "", stick: true, gone: "" });
     this.kernel = model.widget_manager?.kernel; // JupyterLab, Notebook and Voilà have it
-    this.wasBusy = model.get("busy");
+    this.wasBusy = this.openedBusy = model.get("busy");
     this.build();
     this.listen();
     this.draw();
@@ -356,7 +359,7 @@ class View {
     this.changed = () => this.draw();
     this.received = (message) => {
       if (message.type === "draft") this.showDraft(message.draft);
-      else if (message.type === "refused") this.write(`${message.text}\n${this.input.value}`.trimEnd());
+      else if (message.type === "refused") this.takeBack(message.text);
       else this.replied(message);
     };
     this.model.on("change", this.changed);
@@ -378,7 +381,7 @@ class View {
   lose(sentence) {
     this.gone = sentence;
     this.close();
-    this.model.set("busy", false);
+    this.model.set({ busy: false, loading: false });
     this.waiting.clear();
     this.notify("");
     this.draw();
@@ -460,13 +463,18 @@ class View {
     if ([...this.waiting.values()].some(({ type }) => type === "submit")) return;
     const until = this.model.get("loading") ? "the model is loaded" : "the answer ends, or stop it";
     if (this.model.get("busy")) return this.notify(`Wait until ${until}. Your text stays here.`);
-    this.stick = true;
+    [this.stick, this.sent] = [true, text];
     // The text stays in the field until the kernel has it, so that nothing is lost.
     this.request("submit", "your message", { text }, () => {
       const now = this.input.value;
       this.write(now.startsWith(text) ? now.slice(text.length) : now);
     });
     this.input.focus();
+  }
+
+  // Put the text of a message that was refused into the field of the view that sent it, or, after a reload, of this one.
+  takeBack(text) {
+    if (text === this.sent || this.openedBusy) this.write(`${text}\n${this.input.value}`.trimEnd());
   }
 
   stop() {
@@ -551,11 +559,12 @@ class View {
     this.drawEmpty(messages.length || busy || hasDraft ? [] : this.model.get("starters"));
     this.drawControls(messages, busy);
     this.drawStatus();
-    if (this.wasBusy && !busy && messages.at(-1)?.role === "assistant") {
+    if (this.wasBusy && !busy && !this.wasLoading && messages.at(-1)?.role === "assistant") {
       this.spoken.textContent = this.cards.at(-1).body.textContent;
       setTimeout(() => (this.spoken.textContent = ""), 2000); // otherwise a screen reader would find it twice
     }
-    this.wasBusy = busy;
+    [this.wasBusy, this.wasLoading] = [busy, this.model.get("loading")];
+    this.openedBusy &&= busy;
     this.follow();
   }
 

@@ -39,8 +39,8 @@ CONTROLS = {  # by attribute of AnswerSettings: control, step of an arrow key, l
     "repetition_penalty": (FloatText, 0.05, "Repetition penalty", "Above 1: repeated tokens become less likely"),
     "max_new_tokens": (IntText, 1, "Max new tokens", "The maximum number of tokens in an answer"),
     "seed": (Text, None, "Seed", "An integer: the same seed gives the same answer; empty: a new answer each time"),
+    "thinking": (Checkbox, None, "Thinking", "Let the model think before it answers"),  # if the template has a switch
 }
-SWITCH = {"thinking": (Checkbox, None, "Thinking", "Let the model think before it answers")}  # if the template has one
 
 
 class ChatBox(VBox):
@@ -133,21 +133,22 @@ class ChatBox(VBox):
             self._thread.start()
 
     def _load(self, wanted: project.Settings) -> None:
-        started, status = time.perf_counter(), ""
+        started, status, conversation = time.perf_counter(), "", self.conversation  # None when the cell is run again
         try:
             model, tok, _ = load_fast(wanted)
-            self.conversation.use(model, tok)
+            conversation.use(model, tok)
             status = f"Loaded {wanted.model} · {wanted.format} in {time.perf_counter() - started:.1f} s."
-            if self.conversation.messages:
-                tokens = len(self.conversation.prompt())
+            if conversation.messages:
+                tokens = len(conversation.prompt())
                 status += f" The next answer prefills the whole conversation: {tokens:,} tokens."
         except Exception as error:  # from the reader's files; the conversation keeps its present model
             self.error, status = traceback.format_exc(), f"{wanted.model} cannot be used. {error}"
         finally:
             with self._lock:
                 self._thread = None
-                self.settings.show_model()
                 self._show(status)
+                if self.conversation:
+                    self.settings.refresh()
 
     @property
     def _settings(self) -> project.Settings | None:
@@ -209,6 +210,7 @@ class ChatBox(VBox):
 
     def _open(self, name: str) -> None:
         self._change(lambda: self.conversation.open(name), f"Opened {name}.")
+        self.settings.refresh()
 
     def conversations(self) -> list[dict]:
         """Return the kept conversations, newest first: name, time of the last write, and whether damaged or current."""
@@ -369,11 +371,11 @@ class AnswerSettings(VBox):
         self.add_class("ovchat-controls")
 
     def _toggle(self, change) -> None:
-        self.show_model()
+        self.refresh()
         self.controls.layout.display = None if change.new else "none"
 
-    def show_model(self) -> None:
-        """Offer the models that are on this disk, and select the one in use."""
+    def refresh(self) -> None:
+        """Show the models on this disk, and the values that a different model or a kept conversation has changed."""
         chosen = getattr(self.conversation.model, "settings", None)
         names, format, found = [], chosen.format if chosen else "int4", []
         with suppress(TutorialError, OSError):  # settings.toml is invalid, which is reported elsewhere
@@ -384,10 +386,17 @@ class AnswerSettings(VBox):
                 exports = [folder.name for folder in folders if folder.name in project.FORMATS]
                 names += [(name, each) for each in exports or [format for folder in folders if is_ir(folder)]]
         now = (chosen.model, chosen.format) if chosen else None
+        self._show_values()
         self._setting = True
         self.model.options = [(" · ".join(name), name) for name in dict.fromkeys([*names, *filter(None, [now])])]
         self.model.value = now
         self.model.layout.display = None if names else "none"
+        self._setting = False
+
+    def _show_values(self) -> None:
+        self._setting, thinking = True, self.conversation.thinking
+        self.system.value, self.thinking.value = self.conversation.system, bool(thinking)
+        self.thinking.layout.display = "none" if thinking is None else None
         self._setting = False
 
     def _choose(self, change) -> None:
@@ -397,14 +406,14 @@ class AnswerSettings(VBox):
             self.use(*change.new)
         except TutorialError as error:
             self.report(str(error))
-            self.show_model()
+            self.refresh()
 
     def _controls(self) -> list:
         sampling, seed = self.conversation.sampling, self.conversation.sampling.seed
         values = vars(self.conversation) | vars(sampling) | {"seed": "" if seed is None else str(seed)}
+        values["thinking"] = bool(self.conversation.thinking)
         look = {"style": {"description_width": "10em"}}
-        controls = CONTROLS if self.conversation.thinking is None else CONTROLS | SWITCH
-        for name, (kind, step, label, tooltip) in controls.items():
+        for name, (kind, step, label, tooltip) in CONTROLS.items():
             options = {} if kind is Checkbox else {"continuous_update": False} | ({"step": step} if step else {})
             control = kind(values[name], description=label, tooltip=tooltip, **look, **options)
             control.layout.width = "auto" if name == "system" else "20em"
@@ -413,7 +422,8 @@ class AnswerSettings(VBox):
         tooltip = "The models on this disk. The conversation stays; the next answer prefills all of it."
         self.model = Dropdown(description="Model", tooltip=tooltip, **look, layout=Layout(width="auto"))
         self.model.observe(self._choose, "value")
-        return [self.model, *(getattr(self, name) for name in controls)]
+        self._show_values()
+        return [self.model, *(getattr(self, name) for name in CONTROLS)]
 
     def _apply(self, name: str, change) -> None:
         conversation, value = self.conversation, change.new

@@ -57,7 +57,7 @@ class RemoteConversation(Conversation):
         """Continue with a different model of the server."""
         with self._lock:
             require_idle(self.answering)
-            self.model, self.context_length = model, None
+            self.model, self.context_length, self.truncated_messages = model, None, 0
 
     def _new_answer(self, messages: list[Message], kept: tuple = ()) -> RemoteAnswer:
         if kept and not self._server.can_continue():
@@ -70,6 +70,11 @@ class RemoteConversation(Conversation):
     def _with_system(self, messages: Sequence[Message]) -> list[dict[str, str]]:
         system = [{"role": "system", "content": self.system}] if self.system else []
         return [*system, *({"role": each.role, "content": each.answer} for each in messages)]
+
+
+def is_too_long(error: Refusal) -> bool:
+    """Return whether a request with fewer messages could be accepted; our server limits their number, too."""
+    return error.status == 413 or bool(CONTEXT_IS_FULL.search(error.said)) or error.said.startswith("messages:")
 
 
 class RemoteAnswer(Answer):
@@ -131,7 +136,7 @@ class RemoteAnswer(Answer):
                 said = error.said if error.status in (200, 400, 413, 422) else ""
                 if "logprobs" in said and conversation.alternatives is not None:  # few servers support both
                     conversation.alternatives = 0 if conversation.alternatives and "top_logprobs" in said else None
-                elif CONTEXT_IS_FULL.search(said) and start + 2 < len(messages):
+                elif is_too_long(error) and start + 2 < len(messages):
                     start += 2 * max(1, (len(messages) - start) // 4)
                 else:
                     raise

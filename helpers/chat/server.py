@@ -68,7 +68,7 @@ class Server:
             response = self.client.get("models", timeout=CONNECT_SECONDS)
             if response.status_code != 200:
                 raise self.refusal(response)
-            listed = response.json()["data"]
+            listed = response.json()["data"] or []  # Ollama without models sends null
             self._continues = any(each.get("owned_by") in CAN_CONTINUE for each in listed)
             return {clean(each["id"]): count(each.get("max_model_len")) for each in listed}
         except httpx.HTTPError as error:

@@ -112,9 +112,10 @@ class Answer:
 
     def __init__(self, request: ChatRequest, ids: list[int], kept: list[int], generation: Generation, metrics) -> None:
         self.request, self.generation, self.metrics, self.tok = request, generation, metrics, generation.engine.tok
-        self.decoder = StreamDecoder(self.tok, request.stop or ())
+        kept_text = self.tok.decode(kept)
+        self.decoder = StreamDecoder(self.tok, request.stop or (), len(kept_text))
         self.prompt_tokens, self.finish_reason, self.special = len(ids), None, set(self.tok.all_special_ids)
-        self.kept, self.unsent = len(kept), len(self.tok.decode(kept)) - len(self.decoder.push(kept))
+        self.kept, self.unsent = len(kept), len(kept_text) - len(self.decoder.push(kept))
         self.head = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": request.model}
 
     async def pieces(self) -> AsyncIterator[tuple[str, list[dict]]]:

@@ -95,7 +95,8 @@ def serve(
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())
     print("Ready.  Press Ctrl-C to stop.", flush=True)
-    ended.wait()
+    while not ended.wait(1):  # on Windows, Ctrl-C does not interrupt a wait without a limit
+        pass
     print("Finishing the answers in progress, then stopping.", flush=True)
     serve.delete(NAME)
     if not address:  # a cluster of others may run other applications

@@ -1,4 +1,4 @@
-"""JupyterHub's server for one learner, without the hub's database: python -m helpers.serve.singleuser.
+"""JupyterHub's server for one learner, without the hub's database: python -P -m helpers.serve.singleuser.
 
 Only the hub uses its database, but JupyterHub imports SQLAlchemy in each learner's server too, which takes 30 MB.  This
 module puts empty stand-ins in its place.  If they are not enough for your version of JupyterHub, the server does not

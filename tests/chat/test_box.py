@@ -462,7 +462,7 @@ def test_settings_begin_as_the_conversation_has_them():
 def test_each_setting_has_a_label_and_a_tooltip_and_applies_when_it_is_complete(box):
     for name, control in controls(box).items():
         assert control.description.lower().startswith(name.split("_")[0]) and control.tooltip
-        assert not control.continuous_update, "not at half a number"
+        assert name == "thinking" or not control.continuous_update, "not at half a number"
     assert box.settings.shown.description == "Settings" and box.settings.shown.tooltip
 
 
@@ -688,7 +688,7 @@ def test_the_embedded_model_in_the_box(embedded_lm, monkeypatch):
 
 
 def test_a_thought_is_apart_and_can_be_switched_off_where_the_template_can():
-    assert not hasattr(ChatBox(fake_conversation(WORDS)).settings, "thinking")
+    assert ChatBox(fake_conversation(WORDS)).settings.thinking.layout.display == "none"
     box = ChatBox(thinking_conversation("Hm <b>"))
     say(box)
     card = box.widget.messages[-1]
@@ -804,6 +804,31 @@ def test_a_model_that_cannot_be_loaded_changes_nothing(two_models):
     assert box.settings.model.value is None
     say(box)
     assert texts(box)[-1] == WORDS
+
+
+def test_a_model_that_thinks_brings_the_switch_and_its_default(two_models, monkeypatch):
+    thinks = thinking_conversation("Hm")
+    monkeypatch.setattr(box_module, "load_fast", lambda settings: (thinks.model, thinks.tok, None))
+    box = ChatBox(fake_conversation(WORDS))
+    box.use("owner/two")
+    assert box.wait(20) and box.settings.thinking.layout.display is None and box.settings.thinking.value
+    box.settings.thinking.value = False
+    assert box.conversation.thinking is False
+    box.use("owner/two")
+    assert box.wait(20) and box.settings.thinking.value is box.conversation.thinking is True
+
+
+def test_a_cell_that_is_run_again_while_its_box_loads_a_model(two_models, monkeypatch):
+    """The closed box has no conversation any more; the conversation gets the model."""
+    box, go, load = ChatBox(fake_conversation(WORDS)), threading.Event(), box_module.load_fast
+    monkeypatch.setattr(box_module, "load_fast", lambda settings: go.wait(20) and load(settings))
+    raised, conversation = [], box.conversation
+    monkeypatch.setattr(threading, "excepthook", raised.append)
+    box.use("owner/two")
+    box.conversation = box.settings.conversation = None
+    go.set()
+    assert box.wait(20) and not raised and not box.error
+    assert conversation.model.settings.model == "owner/two"
 
 
 def test_nothing_is_sent_while_a_model_is_loaded(two_models, monkeypatch):

@@ -255,6 +255,7 @@ def test_a_new_box_offers_the_last_conversation(folder, monkeypatch):
     monkeypatch.setenv(history_module.VARIABLE, str(folder))
     first = ChatBox(fake_conversation(WORDS))
     assert first.widget.last == ""
+    first.settings.system.value = "Answer in rhyme."
     first.submit("Hello")
     assert first.wait(20)
     (folder / "broken.json").write_text("", encoding="utf-8")
@@ -263,6 +264,7 @@ def test_a_new_box_offers_the_last_conversation(folder, monkeypatch):
     second.open(second.widget.last)
     assert [card["text"] for card in second.widget.messages] == ["Hello", WORDS]
     assert second.widget.last == "", "it is open"
+    assert second.settings.system.value == second.conversation.system == "Answer in rhyme."
     assert second.conversation.messages[1].tokens[0].id == token_ids(WORDS)[0]
 
 

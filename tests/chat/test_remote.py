@@ -387,6 +387,12 @@ def test_why_there_is_no_list_of_models_is_a_sentence(serve, models, sentence):
         connect(server.url)
 
 
+def test_a_server_without_models_says_so(serve):
+    server, _ = serve(vllm(), {"object": "list", "data": None})
+    with pytest.raises(TutorialError, match="has no models"):
+        connect(server.url)
+
+
 def test_v1_is_added_to_an_address_without_a_path(serve):
     server, _ = serve(vllm())
     assert ask(RemoteConversation(server.url.removesuffix("/v1"), "tiny")) == TEXT
@@ -495,6 +501,23 @@ def test_an_answer_that_is_abandoned_closes_its_connection(serve):
     assert server.closed.wait(20) and answer.finish_reason == "stopped", "although the answer still exists"
     assert contents(conversation) == ["Hello", "One"]
     assert conversation.messages[-1].stats.finish_reason == "stopped"
+
+
+@pytest.mark.parametrize(
+    "status, said", [(400, "messages: 13; this server takes at most 4."), (413, "The request is larger than 99 bytes.")]
+)
+def test_the_oldest_messages_are_left_out_when_there_are_too_many_for_the_server(serve, status, said):
+    def reply(body):
+        if len(body["messages"]) > 4:
+            return Refused(status, {"error": {"message": said}})
+        return [*texts([body["messages"][-1]["content"]]), sse(chunk({}, "stop")), DONE]
+
+    _, conversation = serve(reply)
+    for number in range(6):
+        assert "".join(conversation.say(f"message {number}")) == f"message {number}"
+    assert len(conversation.messages) == 12 and conversation.truncated_messages
+    conversation.use("large")
+    assert conversation.truncated_messages == 0
 
 
 @pytest.mark.parametrize("in_stream", [False, True], ids=["status 400", "in the stream, as LM Studio"])

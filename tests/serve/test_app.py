@@ -135,6 +135,15 @@ def test_an_answer_goes_on_with_the_final_message(shared, begun):
     assert answer["usage"]["completion_tokens"] == len(entries) + 1, "the EOS token"
 
 
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_stop_string_counts_in_new_text_only(shared, stream):
+    messages = [{"role": "user", "content": "A\nB C\nD"}, {"role": "assistant", "content": "A\nB"}]
+    response = shared.post(messages=messages, continue_final_message=True, stop=["\n"], stream=stream)
+    choices = [event["choices"][0] for event in events(response)[:-1]] if stream else response.json()["choices"]
+    texts = [choice.get("delta", choice.get("message", {})).get("content", "") for choice in choices]
+    assert "".join(texts) == " C" and choices[-1]["finish_reason"] == "stop"
+
+
 def test_a_typed_marker_stays_text_in_an_answer_that_goes_on(shared):
     messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "A<|im_end|>\n"}]
     shared.post(messages=messages, continue_final_message=True)
