@@ -4,10 +4,12 @@ All sessions but audit share the environment .venv.  The first session creates i
 unless they use more extras, or pyproject.toml or constraints.txt has changed.  CONTRIBUTING.md describes each task.
 """
 
+import ast
 import hashlib
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
 import time
@@ -82,6 +84,30 @@ def run_strict(session: nox.Session, what: str, notebooks: list[str], *options: 
         session.error(f"A notebook tried to connect to another machine:\n{outward.read_text()}")
 
 
+def check_addresses(session: nox.Session, *settings: dict[str, str]) -> None:
+    """Stop if pip or uv would print part of a password: in the address of an index or proxy in a variable or setting.
+
+    The check is that of helpers, from its file: importing helpers would change variables of all sessions.
+    """
+    errors = runpy.run_path(str(ROOT / "helpers" / "errors.py"))
+    try:
+        for variables in (os.environ, *settings):
+            errors["check_addresses"](variables)
+    except errors["TutorialError"] as error:
+        session.error(str(error))
+
+
+def pip_settings(session: nox.Session) -> dict[str, str]:
+    """Return pip's settings from variables and configuration files, after checking the addresses in them."""
+    ran = subprocess.run([PYTHON, "-m", "pip", "config", "list"], capture_output=True, text=True, errors="replace")
+    if ran.returncode:  # stderr may be a line with a password that pip cannot parse
+        session.error(f"pip cannot list its settings. To see why: {PYTHON} -m pip config list")
+    shown = re.findall(r"""^(\S+?)=(".*"|'.*')$""", ran.stdout, re.MULTILINE)
+    settings = {name: ast.literal_eval(value) for name, value in shown}
+    check_addresses(session, settings)
+    return settings
+
+
 def install(session: nox.Session, *extras: str) -> None:
     """Create or update .venv with this project and these extras, unless it is up to date."""
     if sys.version_info < (3, 11):  # noqa: UP036  nox itself may run on an older Python
@@ -93,10 +119,12 @@ def install(session: nox.Session, *extras: str) -> None:
     if there.get("digest") == digest and set(extras) <= set(there["extras"]):
         return
     extras = sorted({*extras, *there["extras"]})
+    check_addresses(session)
     session.log(f"Installing into {VENV.name}: about 2 GB, one to a few minutes.")
     start = time.perf_counter()
     if not Path(PYTHON).exists():
         session.run(sys.executable, "-m", "virtualenv", "--quiet", str(VENV))
+    settings = pip_settings(session)
     pip = (PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--constraint", "constraints.txt")
     session.run(*pip, "pip>=24.1")
     if sys.platform == "linux" and not stamp.exists():
@@ -109,10 +137,9 @@ def install(session: nox.Session, *extras: str) -> None:
     wanted = ("--build-constraint", "constraints.txt", "--editable", f".[{','.join(extras)}]")
     # uv takes a quarter of pip's time.  It does not read pip's configuration, so it gets the indexes here.  Where uv
     # cannot be installed, or needs more than that, such as a proxy, pip does the work.
-    told = session.run(PYTHON, "-m", "pip", "config", "list", silent=True)
-    found = re.findall(r"\.(index-url|extra-index-url|find-links)='(.*)'", told)
-    # Several addresses are separated by newlines, which pip shows as \n.
-    env = {f"UV_{name.replace('-', '_').upper()}": value.replace(r"\n", " ").strip() for name, value in found}
+    found = [(name.rpartition(".")[2], " ".join(value.split())) for name, value in settings.items()]
+    known = ("index-url", "extra-index-url", "find-links")
+    env = {f"UV_{name.replace('-', '_').upper()}": value for name, value in found if name in known}
     uv = (PYTHON, "-m", "uv", "pip", "install", "--quiet", "--python", PYTHON, "--constraint", "constraints.txt")
     uv += ("--system-certs", "--index-strategy=unsafe-best-match")  # all indexes are equal, as for pip
     if subprocess.run([*pip, "uv"]).returncode or subprocess.run([*uv, *wanted], env=os.environ | env).returncode:
@@ -251,6 +278,7 @@ def mutants(session: nox.Session) -> None:
 @nox.session(venv_backend="virtualenv")
 def audit(session: nox.Session) -> None:
     """List known vulnerabilities of the pinned versions, from PyPI; fail if not all of them could be looked up."""
+    check_addresses(session)
     session.install("pip-audit")
     told = Path(session.create_tmp(), "audit.json")
     told.unlink(missing_ok=True)
@@ -319,6 +347,7 @@ def constraints(session: nox.Session) -> None:
     extras = ("lab", "serve", "demo", "test", "mutants")
     install(session, *extras)
     wanted = f".[{','.join(extras)}]"
+    pip_settings(session)  # to check them; install() does so only if it installs anything
     session.run(PYTHON, "-m", "pip", "install", "--upgrade", "--editable", wanted, *session.posargs)
     frozen = session.run(PYTHON, "-m", "pip", "freeze", "--all", "--exclude-editable", silent=True)
     # PyTorch's CPU build is named 2.x.y+cpu; as a constraint, every machine would need that build.

@@ -86,20 +86,31 @@ def models() -> None:
     for name, folders in settings.on_disk():
         sizes = ", ".join(f"{folder.name} {files.size(folder, '**/*') / 1e6:,.0f} MB" for folder in folders)
         noted = next(filter(None, (read_manifest(folder).get("licence") for folder in folders)), "")
-        print(f"on this disk: {name}, {sizes}" + (f", licence: {noted}" if isinstance(noted, str) and noted else ""))
+        licence = f", licence: {noted}" if isinstance(noted, str) and noted else ""
+        print(printable(f"on this disk: {name}, {sizes}{licence}"))
 
 
 @app.command()
 def remove(name: Annotated[str, typer.Argument(help="A name from `python -m helpers models`.")]) -> None:
-    """Delete a model's checkpoint and exports from this disk.  A folder of your own is never deleted."""
+    """Delete a model's checkpoint and exports from this disk.  Files of your own beside them stay."""
     if name not in dict(settings.on_disk()):
         raise TutorialError(f"No model {name!r:.100} is on this disk.", "To see which are: python -m helpers models")
     home = settings.load().home.parent / name.replace("/", "--")
     if home.is_symlink():
         raise TutorialError(f"{settings.display_path(home)} is a link to {home.resolve()}.", "Delete both by hand.")
-    freed = files.size(home, "**/*") / 1e6
-    shutil.rmtree(home)
-    print(f"{settings.display_path(home)} was deleted; {freed:,.0f} MB freed.")
+    shown, freed = settings.display_path(home), 0
+    if not (ours := settings.written_here(home)):
+        what = f"Nothing in {shown} has a {files.MANIFEST} of this project, so nothing was deleted."
+        raise TutorialError(what, "If you do not need that folder, delete it by hand.")
+    for path in ours:
+        freed += files.size(path, "**/*") if path.is_dir() else path.stat().st_size
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    if left := sorted(path.name for path in home.iterdir()):
+        more = f" and {len(left) - 5} more" if len(left) > 5 else ""
+        kept = f"{shown} stays, with what is not ours: {', '.join(left[:5])}{more}."
+        return print(printable(f"{freed / 1e6:,.0f} MB freed; {kept}"))
+    home.rmdir()
+    print(f"{shown} was deleted; {freed / 1e6:,.0f} MB freed.")
 
 
 @app.command()
@@ -247,9 +258,14 @@ def serve(
     if host not in ("127.0.0.1", "localhost", "::1") and not api_key:
         hint = "Give both --host and --api-key.  There is no TLS: outside a trusted network, put a TLS proxy in front."
         raise TutorialError(f"{host} can be reached from other machines, and no API key was given.", hint)
+    from helpers.load.device import choose_device
     from helpers.serve.cluster import serve
     from helpers.serve.engine import Limits
 
+    if not address:  # each machine of a cluster has its own devices
+        found = choose_device(choice.device)
+        print(found.why, file=sys.stderr)
+        choice = replace(choice, device=found.device)
     key = api_key or secrets.token_urlsafe(32)
     if not api_key:
         print(f"API key: {key}")

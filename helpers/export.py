@@ -14,7 +14,7 @@ import psutil
 from helpers import catalog, files, shapes
 from helpers.catalog import TASK
 from helpers.checkpoint.tokenizer import has_chat_template, restore_tokenizer
-from helpers.errors import TutorialError
+from helpers.errors import TutorialError, printable
 from helpers.files import EXPORT_FILES, GIB, ProgressLine, Report, find_damaged
 from helpers.settings import ROOT, Settings, display_path, shell_command
 
@@ -80,7 +80,8 @@ def run(argv: list[str], report: Report = print) -> Path:
     if target == source:  # an IR that others have converted; it may be the reader's own folder, so nothing is written
         if wrong := find_damaged(target, EXPORT_FILES):
             raise files.damaged_error(name, wrong, None)
-        report(f"{name} is an OpenVINO IR already; skipping export. {'; '.join(shapes.ir_facts(target))}.")
+        facts = "; ".join(shapes.ir_facts(target))
+        report(printable(f"{name} is an OpenVINO IR already; skipping export. {facts}."))
         if not has_chat_template(target):
             report("It has no chat template, so it completes text but cannot chat.")
         return target

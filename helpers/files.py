@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from tempfile import mkdtemp
 
 from filelock import FileLock, Timeout
 
@@ -26,9 +25,11 @@ MANIFEST = "tutorial_manifest.json"  # how the folder was made, and the size and
 CHECKPOINT_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
 IR_FILES = ("openvino_model.xml", "openvino_model.bin")
 LOAD_FILES = (*IR_FILES, *CHECKPOINT_FILES)
+WEIGHTS_INDEX = "model.safetensors.index.json"  # which of several files has each weight
 EXPORT_FILES = (*LOAD_FILES, "openvino_tokenizer.xml", "openvino_detokenizer.xml")
 MALFORMED = (ValueError, AttributeError, LookupError, TypeError)  # raised by JSON of an unexpected shape
 NEEDED = "Get its files again from where they came: safetensors or an OpenVINO IR, config.json, and the tokenizer's."
+OTHER_WEIGHTS = "unsafe: its transformers_weights can select a pickle"
 NOT_JSON = "not a JSON object in plain UTF-8"
 JSON_LIMIT = 2**26  # bytes; the largest known tokenizer.json has 35 MB
 # How C, Windows, a quota, and OpenVINO (whose C++ streams give no reason) report a full disk.
@@ -75,10 +76,13 @@ def parse_json(data: bytes) -> dict:
 
 
 def read_shards(index: Path) -> set[str]:
-    """Return the files that a *.safetensors.index.json lists.  Raises TutorialError or one of MALFORMED."""
+    """Return the files that a *.safetensors.index.json lists.  Raises TutorialError or one of MALFORMED.
+
+    A name may not end differently, because transformers would unpickle that file, and may not lead out of the folder.
+    """
     names = set(read_json(index)["weight_map"].values())
-    if not names or any(Path(name).name != name for name in names):
-        raise ValueError(f"{index.name} lists no files of its folder")
+    if not names or not all(re.fullmatch(r"[^/\\:\0]+\.safetensors", name) for name in names):
+        raise ValueError(f"{index.name} lists no safetensors of its folder")
     return names
 
 
@@ -102,21 +106,28 @@ def find_damaged(folder: Path, required: Iterable[str], hashes: bool = False) ->
     """Return what is wrong with the files of `folder`, {} when nothing is.
 
     A file that is `required` or in the manifest can be "missing", "of a different size", or, with `hashes`, "changed".
-    A file that no manifest lists is checked by its own format, and can be "incomplete" or "malformed".
+    If no manifest lists it, a required file, a required graph's constants, or the index of the weights is checked by
+    its own format, and can be "incomplete" or "malformed"; no other file is checked, because it may have any content.
     """
     noted = read_manifest(folder).get("files", {})
-    wrong = {}
-    for name in {*required, *(noted or [file.name for file in _content(folder)])}:
+    names, wrong = {*required, *noted}, {}
+    more = {WEIGHTS_INDEX} | {f"{name[:-4]}.bin" for name in names if name.endswith(".xml")}
+    for name in names | {name for name in more if (folder / name).is_file()}:
         file = folder / name
         if not file.is_file():
             wrong[name] = "missing"
-        elif name not in noted:
-            wrong |= {name: flaw} if (flaw := _flaw_of(file)) else {}
-        elif file.stat().st_size != noted[name]["bytes"]:
+        elif name in noted and file.stat().st_size != noted[name]["bytes"]:
             wrong[name] = "of a different size"
-        elif hashes and _hash(file) != noted[name]["sha256"]:
+        elif name in noted and hashes and _hash(file) != noted[name]["sha256"]:
             wrong[name] = "changed"
+        elif (name not in noted or name == "config.json") and (flaw := _flaw_of(file)):
+            wrong[name] = flaw
     return wrong
+
+
+def selects_weights(config: dict) -> bool:
+    """Return whether `config` makes transformers read other weights than those that are checked here."""
+    return config.get("transformers_weights") is not None
 
 
 def damaged_error(folder: str, wrong: dict[str, str], hint_command: str | None = "") -> TutorialError:
@@ -153,8 +164,10 @@ def _flaw_of(file: Path) -> str:
     """Return what is wrong with the format of a model's file, such as "incomplete"; "" if nothing is found."""
     try:
         size, data_end = file.stat().st_size, 0
-        if file.name.endswith(".index.json"):
+        if file.name == WEIGHTS_INDEX:
             read_shards(file)
+        elif file.name == "config.json":
+            return OTHER_WEIGHTS if selects_weights(read_json(file)) else ""
         elif file.suffix == ".json":
             read_json(file)
         elif file.suffix == ".xml":
@@ -217,13 +230,13 @@ def _part_directory(target: Path, keep: bool) -> Path:
     # A new name each time, because a child of a killed process may still be writing into the old folder.
     for stale in target.parent.glob(f"{target.name}.part-*"):
         shutil.rmtree(stale, ignore_errors=True)
-    return Path(mkdtemp(prefix=f"{target.name}.part-", dir=target.parent))
+    part = target.with_name(f"{target.name}.part-{secrets.token_hex(4)}")
+    part.mkdir()  # not mkdtemp, whose folders are private, on Windows also after a chmod: others share a prepared one
+    return part
 
 
 def _rename(part: Path, target: Path) -> None:
     """Rename `part` to `target`; on Windows, retry for several seconds, because a virus scanner may hold a file."""
-    with suppress(PermissionError):  # FAT has no permissions to change
-        part.chmod(0o755)  # mkdtemp makes it private, but a prepared folder may be shared
     for wait in (0.2, 0.5, 1, 2, 4, 0):
         try:
             os.replace(part, target)

@@ -115,7 +115,10 @@ def save(settings: Settings, path: Path = SETTINGS_FILE) -> Path:
 
 
 def on_disk() -> list[tuple[str, list[Path]]]:
-    """Return our models below the model root, each with its folders; the root may also contain other models."""
+    """Return our models below the model root, each with its folders; the root may also contain other models.
+
+    Their names decide, so a folder copied by hand is among them: written_here() says what may be deleted.
+    """
     found: dict[str, list[Path]] = {}
     for config in sorted(load().home.parent.glob("*/*/config.json")):
         name = config.parts[-3].replace("--", "/")
@@ -124,6 +127,25 @@ def on_disk() -> list[tuple[str, list[Path]]]:
                 check(replace(Settings(), model=name))
             found.setdefault(name, []).append(config.parent)
     return [*found.items()]
+
+
+def written_here(home: Path) -> list[Path]:
+    """Return what this project has written into `home`, a folder below the model root; the rest is the reader's.
+
+    A folder is ours if it has our manifest.  Beside it we write a lock, unfinished folders, a log, and answers.
+    """
+    found = {file.parent for file in home.glob(f"*/{files.MANIFEST}")}
+    names = {folder.name for folder in found}
+    names |= {name for name in ("checkpoint", *FORMATS) if not (home / name).exists()}  # of a run that failed
+    unfinished = re.compile(r"(.+)\.part-(kept|[a-z0-9_]{8})")
+    for path in home.glob("*.part-*"):
+        if path.is_dir() and (named := unfinished.fullmatch(path.name)) and named[1] in names:
+            found.add(path)
+    found |= {file for name in names if (file := home / f".{name}.lock").is_file()}
+    if found:  # otherwise these are the reader's
+        others = [*(f"{name}.log" for name in names), "selfcheck.json"]
+        found |= {file for name in others if (file := home / name).is_file()}
+    return sorted(path for path in found if not path.is_symlink())
 
 
 def display_path(path: Path) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from helpers import files
 from helpers.catalog import Model
-from helpers.errors import TutorialError
+from helpers.errors import TutorialError, printable
 from helpers.files import GIB, MALFORMED
 
 # (parameters, ratio): the fewer parameters, the more accuracy a model loses at the same ratio.  The first ratio is
@@ -139,4 +139,4 @@ def ir_facts(folder: Path) -> list[str]:
     tail = (folder / files.IR_FILES[0]).read_bytes()[-20_000:].decode("utf-8", "replace")
     said = dict(re.findall(r'<(\w+) value="([^"]{0,60})" />', tail[tail.rfind("<rt_info>") :]))
     names = {"Runtime_version": "OpenVINO", "nncf_version": "NNCF", "optimum_intel_version": "optimum-intel"}
-    return facts + [f"{label} {said[name]}" for name, label in names.items() if name in said]
+    return facts + [printable(f"{label} {said[name]}") for name, label in names.items() if name in said]

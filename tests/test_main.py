@@ -2,6 +2,7 @@
 
 import errno
 import io
+import json
 import os
 import shlex
 import signal
@@ -16,7 +17,8 @@ from tiny import half_made, use_index
 
 from helpers import __main__ as command_line
 from helpers.catalog import HUB_MODELS, MODELS
-from helpers.errors import TutorialError
+from helpers.errors import TutorialError, printable
+from helpers.files import MANIFEST
 from helpers.settings import ROOT
 
 SMOLLM2 = "smollm2-instruct"
@@ -47,6 +49,18 @@ def test_models_are_listed_without_loading_a_library(helpers, tmp_path):
         assert f"{model.run_ram_gib} GiB to run" in out
 
 
+@pytest.mark.parametrize("text", TERMINAL)
+def test_a_model_on_this_disk_sends_a_terminal_nothing(tmp_path, monkeypatch, capsys, text):
+    monkeypatch.setenv("TUTORIAL_MODEL_ROOT", str(tmp_path))
+    folder = tmp_path / "owner--model" / "int4"
+    folder.mkdir(parents=True)
+    (folder / "config.json").touch()
+    (folder / MANIFEST).write_text(json.dumps({"licence": f"MIT {text}"}), encoding="utf-8")
+    command_line.models()
+    said = capsys.readouterr().out
+    assert f"licence: MIT {printable(text)}\n" in said and printable(said) == said
+
+
 @pytest.mark.parametrize(
     "argv, sentence",
     [
@@ -62,6 +76,69 @@ def test_what_the_reader_can_fix_is_a_message_and_code_1(helpers, tmp_path, argv
     assert (code, out) == (1, "")
     assert sentence in errors
     assert half_made(tmp_path) == []
+
+
+def made(root, *names):
+    """Make these files below `root`, and return `root`."""
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text("{}", encoding="utf-8")
+    return root
+
+
+def left(root):
+    return {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
+
+
+OWN = {
+    "finetune-20240115": ["finetune-20240115/run1/config.json", "finetune-20240115/int4.log"],
+    "my-org/my-model": ["my-org--my-model/v1/config.json", "my-org--my-model/selfcheck.json"],
+    SMOLLM2: [f"{SMOLLM2}/mine/config.json", f"{SMOLLM2}/int8.part-mine/config.json"],
+    "team/int4": ["team--int4/int4/config.json", "team--int4/.int4.lock", "team--int4/int4.part-kept/config.json"],
+}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_a_folder_of_the_readers_is_never_removed_whatever_its_name(helpers, tmp_path, name):
+    root = made(tmp_path / "root", *(file for files in OWN.values() for file in files))
+    code, out, errors = helpers("remove", name, TUTORIAL_MODEL_ROOT=str(root))
+    assert (code, out) == (1, "") and "so nothing was deleted.\n" in errors
+    assert left(root) == {file for files in OWN.values() for file in files}
+
+
+OURS = [f"int4/{MANIFEST}", "int4/config.json", "int4/openvino_model.bin", ".int4.lock", "int4.log", "selfcheck.json"]
+OURS += ["int4.part-k3_9ab1z/tmp/a", "checkpoint.part-kept/config.json", ".checkpoint.lock"]
+OURS += ["fp16.part-01234567/a", "fp16.log", f"trial/{MANIFEST}", "trial.log"]
+
+
+def test_what_this_project_has_written_is_removed_with_its_folder(helpers, tmp_path):
+    root = made(tmp_path / "root", *(f"{SMOLLM2}/{name}" for name in OURS), "other/int4/config.json")
+    code, out, errors = helpers("remove", SMOLLM2, TUTORIAL_MODEL_ROOT=str(root))
+    assert (code, errors) == (0, "") and out.endswith(f"{SMOLLM2} was deleted; 0 MB freed.\n")
+    assert [path.name for path in root.iterdir()] == ["other"]
+
+
+def test_an_unfinished_download_is_removed(helpers, tmp_path):
+    root = made(tmp_path / "root", f"{SMOLLM2}/checkpoint.part-kept/config.json", f"{SMOLLM2}/.checkpoint.lock")
+    assert helpers("remove", SMOLLM2, TUTORIAL_MODEL_ROOT=str(root))[0] == 0 and not any(root.iterdir())
+
+
+def test_what_the_reader_keeps_beside_it_stays_and_is_named(helpers, tmp_path):
+    own = {f"{SMOLLM2}/{name}" for name in ("mine/config.json", "int8/config.json", "int8.log", "notes.txt")}
+    root = made(tmp_path / "root", *(f"{SMOLLM2}/{name}" for name in OURS), *own)
+    code, out, errors = helpers("remove", SMOLLM2, TUTORIAL_MODEL_ROOT=str(root))
+    assert (code, errors) == (0, "") and left(root) == own
+    assert out.endswith(f"{SMOLLM2} stays, with what is not ours: int8, int8.log, mine, notes.txt.\n")
+    assert out.startswith("0 MB freed; ") and out.count("\n") == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows reserves links to administrators")
+def test_a_link_to_an_export_elsewhere_is_not_followed(helpers, tmp_path):
+    elsewhere = made(tmp_path / "elsewhere", MANIFEST, "config.json")
+    root = made(tmp_path / "root", f"{SMOLLM2}/int8/{MANIFEST}")
+    (root / SMOLLM2 / "int4").symlink_to(elsewhere)
+    code, out, _ = helpers("remove", SMOLLM2, TUTORIAL_MODEL_ROOT=str(root))
+    assert code == 0 and "with what is not ours: int4.\n" in out and left(elsewhere) == {MANIFEST, "config.json"}
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows reserves links to administrators")

@@ -27,7 +27,9 @@ from test_errors import ADDRESSES, MALFORMED, VARIABLES
 from test_project import published
 
 from helpers import __main__, catalog, export
+from helpers.checkpoint.fetch import fetch
 from helpers.checks import network
+from helpers.errors import TutorialError
 from helpers.settings import ROOT, Settings
 
 CANARY = "hf_" + "Canary0" * 5  # looks like a token of the hub; in parts, so that the test below does not find it
@@ -179,6 +181,44 @@ def test_a_pickle_in_the_checkpoint_is_not_loaded(only_a_pickle, walk, mark, tmp
     assert not (tmp_path / "model" / PHI3.name / "int4").exists()
 
 
+PICKLED = {"metadata": {}, "weight_map": {"a": "pytorch_model.bin"}}
+UNSAFE = {
+    "a shard": {"model.safetensors.index.json": PICKLED},
+    "an index": {"config.json": {"transformers_weights": "x.safetensors.index.json"}},
+}
+
+
+@pytest.fixture
+def chooses_a_pickle(repository, tmp_path):
+    """chooses_a_pickle(how) is a checkpoint with a pickle, which transformers would read."""
+
+    def make(how: str) -> Path:
+        folder = shutil.copytree(repository, tmp_path / "mine")
+        for name, more in UNSAFE[how].items():
+            known = json.loads((folder / name).read_text(encoding="utf-8")) if (folder / name).exists() else {}
+            (folder / name).write_text(json.dumps(known | more), encoding="utf-8")
+        (folder / "x.safetensors.index.json").write_text(json.dumps(PICKLED), encoding="utf-8")
+        return folder
+
+    return make
+
+
+@pytest.mark.parametrize("how", UNSAFE)
+def test_a_readers_own_folder_cannot_select_a_pickle(chooses_a_pickle, mark, how):
+    folder = chooses_a_pickle(how)
+    with pytest.raises(TutorialError, match="is damaged: .*(index.json is malformed|config.json is unsafe)"):
+        fetch(catalog.find(str(folder)), folder, report=print)
+    assert not mark.exists()
+
+
+@pytest.mark.weekly
+@pytest.mark.parametrize("how", UNSAFE)
+def test_transformers_reads_a_pickle_that_is_selected(chooses_a_pickle, how):
+    folder = chooses_a_pickle(how)
+    load = f"from transformers import AutoModelForCausalLM; AutoModelForCausalLM.from_pretrained({str(folder)!r})"
+    assert "PYTORCH_API_USAGE torch.load" in python(load, PYTORCH_API_USAGE_STDERR="1").stderr
+
+
 PROGRAMS = [*ROOT.glob("helpers/**/*.py"), *ROOT.glob("bench/*.py"), *ROOT.glob("demo/*.py"), ROOT / "noxfile.py"]
 
 
@@ -295,15 +335,21 @@ def test_no_error_message_has_a_secret(walk, tmp_path, argv, environ):
 
 
 @pytest.fixture
-def told(monkeypatch, capsys, tmp_path):
+def pip_conf(monkeypatch, tmp_path) -> Path:
+    """The only place where pip finds settings, and there are no proxies."""
+    for name in [name for name in os.environ if name.startswith("PIP_") or name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PIP_CONFIG_FILE", str(tmp_path / "pip.conf"))
+    return tmp_path / "pip.conf"
+
+
+@pytest.fixture
+def told(monkeypatch, capsys, tmp_path, pip_conf):
     """told("fetch", …) is what `python -m helpers fetch …` prints, in this process."""
     from huggingface_hub import constants
     from huggingface_hub.utils import close_session
 
-    for name in [name for name in os.environ if name.startswith("PIP_") or name.lower().endswith("_proxy")]:
-        monkeypatch.delenv(name)
     monkeypatch.setenv("TUTORIAL_MODEL_ROOT", str(tmp_path / "model"))
-    monkeypatch.setenv("PIP_CONFIG_FILE", str(tmp_path / "pip.conf"))
     monkeypatch.setenv("PIP_DEFAULT_TIMEOUT", "1")
     monkeypatch.setattr(network, "TIMEOUT", 1)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
@@ -399,6 +445,20 @@ class Session:
         raise RuntimeError(text)
 
 
+@pytest.fixture
+def space(monkeypatch):
+    """What noxfile.py defines, without nox."""
+
+    def session(function=None, **_):
+        return function or session
+
+    nox = types.SimpleNamespace(session=session, Session=Session, options=types.SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "nox", nox)
+    space = {"__file__": str(ROOT / "noxfile.py"), "__name__": "noxfile"}
+    exec((ROOT / "noxfile.py").read_text(encoding="utf-8"), space)
+    return space
+
+
 PINS = [line.split("==") for line in (ROOT / "constraints.txt").read_text("utf-8").splitlines() if "==" in line]
 AUDITED = [{"name": name, "version": version, "vulns": []} for name, version in PINS]
 BAD = {"name": "x", "version": "1", "vulns": [{"id": "CVE-1"}, {"id": "CVE-2"}]}
@@ -415,14 +475,7 @@ BAD = {"name": "x", "version": "1", "vulns": [{"id": "CVE-1"}, {"id": "CVE-2"}]}
         ({"dependencies": [{"name": "x", "skip_reason": "not found"}, *AUDITED[1:]]}, "NOT AUDITED"),
     ],
 )
-def test_an_audit_that_did_not_happen_fails(tmp_path, monkeypatch, told, outcome):
-    def session(function=None, **_):
-        return function or session
-
-    nox = types.SimpleNamespace(session=session, Session=Session, options=types.SimpleNamespace())
-    monkeypatch.setitem(sys.modules, "nox", nox)
-    space = {"__file__": str(ROOT / "noxfile.py"), "__name__": "noxfile"}
-    exec((ROOT / "noxfile.py").read_text(encoding="utf-8"), space)
+def test_an_audit_that_did_not_happen_fails(tmp_path, space, told, outcome):
     (tmp_path / "audit.json").write_text(json.dumps({"dependencies": AUDITED}), encoding="utf-8")  # of an earlier one
     run = Session(tmp_path, told)
     if "NOT" in outcome:
@@ -431,6 +484,47 @@ def test_an_audit_that_did_not_happen_fails(tmp_path, monkeypatch, told, outcome
     else:
         space["audit"](run)
         assert outcome in run.logged[0]
+
+
+QUOTED = MALFORMED[1].replace("#b", "#'b")  # pip shows a value that contains ' in double quotes
+REFUSED = {
+    "a variable": ({"PIP_INDEX_URL": MALFORMED[1]}, "", "password in PIP_INDEX_URL has a character"),
+    "uv's variable": ({"UV_INDEX": MALFORMED[0]}, "", "password in UV_INDEX has a character"),
+    "pip's file": ({}, f"index-url = {MALFORMED[1]}", "password in global.index-url has a character"),
+    "two lines": ({}, f"extra-index-url = http://a.example\n  {MALFORMED[1]}", "password in global.extra-index-url"),
+    "a quote": ({}, f"index-url = {QUOTED}", "password in global.index-url has a character"),
+    "a bad file": ({}, "no value, {0}", "cannot list its settings. To see why"),
+}
+
+
+@pytest.mark.parametrize("environ, own, said", REFUSED.values(), ids=REFUSED)
+def test_an_installation_does_not_disclose_a_part_of_a_secret(
+    space, pip_conf, tmp_path, monkeypatch, capfd, environ, own, said
+):
+    """pip and uv would print it to stderr, so neither may run: Session.run fails here."""
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value.format(CANARY))
+    pip_conf.write_text(f"[global]\n{own}\n".format(CANARY), encoding="utf-8")
+    space.update(VENV=tmp_path, PYTHON=sys.executable)
+    for task in ("install", "constraints") if environ else ("install",):
+        with pytest.raises(RuntimeError, match=said) as caught:
+            space[task](Session(tmp_path, {}))
+        assert CANARY not in str(caught.value) + "".join(capfd.readouterr())
+
+
+def test_pips_settings_are_read_with_all_their_lines(space, pip_conf, tmp_path, monkeypatch):
+    own = "[global]\nindex-url = http://127.0.0.1:9/simple\nextra-index-url = http://b.example\n  http://c.example\n"
+    pip_conf.write_text(own, encoding="utf-8")
+    monkeypatch.setitem(space, "PYTHON", sys.executable)
+    found = space["pip_settings"](Session(tmp_path, {}))
+    assert found["global.extra-index-url"].split() == ["http://b.example", "http://c.example"]
+    assert found["global.index-url"] == "http://127.0.0.1:9/simple"
+
+
+def test_the_check_of_addresses_needs_only_the_standard_library():
+    """noxfile.py runs it in nox's own Python."""
+    code = f"import runpy; runpy.run_path({str(ROOT / 'helpers' / 'errors.py')!r})['check_addresses']()"
+    assert subprocess.run([sys.executable, "-I", "-S", "-c", code]).returncode == 0
 
 
 def test_what_builds_the_project_is_pinned_too():

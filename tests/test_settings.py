@@ -147,7 +147,7 @@ def made(root, *names):
 
 
 def test_only_folders_that_this_project_makes_are_listed(tmp_path, monkeypatch):
-    """`remove` deletes what is listed, and the model root may be a folder in which others keep theirs."""
+    """The model root may be a folder in which others keep theirs."""
     monkeypatch.setenv("TUTORIAL_MODEL_ROOT", str(tmp_path))
     ours = ["smollm2-instruct/int4", "Qwen--Qwen3-0.6B@v1/checkpoint", "my--own model-0123abcd/int8"]
     made(tmp_path, *ours, "smollm2-instruct/checkpoint")

@@ -8,9 +8,11 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from payloads import TERMINAL
 
 from helpers import catalog, export, files, shapes
 from helpers.catalog import HUB_MODELS, MODELS, find, recommend
+from helpers.errors import printable
 from helpers.settings import Settings
 from helpers.shapes import int4_flags, optimum_recipe
 
@@ -115,6 +117,19 @@ def test_an_ir_states_precision_group_size_and_versions(tmp_path):
     assert facts[2:] == ["OpenVINO 2026.4.1-1", "NNCF &lt;script&gt;", "optimum-intel 2.1.0"]
     (_, (rows, columns, *_), _), *_ = shapes._constants(tmp_path)
     assert rows * columns == 38_400
+
+
+@pytest.mark.parametrize("text", TERMINAL)
+def test_facts_of_an_ir_send_a_terminal_nothing(tmp_path, text):
+    version = GRAPH.replace("2026.4.1-1", f"2026 {text[:40]}").encode()
+    for name in files.EXPORT_FILES:
+        (tmp_path / name).write_bytes(b"{}" if name.endswith("json") else version)
+    files.write_manifest(tmp_path)
+    said = []
+    export.run(["optimum-cli", "export", "openvino", "--model", str(tmp_path), str(tmp_path)], said.append)
+    for line in (*shapes.ir_facts(tmp_path), *said):
+        assert printable(line) == line
+    assert f"OpenVINO 2026 {printable(text[:40])}" in said[0]
 
 
 @pytest.mark.parametrize("text", ["", "<net>", "\0\xff", '<data element_type="u4" shape="," offset="0" size="1" />'])

@@ -59,6 +59,7 @@ def test_the_spawner_of_tljh_leaves_command_and_arguments_as_they_are(monkeypatc
 def test_a_learners_server_starts_without_the_hubs_database(monkeypatch, tmp_path):
     """With a singleuser of ours that needs of the database what JupyterHub's does; measure.py runs the real one."""
     program = """
+    import random
     import sys
     import sqlalchemy
     from sqlalchemy.exc import SQLAlchemyError
@@ -77,10 +78,13 @@ def test_a_learners_server_starts_without_the_hubs_database(monkeypatch, tmp_pat
     (package / "__init__.py").touch()
     (package / "orm.py").write_text("raise ImportError('this needs the database')")
     (package / "singleuser.py").write_text(textwrap.dedent(program))
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "random.py").write_text("raise ImportError('a file of the learner')")
     command = load("jupyterhub_config.py", monkeypatch).Spawner.cmd
     argv = [sys.executable, *command[1:], "--ServerApp.terminals_enabled=False"]
     paths = {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
-    ran = subprocess.run(argv, env=os.environ | paths, cwd=tmp_path, capture_output=True, text=True)
+    ran = subprocess.run(argv, env=os.environ | paths, cwd=home, capture_output=True, text=True)
     assert (ran.stdout, ran.stderr) == ("False False ['--ServerApp.terminals_enabled=False']\n", "")
 
 

@@ -20,7 +20,8 @@ c.Spawner.environment = {
 # The limits apply if the spawner can enforce them, as the one of The Littlest JupyterHub can.
 c.Spawner.mem_limit = "512M"
 c.Spawner.cpu_limit = 1.0
-c.Spawner.cmd = ["python3", "-m", "helpers.serve.singleuser"]  # as jupyterhub-singleuser, with 30 MB less
+# As jupyterhub-singleuser, with 30 MB less.  -P: or a random.py in the learner's home would be imported as Python's.
+c.Spawner.cmd = ["python3", "-P", "-m", "helpers.serve.singleuser"]
 # No requests for news and updates, no language servers, no terminals.  Do not use braces here: the spawner of The
 # Littlest JupyterHub replaces {USERNAME} in these arguments, and fails at other names.
 c.Spawner.args = [

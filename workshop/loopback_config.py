@@ -1,7 +1,7 @@
 """The hub of jupyterhub_config.py on this machine only, to rehearse and to measure: any name can log in.
 
-jupyterhub --config workshop/loopback_config.py.  Never bind it to a different address: it asks for no
-password, and every learner's kernel runs as the user who started the hub.
+jupyterhub --config workshop/loopback_config.py, in the environment of README.md's section on the rehearsal.  Never bind
+it to a different address: it asks for no password, and every learner's kernel runs as the user who started the hub.
 """
 
 import os

@@ -1,7 +1,8 @@
 """Measure the memory of a class: start the hub of loopback_config.py, and for each learner a light kernel that chats.
 
-python workshop/measure.py 30, in the environment that README.md creates, with TUTORIAL_SERVER and TUTORIAL_API_KEY.
-The learners come one after the other; each kernel runs the code cells of chat.ipynb, so each asks the server.
+python workshop/measure.py 30, in the environment of README.md's section on the rehearsal, with TUTORIAL_SERVER and
+TUTORIAL_API_KEY.  The learners come one after the other; each kernel runs the code cells of chat.ipynb, so each asks
+the server.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from importlib import metadata
 
 from helpers.errors import TutorialError
+from helpers.files import selects_weights
 
 ALTERNATIVES = "Choose a different model (python -m helpers models), or one that is an IR already: OpenVINO/…-int4-ov."
 
@@ -15,6 +16,9 @@ def require_exportable(config: dict, name: str, is_ir: bool) -> None:
     if "vision_config" in config or "audio_config" in config:
         what = f"{name} also reads pictures or sound; only text models can be used here."
         raise TutorialError(what, "Choose the family's text model, for instance one whose name ends in -Instruct.")
+    if selects_weights(config):
+        what = f"The config.json of {name} selects its weights (transformers_weights), so they may be a pickle, "
+        raise TutorialError(f"{what}which can run code.", ALTERNATIVES)
     if is_ir:
         return
     kind = config.get("model_type")

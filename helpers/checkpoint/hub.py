@@ -21,7 +21,8 @@ from helpers.errors import HUB_LOGIN_HINT, NETWORK_HINT, TutorialError, check_ad
 
 # Data only: no code, and no files that can run code.  Mistral's repositories have a second copy of their weights in
 # one file, consolidated*.
-WANTED = ["*.json", "*.jinja", "*.safetensors", "tokenizer.model", "LICENSE*", "openvino_*.xml", "openvino_*.bin"]
+WANTED = ["*.json", "*.jinja", "*.safetensors", "tokenizer.model", "LICENSE", "LICENSE.md", "LICENSE.txt"]
+IR_WANTED = [f"openvino_{part}.{kind}" for part in ("model", "tokenizer", "detokenizer") for kind in ("xml", "bin")]
 COMMIT = re.compile("[0-9a-f]{40}")
 LISTING_LIMIT = 2**24  # bytes; Phi-3's has 5 KB
 SLOWEST, WINDOW = 1024, 60  # bytes per second, over so many seconds; at that rate Phi-3 takes 86 days
@@ -92,8 +93,9 @@ def listing(model: Model, timeout: float | None = None) -> tuple[Model, list[Ent
     try:
         info = files.parse_json(data)
         names = [each["rfilename"] for each in info["siblings"]]
-        wanted = {name for name in names if _is_wanted(name, model.trust_remote_code)}
-        if files.IR_FILES[0] in wanted:  # an IR needs no weights besides its own
+        is_ir = files.IR_FILES[0] in names
+        wanted = {name for name in names if _is_wanted(name, model.trust_remote_code, is_ir)}
+        if is_ir:  # an IR needs no weights besides its own
             wanted -= {name for name in wanted if name.endswith(".safetensors")}
         entries = [_entry(each) for each in info["siblings"] if each["rfilename"] in wanted]
         if not COMMIT.fullmatch(model.revision) and COMMIT.fullmatch(info["sha"]):
@@ -104,7 +106,7 @@ def listing(model: Model, timeout: float | None = None) -> tuple[Model, list[Ent
             model = replace(model, licence=re.sub(r"[^\w.+-]", "", tags[0].removeprefix("license:"))[:40] or "unknown")
     except files.MALFORMED as error:
         raise TutorialError(f"{host} answers, but it is not a hub.", HUB_LOGIN_HINT) from error
-    if not wanted & {files.IR_FILES[0], "model.safetensors", "model.safetensors.index.json"}:
+    if not wanted & {files.IR_FILES[0], "model.safetensors", files.WEIGHTS_INDEX}:
         raise _unusable(model, names)
     gib, known = sum(entry.size for entry in entries) / files.GIB, model.checkpoint_gib
     if known and model.tried and gib > 2 * known + 1:
@@ -134,10 +136,13 @@ def _entry(listed: dict) -> Entry:
     return Entry(listed["rfilename"], listed["size"], *hashes)
 
 
-def _is_wanted(name: str, code: bool = False) -> bool:
-    """Return whether to download `name`: a plain file name, without folders, of data or, with `code`, Python."""
+def _is_wanted(name: str, code: bool = False, is_ir: bool = False) -> bool:
+    """Return whether to download `name`: a plain file name, without folders, of data or, with `code`, Python.
+
+    The repository of an IR (`is_ir`) has some more files with data.
+    """
     plain = re.fullmatch(r"(?!consolidated)[A-Za-z0-9_][\w.-]{0,99}", name, re.ASCII) and name != files.MANIFEST
-    return bool(plain) and any(fnmatch(name, kind) for kind in WANTED + ["*.py"] * code)
+    return bool(plain) and any(fnmatch(name, kind) for kind in WANTED + IR_WANTED * is_ir + ["*.py"] * code)
 
 
 def _check_commit(commit: str, model: Model) -> None:

@@ -82,6 +82,25 @@ def test_a_name_that_leads_out_of_the_folder_is_not_wanted():
     assert [name for name in names if _is_wanted(name)] == ["config.json"]
 
 
+def test_only_names_of_data_are_wanted():
+    """An IR has files of its own; no other repository needs them."""
+    graphs = [f"openvino_{part}.{kind}" for part in ("model", "tokenizer", "detokenizer") for kind in ("xml", "bin")]
+    licences = ["LICENSE", "LICENSE.md", "LICENSE.txt"]
+    others = ["LICENSE.py", "LICENSE.exe", "LICENSE.txt.sh", "LICENSES", "openvino_evil.bin", "openvino_evil.xml"]
+    others += ["openvino_model.bin.py", "openvino_tokenizer.so", "pytorch_model.bin", "tokenizer.model.py"]
+    assert [name for name in licences + others + graphs if _is_wanted(name)] == licences
+    assert [name for name in licences + others + graphs if _is_wanted(name, is_ir=True)] == licences + graphs
+
+
+def test_graphs_are_downloaded_only_where_the_repository_is_an_ir(hub):
+    for name in ("openvino_tokenizer.xml", "openvino_tokenizer.bin", "openvino_evil.bin", "LICENSE.py"):
+        (hub.folder / name).write_bytes(b"data")
+    assert {entry.name for entry in listing(PHI3)[1]} == {*FILES}
+    (hub.folder / "openvino_model.xml").write_bytes(b"<net></net>")
+    more = {"openvino_model.xml", "openvino_tokenizer.xml", "openvino_tokenizer.bin"}
+    assert {entry.name for entry in listing(PHI3)[1]} == {*FILES} - {WEIGHTS} | more
+
+
 def test_progress_counts_all_files_and_what_an_earlier_run_downloaded(hub, part, monkeypatch, capsys):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     (part / WEIGHTS).write_bytes(FILES[WEIGHTS][:MIB])
@@ -433,6 +452,41 @@ def test_a_configuration_that_is_no_json_is_the_hubs_to_mend(hub, open_model):
     with pytest.raises(TutorialError, match="config.json is not a JSON object") as caught:
         open_model()
     assert "Delete that folder" not in caught.value.hint, "there is none"
+
+
+CHOOSES = b'{"model_type": "llama", "transformers_weights": "other.safetensors.index.json"}'
+
+
+def test_a_configuration_that_selects_other_weights_is_refused_before_they_arrive(hub, open_model, tmp_path):
+    (hub.folder / "config.json").write_bytes(CHOOSES)
+    with pytest.raises(TutorialError, match="somebody/model selects its weights .transformers_weights.*a pickle"):
+        open_model()
+    assert not hub.sent[WEIGHTS] and not (tmp_path / "root").exists()
+
+
+def test_not_even_a_hub_that_is_trusted_may_select_other_weights(hub, fetched):
+    """A mirror of the sample's model, whose configuration is not read before the download."""
+    (hub.folder / "config.json").write_bytes(CHOOSES)
+    with pytest.raises(TutorialError, match="config.json is unsafe: its transformers_weights"):
+        fetched()
+    assert not fetched.checkpoint.exists()
+
+
+def test_files_of_other_programs_may_have_any_content(hub, fetched):
+    """Else a correct download would be called damaged each time."""
+    others = {
+        "trainer_state.json": b'{"loss": NaN}',
+        "modules.json": b'[{"idx": 0}]',
+        "vocab.json": b" " * 2 + b"null",
+        "pytorch_model.bin.index.json": b'{"weight_map": {"a": "pytorch_model.bin"}}',
+        "training.safetensors": b"?",
+    }
+    for name, data in others.items():
+        (hub.folder / name).write_bytes(data)
+    assert content(fetched()) == FILES | others
+    (fetched.checkpoint / MANIFEST).unlink()
+    fetched()
+    assert read_manifest(fetched.checkpoint)["adopted"] is True
 
 
 INDEX = "model.safetensors.index.json"
