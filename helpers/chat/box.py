@@ -209,8 +209,11 @@ class ChatBox(VBox):
         super().open() if name is None else self._open(name)
 
     def _open(self, name: str) -> None:
-        self._change(lambda: self.conversation.open(name), f"Opened {name}.")
-        self.settings.refresh()
+        def change() -> None:
+            self.conversation.open(name)
+            self.settings.show_values()
+
+        self._change(change, f"Opened {name}.")
 
     def conversations(self) -> list[dict]:
         """Return the kept conversations, newest first: name, time of the last write, and whether damaged or current."""
@@ -375,7 +378,7 @@ class AnswerSettings(VBox):
         self.controls.layout.display = None if change.new else "none"
 
     def refresh(self) -> None:
-        """Show the models on this disk, and the values that a different model or a kept conversation has changed."""
+        """Show the models on this disk, and the values in use."""
         chosen = getattr(self.conversation.model, "settings", None)
         names, format, found = [], chosen.format if chosen else "int4", []
         with suppress(TutorialError, OSError):  # settings.toml is invalid, which is reported elsewhere
@@ -386,14 +389,15 @@ class AnswerSettings(VBox):
                 exports = [folder.name for folder in folders if folder.name in project.FORMATS]
                 names += [(name, each) for each in exports or [format for folder in folders if is_ir(folder)]]
         now = (chosen.model, chosen.format) if chosen else None
-        self._show_values()
+        self.show_values()
         self._setting = True
         self.model.options = [(" · ".join(name), name) for name in dict.fromkeys([*names, *filter(None, [now])])]
         self.model.value = now
         self.model.layout.display = None if names else "none"
         self._setting = False
 
-    def _show_values(self) -> None:
+    def show_values(self) -> None:
+        """Show the values that a different model or a kept conversation has changed."""
         self._setting, thinking = True, self.conversation.thinking
         self.system.value, self.thinking.value = self.conversation.system, bool(thinking)
         self.thinking.layout.display = "none" if thinking is None else None
@@ -422,7 +426,7 @@ class AnswerSettings(VBox):
         tooltip = "The models on this disk. The conversation stays; the next answer prefills all of it."
         self.model = Dropdown(description="Model", tooltip=tooltip, **look, layout=Layout(width="auto"))
         self.model.observe(self._choose, "value")
-        self._show_values()
+        self.show_values()
         return [self.model, *(getattr(self, name) for name in CONTROLS)]
 
     def _apply(self, name: str, change) -> None:
