@@ -3,6 +3,7 @@
 The same holds for the random Phi-3 tokenizer of rehearsals and tests.
 """
 
+import unicodedata
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -188,6 +189,9 @@ def test_one_pattern_splits_as_digits_and_then_gpt2_do(text):
 
     from helpers.checkpoint.gguf import SMOLLM_PATTERN
 
+    # Digits() knows numbers of Unicode 17, which the pattern's library calls unassigned.
+    old = unicodedata.ucd_3_2_0.category
+    text = "".join(c for c in text if old(c) != "Cn" or unicodedata.category(c)[0] not in "NC")
     digits, gpt2 = pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)
     one = pre_tokenizers.Sequence(
         [pre_tokenizers.Split(Regex(SMOLLM_PATTERN), "isolated"), pre_tokenizers.ByteLevel(False, use_regex=False)]
