@@ -36,6 +36,7 @@ WORKLOADS = {
 LOOKUP_METHOD = (
     "Six prompts of each workload (bench/workloads.json), greedy decoding at default settings. Every engine generates "
     "as many tokens as helpers.generate does without lookup. Times are measured from the first new token to the last. "
+    "helpers.generate with lookup has a second copy of the graph for drafts (`load_model(..., lookup=True)`). "
     "A pass over several tokens rounds differently from single-token passes, so the text may differ."
 )
 IN_README = (OURS, "optimum-intel generate", PAGED, "PyTorch eager, bf16", "llama.cpp")

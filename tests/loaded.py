@@ -13,7 +13,10 @@ QUESTIONS = ["What is the capital of France?", "Write a short story about a robo
 
 @dataclass
 class Loaded:
-    """`model`: stateful KV cache, as optimum-intel loads it; `exact`: paged, in f32; `state`: stateful, in f32."""
+    """`model`: stateful KV cache, as optimum-intel loads it; `exact`: paged, in f32; `state`: stateful, in f32.
+
+    `copies`: like `exact`, with a second copy of the graph.
+    """
 
     folder: Path
     model: object
@@ -24,6 +27,10 @@ class Loaded:
     @cached_property
     def state(self):
         return load(self.folder, **REFERENCE)
+
+    @cached_property
+    def copies(self):
+        return load_paged(self.folder, 2, **REFERENCE)
 
 
 def load_both(folder: Path) -> Loaded:
@@ -41,12 +48,12 @@ def load(folder, **ov_config):
     return OVModelForCausalLM.from_pretrained(folder, export=False, device="CPU", ov_config=ov_config)
 
 
-def load_paged(folder, **ov_config):
+def load_paged(folder, copies=1, **ov_config):
     from optimum.intel.openvino import OVModelForCausalLM
 
     model = OVModelForCausalLM.from_pretrained(folder, export=False, compile=False, device="CPU", ov_config=ov_config)
-    model.paged = prepare(model.model, "CPU", model.ov_config)
-    assert model.paged and model.request is None
+    model.paged = prepare(model.model, "CPU", model.ov_config, copies)
+    assert len(model.paged) == copies and model.request is None
     return model
 
 

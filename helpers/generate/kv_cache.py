@@ -61,16 +61,18 @@ class PagedKVCache:
 
     Each run gets the number of cached tokens and writes the new ones after them.  Passing a smaller number trims the
     cache, because anything in the blocks after the cached tokens is ignored.  u8 blocks also store their scales and
-    zero points, and are requantized as they fill.
+    zero points, and are requantized as they fill.  If the graph was compiled twice, one copy runs single tokens, the
+    other all longer runs; both write to the same blocks.
     """
 
     prefill_chunk_size: int | None = PREFILL_CHUNK_SIZE
     survives_cancel = True  # a run appends after the cached tokens, which stay valid
 
-    def __init__(self, compiled, context_length: int) -> None:
+    def __init__(self, compiled: list, context_length: int) -> None:
         from openvino import Tensor
 
-        self.request = compiled.create_infer_request()
+        self.requests = [each.create_infer_request() for each in compiled]
+        self.request = self.requests[0]
         self.memory = {port: None for port in self.request.model_inputs if "_cache." in port.any_name}
         value = next(port for port in self.memory if port.any_name.startswith("value"))
         self.block = value.get_partial_shape()[2].get_length()  # tokens; a key block may also have rows of scales
@@ -82,10 +84,11 @@ class PagedKVCache:
         self.inputs["max_context_len"] = Tensor(np.array(0, np.int32))
         self.inputs["block_indices"].data[:] = range(max_blocks)  # a single sequence, so its blocks are in order
         for name, tensor in self.inputs.items():
-            self.request.set_tensor(name, tensor)
+            self._set_tensor(name, tensor)
 
     def set_inputs(self, new_ids: list[int], n_cached: int) -> None:
         """Set the inputs for a run on `new_ids` after `n_cached` cached tokens, which are all that is cached."""
+        self.request = self.requests[0 if len(new_ids) == 1 else -1]
         end = n_cached + len(new_ids)
         blocks = -(-end // self.block)
         if blocks > self.capacity:
@@ -115,8 +118,12 @@ class PagedKVCache:
             if old:
                 _bytes(new)[: old.byte_size] = _bytes(old)
             self.memory[port] = new
-            self.request.set_tensor(port, new)
+            self._set_tensor(port.any_name, new)
         self.capacity = capacity
+
+    def _set_tensor(self, name: str, tensor) -> None:
+        for request in self.requests:
+            request.set_tensor(name, tensor)
 
 
 def _bytes(tensor) -> np.ndarray:

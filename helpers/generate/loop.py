@@ -108,9 +108,14 @@ class PromptCache:
             model.compile()  # does nothing if it is compiled
             self.kv = StatefulKVCache(model.request.get_compiled_model(), longest)
         self.long_rope_start, self.is_long = long_rope_start(model.config) or longest, False
-        self.model, self.request, self.ids = model, self.kv.request, list[int]()
+        self.model, self.ids = model, list[int]()
         self.cached_tokens = 0  # how many tokens the last call of last_logits() found in the cache
-        self.pass_times = PassTimes()
+        self.pass_times = PassTimes(bool(paged) and len(paged) > 1)
+
+    @property
+    def request(self):
+        """The infer request of the last run, or of the next one if none has run."""
+        return self.kv.request
 
     def logits(self, ids: list[int], cancelled: Callable[[], bool] | None = None) -> np.ndarray:
         """Return the logits [vocabulary] after `ids`; run the model on those that are not in the cache.

@@ -79,18 +79,21 @@ class PassTimes:
     """Recent times of a pass in milliseconds for each draft length, on this machine.  Each PromptCache has its own.
 
     A pass costs less if the previous one had the same length: for a different number of tokens, the CPU plugin prepares
-    each operation of the graph again, which takes half as long as a pass of SmolLM2.
+    each operation of the graph again, which takes half as long as a pass of SmolLM2.  If drafts have a `separate` copy
+    of the graph, passes without a draft never change their length.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, separate: bool = False) -> None:
+        self.separate = separate
         self.recent = {length: deque[float](maxlen=8) for length in LENGTHS}
         self.changes = deque[float](maxlen=8)  # how much longer a pass of a new length took
-        self.last: int | None = None  # the length of the last pass
+        self.last: int | None = None  # the length of the last pass, on the copy for drafts if there is one
         self.passes = 0
 
     def add(self, length: int, milliseconds: float) -> None:
         """Record the time of a pass; every 32 passes, drop the oldest times."""
-        is_new, self.last = length != self.last, length
+        is_new = self._is_new(length)
+        self.last = length if is_new else self.last
         times = self.recent.get(length)
         if times is None:
             return  # a draft model ended its draft early
@@ -117,8 +120,11 @@ class PassTimes:
         def usual(times: deque[float], cost: float) -> float:
             return median([*times, *[cost * plain] * (2 - len(times))]) / plain
 
-        change = change_share * usual(self.changes, CHANGE_COST) if length != self.last else 0.0
+        change = change_share * usual(self.changes, CHANGE_COST) if self._is_new(length) else 0.0
         return change + (usual(self.recent[length], PASS_COST[length]) if length else 1.0)
+
+    def _is_new(self, length: int) -> bool:
+        return length != self.last and bool(length or not self.separate)
 
 
 class Speculation:

@@ -10,17 +10,17 @@ SLICED_ABOVE = 16  # tokens; up to this length, a run returns all logits, to ver
 ELEMENTWISE = ("Result", "Convert", "Multiply", "Divide", "Tanh", "Add")
 
 
-def prepare(graph, device: str, ov_config: dict[str, str], paged: bool = True):
+def prepare(graph, device: str, ov_config: dict[str, str], copies: int = 1) -> list:
     """Change an openvino.Model and its `ov_config` in place for generation on `device`, before it is compiled.
 
-    Returns the compiled version with a paged KV cache, or None if it is not wanted or not possible; in that case, the
-    caller compiles the graph itself.
+    Returns the version with a paged KV cache, compiled `copies` times, or [] if it is not wanted or not possible; in
+    that case, the caller compiles the graph itself.
     """
     on_cpu = device.startswith("CPU")
     if on_cpu:
         ov_config.update(kernel_limit() | ov_config)
         fuse_parallel_matmuls(graph)  # the GPU plugin does this itself (FullyConnectedHorizontalFusion)
-    compiled = compile_paged(graph, ov_config) if on_cpu and paged else None
+    compiled = compile_paged(graph, ov_config, copies) if on_cpu and copies else []
     slice_last_logits(graph)
     return compiled
 
@@ -40,25 +40,25 @@ def kernel_limit() -> dict[str, str]:
     return {}
 
 
-def compile_paged(graph, ov_config: dict[str, str]):
-    """Return a copy of the graph with a paged KV cache instead of the stateful one, compiled for the CPU.
+def compile_paged(graph, ov_config: dict[str, str], copies: int) -> list:
+    """Return the graph with a paged KV cache instead of the stateful one, compiled for the CPU `copies` times.
 
-    Returns None where OpenVINO, the processor or the graph does not support it.  CACHE_DIR is not used, because
+    Returns [] where OpenVINO, the processor or the graph does not support it.  CACHE_DIR is not used, because
     OpenVINO 2026.4 cannot load such a graph from it, and would write it again each time.
     """
     from openvino import Core
 
     if has_attention_bias(graph):
-        return None
+        return []
     paged = graph.clone()  # shares the weights
     try:
         from openvino._offline_transformations import paged_attention_transformation
 
         paged_attention_transformation(paged)
         slice_last_logits(paged, axis=0)  # its tokens are on the first axis
-        return Core().compile_model(paged, "CPU", {**ov_config, "CACHE_DIR": ""})
+        return [Core().compile_model(paged, "CPU", {**ov_config, "CACHE_DIR": ""}) for _ in range(copies)]
     except (ImportError, RuntimeError):
-        return None
+        return []
 
 
 def has_attention_bias(graph) -> bool:

@@ -23,13 +23,15 @@ logging.getLogger("optimum.intel.openvino.modeling_base").addFilter(
 )
 
 
-def load_model(settings: Settings, strict: bool = False, paged: bool = True):
+def load_model(settings: Settings, strict: bool = False, paged: bool = True, lookup: bool = False):
     """Return the exported model as an OVModelForCausalLM, its tokenizer, and the DeviceChoice.
 
     The model returns the logits of the last position only, [1, 1, vocabulary]; for at most SLICED_ABOVE tokens,
     those of all positions.  On the CPU helpers.generate uses the paged KV cache; model.generate needs the
     stateful one and compiles the graph again at its first call.  With `paged=False` both use the stateful KV cache and
-    share one compiled model.
+    share one compiled model.  With `lookup`, the graph is compiled a second time for passes that verify drafts:
+    a pass costs more after one with a different number of tokens, and copies do not affect each other.  This takes as
+    much memory again for the weights.
     Raises TutorialError when there is no export, or one that is damaged or cannot be loaded.
     """
     with _find_export(settings, strict) as (folder, choice):
@@ -44,21 +46,21 @@ def load_model(settings: Settings, strict: bool = False, paged: bool = True):
             trust_remote_code=settings.spec.trust_remote_code,
         )
         check_config(model)
-        model.paged = prepare(model.model, choice.device, model.ov_config, paged)
+        model.paged = prepare(model.model, choice.device, model.ov_config, 1 + lookup if paged else 0)
         if not model.paged:
             model.compile()
         model.settings = replace(settings, device=choice.device)  # so that a conversation can report the device
         return model, load_tokenizer(folder, settings.spec.trust_remote_code), choice
 
 
-def load_fast(settings: Settings, strict: bool = False):
+def load_fast(settings: Settings, strict: bool = False, lookup: bool = False):
     """Return what load_model returns, but with an IRModel, which has no `generate` method; generated ids are the same.
 
     It does not import optimum-intel, and OpenVINO compiles while Python imports the tokenizer's library.
     """
     with _find_export(settings, strict) as (folder, choice):
         with ThreadPoolExecutor(1) as pool:
-            model = pool.submit(IRModel, folder, choice.device, dict(settings.ov_config))
+            model = pool.submit(IRModel, folder, choice.device, dict(settings.ov_config), 1 + lookup)
             tok = load_tokenizer(folder, settings.spec.trust_remote_code)
         loaded = model.result()
         loaded.settings = replace(settings, device=choice.device)
@@ -68,13 +70,13 @@ def load_fast(settings: Settings, strict: bool = False):
 class IRModel:
     """The part of OVModelForCausalLM that PromptCache and generate use, for a graph that OpenVINO reads itself."""
 
-    def __init__(self, folder: Path, device: str, ov_config: dict[str, str]) -> None:
+    def __init__(self, folder: Path, device: str, ov_config: dict[str, str], copies: int = 1) -> None:
         import openvino
 
         core = openvino.Core()
         graph = core.read_model(folder / "openvino_model.xml")
         self.stateful = bool(graph.get_sinks())  # sinks keep the KV cache between two calls
-        self.paged = prepare(graph, device, ov_config)
+        self.paged = prepare(graph, device, ov_config, copies)
         self.request = None if self.paged else core.compile_model(graph, device, ov_config).create_infer_request()
         generation_config = {}
         with suppress(OSError, TutorialError):  # if the file is missing, config.json applies, as in transformers

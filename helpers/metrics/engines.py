@@ -27,7 +27,7 @@ LARGEST_CHECKPOINT = 2e9  # bytes; page 08 loads no larger one into PyTorch
 
 def ours(settings: Settings, threads: int, lookup: bool = False) -> Play:
     """Load with load_model.  Raises TutorialError for a device that OpenVINO does not see."""
-    model, *_ = load_model(settings, strict=True)
+    model, *_ = load_model(settings, strict=True, lookup=lookup)
     cache = PromptCache(model)
 
     def play(ids, n):

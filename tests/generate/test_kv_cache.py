@@ -1,14 +1,16 @@
 """The paged and the stateful KV cache against each other, and what each of them must not depend on."""
 
 import numpy as np
+import pytest
 
 from helpers.generate import PromptCache
 from helpers.generate.kv_cache import INITIAL_CAPACITY, PagedKVCache, StatefulKVCache
 
 
-def test_both_give_the_same_logits_whatever_the_lengths_of_the_runs(lm):
+@pytest.mark.parametrize("kind", ["exact", "copies"])
+def test_both_give_the_same_logits_whatever_the_lengths_of_the_runs(lm, kind):
     """Over the ends of blocks and of the capacity, trimmed, and continued."""
-    paged, stateful = PromptCache(lm.exact), PromptCache(lm.state)
+    paged, stateful = PromptCache(getattr(lm, kind)), PromptCache(lm.state)
     assert isinstance(paged.kv, PagedKVCache) and isinstance(stateful.kv, StatefulKVCache)
     block, text = paged.kv.block, (lm.prompts[0] * 40)[: INITIAL_CAPACITY + 40]
     lengths = [1, block - 1, block, block + 1, 7, 3 * block, 3 * block + 1]

@@ -203,15 +203,15 @@ def test_after_a_cancelled_run_the_next_one_is_right(lm, monkeypatch, error, kin
 
 @KINDS
 @pytest.mark.parametrize("call", ["start_async", "wait_for"])
-def test_after_an_interrupt_in_a_run_the_ids_are_the_same(lm, call, kind):
+def test_after_an_interrupt_in_a_run_the_ids_are_the_same(lm, call, kind, monkeypatch):
     model, prompt = getattr(lm, kind), lm.prompts[0]
     cache, expected = PromptCache(model), ours(model, prompt, 6, VARIED, stop_ids=())
     tokens = generate(model, prompt, 6, VARIED, stop_ids=(), cache=cache)
     next(tokens)
-    cache.request, request = Interrupted(cache.request, call), cache.request
+    monkeypatch.setattr(PromptCache, "request", Interrupted(cache.request, call))
     with pytest.raises(KeyboardInterrupt):
         next(tokens)
-    cache.request = request
+    monkeypatch.undo()
     assert cache.ids == ([] if kind == "state" else prompt)
     assert ours(model, prompt, 6, VARIED, stop_ids=(), cache=cache) == expected
 

@@ -12,6 +12,7 @@ from loaded import load_paged
 from helpers.errors import TutorialError
 from helpers.generate import GREEDY, GenerationStats, PromptCache, Sampling, generate
 from helpers.generate.speculate import (
+    CHANGE_COST,
     CHANGE_SHARE,
     LENGTHS,
     LONG_MATCH,
@@ -29,7 +30,8 @@ SETTINGS = [
     Sampling(temperature=0.8, top_p=0.95, seed=1),
     Sampling(temperature=1.2, top_k=40, repetition_penalty=1.2, seed=2),
 ]
-KINDS = pytest.mark.parametrize("kind", ["state", "exact"])  # stateful and paged KV cache, both in f32
+# Stateful and paged KV cache, and the latter with a copy of the graph for drafts, all in f32.
+KINDS = pytest.mark.parametrize("kind", ["state", "exact", "copies"])
 
 
 def ids_of(tokens) -> list[int]:
@@ -260,6 +262,15 @@ def test_only_a_pass_of_the_length_before_tells_what_its_length_costs():
     times.last = 7
     assert times.cost(7) == 1.4
     assert times.cost(0) == 1 + CHANGE_SHARE * 0.7
+
+
+def test_with_a_copy_of_the_graph_for_drafts_only_drafts_change_their_length():
+    times = PassTimes(separate=True)
+    for length, milliseconds in (7, 30), (0, 10), (0, 10), (7, 14), (0, 10), (7, 14), (3, 18):
+        times.add(length, milliseconds)
+    assert times.cost(0) == 1
+    assert times.cost(3) == PASS_COST[3]
+    assert times.cost(7) == 1.4 + CHANGE_SHARE * CHANGE_COST
 
 
 def test_a_pass_after_a_different_text_is_not_timed(lm):

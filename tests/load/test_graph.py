@@ -71,7 +71,7 @@ def test_openvino_still_has_the_property_that_limits_kernels():
     hidden = ops.parameter([1, -1, 4], name="hidden")
     logits = ops.relu(hidden)
     logits.output(0).set_names({"logits"})
-    prepare(Model([logits], [hidden], "no model"), "CPU", given, paged=False)
+    prepare(Model([logits], [hidden], "no model"), "CPU", given, 0)
     assert given == {"CPU_RUNTIME_CACHE_CAPACITY": "7"}, "the reader's own"
 
 

@@ -57,9 +57,21 @@ def test_both_have_the_same_properties(both):
         assert getattr(fast.config, name, None) == getattr(model.config, name, None), name
     assert eos_token_ids(fast) == eos_token_ids(model) != frozenset()
     assert kv_bytes_per_token(fast) == kv_bytes_per_token(model)
-    assert [port.any_name for port in fast.paged.inputs] == [port.any_name for port in model.paged.inputs]
+    (fast,), (model,) = fast.paged, model.paged
+    assert [port.any_name for port in fast.inputs] == [port.any_name for port in model.inputs]
     for name in ("PERFORMANCE_HINT", "INFERENCE_PRECISION_HINT", "KV_CACHE_PRECISION"):
-        assert fast.paged.get_property(name) == model.paged.get_property(name)
+        assert fast.get_property(name) == model.get_property(name)
+
+
+@pytest.mark.parametrize("load", [load_fast, load_model])
+def test_with_lookup_there_is_a_copy_of_the_graph_for_longer_runs(exported, settings, load):
+    model, *_ = load(settings, lookup=True)
+    cache, used = PromptCache(model), []
+    for length in 5, 6, 8, 9:
+        cache.logits(list(range(length)))
+        used.append(cache.request)
+    one, longer = cache.kv.requests
+    assert used == [longer, one, longer, one]
 
 
 def test_both_generate_the_same_ids_and_text(both):
