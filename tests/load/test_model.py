@@ -72,6 +72,7 @@ def test_with_lookup_there_is_a_copy_of_the_graph_for_longer_runs(exported, sett
         used.append(cache.request)
     one, longer = cache.kv.requests
     assert used == [longer, one, longer, one]
+    assert cache.pass_times.separate and not PromptCache(load(settings)[0]).pass_times.separate
 
 
 def test_both_generate_the_same_ids_and_text(both):
