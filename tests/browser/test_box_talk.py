@@ -248,6 +248,20 @@ def test_two_views_stay_in_step(chat):
     assert one.status.inner_text() == two.status.inner_text()
 
 
+def test_a_refused_message_returns_only_to_the_view_that_sent_it(chat):
+    chat.run_cell(2, "box")
+    one, two = Box(chat.cell(1)), Box(chat.cell(2))
+    chat.kernel("setattr(box.conversation, 'context_length', 60)")
+    two.message.fill("not yet sent")
+    one.say("far too long " * 30)
+    for view in one, two:
+        expect(view.status).to_contain_text("no older messages are left to remove")
+        view.wait()
+    expect(one.message).to_have_value(("far too long " * 30).strip())
+    expect(two.message).to_have_value("not yet sent")
+    expect(two.questions).to_have_count(0)
+
+
 def test_a_conversation_goes_on_over_the_end_of_the_context(chat):
     chat.kernel("setattr(box.conversation, 'context_length', 200) or setattr(box.conversation.model, 'rate', 500)")
     said = [f"Message {number} with so many words that soon there is no room for more." for number in range(8)]
