@@ -88,7 +88,7 @@ class PagedKVCache:
 
     def set_inputs(self, new_ids: list[int], n_cached: int) -> None:
         """Set the inputs for a run on `new_ids` after `n_cached` cached tokens, which are all that is cached."""
-        self.request = self.requests[0 if len(new_ids) == 1 else -1]
+        self.request = self.requests[0 if len(new_ids) == 1 else -1]  # the same, unless the graph was compiled twice
         end = n_cached + len(new_ids)
         blocks = -(-end // self.block)
         if blocks > self.capacity:
