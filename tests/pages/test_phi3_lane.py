@@ -119,11 +119,22 @@ def test_trust_remote_code_runs_the_repositorys_code(stranger, marker, tmp_path)
     marker.unlink()
 
 
+# The project asks for the disk space of the true Phi-3-mini, 17 GiB, which a CI machine may not have.
+ROOMY = """
+import shutil
+from types import SimpleNamespace
+
+shutil.disk_usage = lambda path: SimpleNamespace(free=10**12)
+"""
+
+
 @pytest.fixture(scope="session")
 def lane(stranger, tmp_path_factory):
     """The environment of the notebooks.  They share the models: page 00 exports, and the later pages load."""
-    folder = tmp_path_factory.mktemp("lane")
+    folder, path = tmp_path_factory.mktemp("lane"), tmp_path_factory.mktemp("path")
+    (path / "sitecustomize.py").write_text(ROOMY, encoding="utf-8")
     return {
+        "PYTHONPATH": str(path),
         "HF_ENDPOINT": stranger.url,
         "HF_HOME": str(folder / "hf"),
         "HF_HUB_OFFLINE": "0",
