@@ -214,6 +214,7 @@ def test_why_an_answer_ended(serve, reason, new, finish_reason, note):
     answer = conversation.say("Hello")
     assert "".join(answer) == TEXT
     assert answer.finish_reason == finish_reason and note in " ".join(answer.warnings())
+    assert answer.stats.new_tokens == new
 
 
 def test_tokens_are_counted_as_they_arrive_where_the_server_gives_no_usage(serve):

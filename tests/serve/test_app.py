@@ -412,8 +412,9 @@ def test_when_the_pipeline_dies_its_requests_get_an_error_and_health_tells(serve
     for thread in threads:
         thread.join()
     streamed, whole = sorted(answers, key=lambda answer: answer.status_code)
-    assert "error" in events(streamed)[-1] and "[DONE]" not in streamed.text
-    assert whole.status_code == 503 and whole.json()["error"]["type"] == "server_error"
+    assert events(streamed)[-1]["error"]["code"] == "internal_error" and "[DONE]" not in streamed.text
+    assert whole.status_code == 503
+    assert [whole.json()["error"][key] for key in ("type", "code")] == ["server_error", "unavailable"]
     assert httpx.get(served.root + "/health").status_code == 503 and served.post().status_code == 503
     assert 'chat_requests_total{status="200"}' not in served.metrics()
 
@@ -423,6 +424,7 @@ def test_a_request_that_does_not_fit_into_the_cache_fails_alone(served):
     served.pipeline.capacity = len(served.pipeline.prompts[-1])
     response = served.post("One two three four.")
     assert response.status_code == 500 and "KV cache" in response.json()["error"]["message"]
+    assert response.json()["error"]["code"] == "internal_error"
     assert served.post().status_code == 200 and served.engine.in_progress == 0
 
 
