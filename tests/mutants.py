@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "mutants.md"
 META = ROOT / "mutants" / "helpers"
-KILLED = {1, 3, 24, -24, 36, 152}  # mutmut's exit codes: a test failed, pytest failed, or a timeout
+KILLED = {1, 3, 4, -11, 24, -24, 36, 152}  # exit codes: a test or pytest failed, pytest or Python crashed, a timeout
 NOT_REACHED = 33  # mutmut's: none of the tests that are tried runs this code
 UNDECIDED = 255  # the test session could not start in mutmut's fork server
 AT_IMPORT = "helpers.catalog.x__hub_entry__"  # runs before a mutant is chosen, so none of its mutants ever applies

@@ -765,7 +765,7 @@ def test_a_different_model_continues_the_conversation(two_models):
     say(box)
     box.settings.shown.value = True
     names = [("one", "int4"), ("one", "int8"), ("owner/two", "int4"), ("owner/two", "int8")]
-    assert [value for _, value in box.settings.model.options] == names
+    assert box.settings.model.options == tuple((" · ".join(name), name) for name in names)
     box.settings.model.value = ("owner/two", "int8")
     assert box.wait(20) and not box.error
     assert box.widget.about == "owner/two · int8 · CPU" and box.settings.model.value == ("owner/two", "int8")

@@ -373,9 +373,11 @@ def test_after_undo_the_new_version_is_still_there():
     assert contents(conversation) == ["Other", "Other"] and not conversation.can_undo
 
 
-def test_clear_removes_the_versions_and_undo_restores_them(forked):
+def test_clear_removes_the_versions_and_undo_restores_them(forked, tmp_path):
+    before = forked.save(tmp_path / "before.json").read_text(encoding="utf-8")
     forked.clear()
     forked.undo()
+    assert forked.save(tmp_path / "after.json").read_text(encoding="utf-8") == before
     assert forked.versions(2) == (1, 2) and forked.versions(4) == (2, 2)
     forked.clear()
     say(forked, "One")

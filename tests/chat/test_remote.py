@@ -375,6 +375,7 @@ def test_a_proxy_that_cannot_be_used_is_a_sentence(monkeypatch):
         (Refused(404, b"<html>"), r"^There is no such API at this address \(404\): Not Found\n"),
         (Refused(301, b""), r"^There is no such API at this address \(301\): Moved Permanently\n"),
         (Refused(503, {"error": "loading"}), r"^The server is busy \(503\): loading\n"),
+        (Refused(400, {"error": "no"}), r"^The server refuses the request \(400\): no\n"),
         (Refused(200, b"<html>"), r" does not list its models: "),
         ({"data": [{}]}, r" does not list its models: "),
     ],

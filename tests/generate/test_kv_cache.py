@@ -14,10 +14,13 @@ def test_both_give_the_same_logits_whatever_the_lengths_of_the_runs(lm, kind):
     assert isinstance(paged.kv, PagedKVCache) and isinstance(stateful.kv, StatefulKVCache)
     block, text = paged.kv.block, (lm.prompts[0] * 40)[: INITIAL_CAPACITY + 40]
     lengths = [1, block - 1, block, block + 1, 7, 3 * block, 3 * block + 1]
+    grown = False
     for length in [*lengths, INITIAL_CAPACITY, INITIAL_CAPACITY + 1, INITIAL_CAPACITY + 40, block + 2]:
         ours, expected = paged.logits(text[:length]), stateful.logits(text[:length])
         assert np.abs(ours - expected).max() < 2e-3 * np.abs(expected).max(), length
         assert paged.cached_tokens == stateful.cached_tokens
+        grown = grown or length > INITIAL_CAPACITY
+        assert paged.kv.capacity == (INITIAL_CAPACITY // block) * (2 if grown else 1)
 
 
 def test_what_a_block_holds_behind_the_cached_tokens_does_not_matter(lm):
