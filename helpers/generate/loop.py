@@ -110,7 +110,7 @@ class PromptCache:
         self.long_rope_start, self.is_long = long_rope_start(model.config) or longest, False
         self.model, self.ids = model, list[int]()
         self.cached_tokens = 0  # how many tokens the last call of last_logits() found in the cache
-        self.pass_times = PassTimes(bool(paged) and len(paged) > 1)
+        self.pass_times = PassTimes(len(paged or ()) > 1)
 
     @property
     def request(self):

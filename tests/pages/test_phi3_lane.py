@@ -134,7 +134,7 @@ def lane(stranger, tmp_path_factory):
     folder, path = tmp_path_factory.mktemp("lane"), tmp_path_factory.mktemp("path")
     (path / "sitecustomize.py").write_text(ROOMY, encoding="utf-8")
     return {
-        "PYTHONPATH": str(path),
+        "PYTHONPATH": os.pathsep.join([str(path), str(ROOT)]),
         "HF_ENDPOINT": stranger.url,
         "HF_HOME": str(folder / "hf"),
         "HF_HUB_OFFLINE": "0",
